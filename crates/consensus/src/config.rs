@@ -1,0 +1,114 @@
+//! Who belongs to a cell, and who counts.
+
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use synod_base::NodeId;
+use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
+
+/// The members of a cell. While `outgoing` is not empty the membership is
+/// *joint* (Raft thesis 4.3): a decision needs a majority of `voters` and one
+/// of `outgoing`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Membership {
+    /// Those who count (when joint: the new ones).
+    pub voters: BTreeSet<NodeId>,
+    /// The old voters of a joint membership.
+    pub outgoing: BTreeSet<NodeId>,
+    /// Those who receive and do not count. Never also in `voters`.
+    pub learners: BTreeSet<NodeId>,
+}
+
+/// A wanted change, all parts at once. Two or more voters changed, or a voter
+/// replaced, pass through a joint membership by themselves.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// Added as learners (voters named here are demoted).
+    pub add_learners: BTreeSet<NodeId>,
+    /// Learners that become voters; they must be in sync.
+    pub promote: BTreeSet<NodeId>,
+    /// Added as voters at once, without being learners first.
+    pub add_voters: BTreeSet<NodeId>,
+    /// Removed altogether.
+    pub remove: BTreeSet<NodeId>,
+}
+
+impl Membership {
+    /// A membership of voters only.
+    pub fn of_voters(voters: impl IntoIterator<Item = NodeId>) -> Membership {
+        Membership { voters: voters.into_iter().collect(), ..Membership::default() }
+    }
+
+    /// Whether a change is half-way.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether `id` counts.
+    pub fn is_voter(&self, id: NodeId) -> bool {
+        self.voters.contains(&id) || self.outgoing.contains(&id)
+    }
+
+    /// Everybody, in order.
+    pub fn all(&self) -> BTreeSet<NodeId> {
+        self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect()
+    }
+
+    /// Whether those for whom `has` holds are a quorum (of both halves when joint).
+    pub fn quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
+        let majority = |set: &BTreeSet<NodeId>| {
+            set.is_empty() || set.iter().filter(|&&id| has(id)).count() * 2 > set.len()
+        };
+        !self.voters.is_empty() && majority(&self.voters) && majority(&self.outgoing)
+    }
+
+    /// The greatest value that a quorum has reached, given each one's value.
+    pub fn quorum_value(&self, value: impl Fn(NodeId) -> u64) -> u64 {
+        let reached = |set: &BTreeSet<NodeId>| {
+            let mut all: Vec<u64> = set.iter().map(|&id| value(id)).collect();
+            all.sort_unstable();
+            // With n values in ascending order a majority is at or above [(n-1)/2].
+            all.get(all.len().wrapping_sub(1) / 2).copied()
+        };
+        match (reached(&self.voters), reached(&self.outgoing)) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) => a,
+            (None, _) => 0,
+        }
+    }
+
+    /// Appends the encoded membership.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for set in [&self.voters, &self.outgoing, &self.learners] {
+            put_varint(out, set.len() as u64);
+            for id in set {
+                put_varint(out, id.0);
+            }
+        }
+    }
+
+    /// Reads an encoded membership.
+    pub fn decode(r: &mut Reader) -> Result<Membership, Malformed> {
+        let mut set = || -> Result<BTreeSet<NodeId>, Malformed> {
+            let n = r.count("member count")?;
+            (0..n).map(|_| Ok(NodeId(r.varint("member id")?))).collect()
+        };
+        Ok(Membership { voters: set()?, outgoing: set()?, learners: set()? })
+    }
+
+    /// The data of an [`EntryKind::Config`](crate::EntryKind) entry.
+    pub fn encode_entry(&self, context: &[u8]) -> Bytes {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        put_bytes(&mut out, context);
+        out.into()
+    }
+
+    /// Reads back a membership and its context.
+    pub fn decode_entry(data: Bytes) -> Result<(Membership, Bytes), Malformed> {
+        let mut r = Reader::new(data);
+        let m = Membership::decode(&mut r)?;
+        let context = r.bytes("context")?;
+        r.end("end of the configuration entry")?;
+        Ok((m, context))
+    }
+}
