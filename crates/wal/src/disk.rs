@@ -1,0 +1,120 @@
+//! The few things that a journal asks of a directory.
+
+use std::collections::BTreeMap;
+use std::io;
+
+/// One directory of a disk. The host binds it to real files, tests to memory.
+pub trait Disk: Send {
+    /// Names of the files in it.
+    fn list(&mut self) -> io::Result<Vec<String>>;
+    /// All bytes of a file.
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
+    /// A new file of `len` bytes, every one of them written (zeros) and
+    /// durable, so that later overwrites change no metadata.
+    fn create(&mut self, name: &str, len: u64) -> io::Result<()>;
+    /// Overwrites bytes within a file.
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes what was written to a file durable.
+    fn sync(&mut self, name: &str) -> io::Result<()>;
+    /// Renames, durably (the directory is synced too).
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes, durably.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+}
+
+/// A disk in memory that can lose what was not synced.
+#[derive(Clone, Default, Debug)]
+pub struct MemDisk {
+    files: BTreeMap<String, MemFile>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct MemFile {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    /// Ranges written since the last sync, in order.
+    pending: Vec<(usize, Vec<u8>)>,
+}
+
+impl MemDisk {
+    /// What a crash leaves: durable bytes, plus those unsynced 512-byte sectors
+    /// for which `keep(file, sector)` says that they reached the disk.
+    pub fn crash(&mut self, mut keep: impl FnMut(&str, usize) -> bool) {
+        for (name, file) in &mut self.files {
+            let mut after = file.durable.clone();
+            for (offset, bytes) in &file.pending {
+                for (i, b) in bytes.iter().enumerate() {
+                    if keep(name, (offset + i) / 512) {
+                        after[offset + i] = *b;
+                    }
+                }
+            }
+            file.now.clone_from(&after);
+            file.durable = after;
+            file.pending.clear();
+        }
+    }
+
+    /// The bytes of a file, to look at or to damage.
+    pub fn bytes_mut(&mut self, name: &str) -> Option<&mut Vec<u8>> {
+        let f = self.files.get_mut(name)?;
+        f.pending.clear();
+        f.durable.clone_from(&f.now);
+        // Damage is done to both copies: `now` is rebuilt on the next read.
+        Some(&mut f.durable)
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<&mut MemFile> {
+        self.files.get_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+}
+
+impl Disk for MemDisk {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.files.keys().cloned().collect())
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        let f = self.file(name)?;
+        if f.pending.is_empty() {
+            f.now.clone_from(&f.durable);
+        }
+        Ok(f.now.clone())
+    }
+
+    fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
+        let zeros = vec![0; len as usize];
+        let file = MemFile { now: zeros.clone(), durable: zeros, pending: Vec::new() };
+        self.files.insert(name.to_owned(), file);
+        Ok(())
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let f = self.file(name)?;
+        let at = offset as usize;
+        let Some(place) = f.now.get_mut(at..at + bytes.len()) else {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        };
+        place.copy_from_slice(bytes);
+        f.pending.push((at, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        let f = self.file(name)?;
+        f.durable.clone_from(&f.now);
+        f.pending.clear();
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let f = self.files.remove(from).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.files.insert(to.to_owned(), f);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.files.remove(name);
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! Appending, rolling over to the next segment, recycling, recovery.
+
+use crate::disk::Disk;
+use crate::error::JournalError;
+use crate::format::{
+    FOOTER_CELL, FOOTER_LEN, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, record_size,
+};
+use crate::scan::{SegmentScan, Tail, scan_segment, segment_name, segment_number};
+use bytes::Bytes;
+use std::io;
+
+/// Sizes of a journal.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of a segment. Sane: 1 MiB to 1 GiB. No batch may be larger.
+    pub segment_bytes: u64,
+    /// Dropped segments kept for reuse, so that their blocks need no
+    /// allocation again. Each costs its size on disk.
+    pub spares_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 16 << 20, spares_max: 2 }
+    }
+}
+
+/// What was found when a journal was opened.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Every record of every whole batch, oldest first.
+    pub records: Vec<Record>,
+    /// File and offset of a torn tail that was cut.
+    pub cut: Option<(String, u64)>,
+}
+
+/// A journal open for appending. One owner; blocking calls.
+pub struct Journal<D: Disk> {
+    disk: D,
+    node: u64,
+    options: Options,
+    /// Live segments, oldest first; the last one is written to.
+    segments: Vec<u64>,
+    spares: Vec<String>,
+    /// Where the next batch goes in the last segment; 0: its header is to be written.
+    end: usize,
+    chain: u32,
+    next_batch: u64,
+    buffer: Vec<u8>,
+    closed: bool,
+}
+
+fn io_error(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> JournalError {
+    let file = file.to_owned();
+    move |source| JournalError::Io { doing, file, source }
+}
+
+impl<D: Disk> Journal<D> {
+    /// Opens the journal in `disk`, reading what earlier lives left. `node` is
+    /// bound into every checksum.
+    pub fn open(
+        mut disk: D,
+        node: u64,
+        options: Options,
+    ) -> Result<(Journal<D>, Recovery), JournalError> {
+        let names = disk.list().map_err(io_error("listing", "the directory"))?;
+        let mut segments: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
+        segments.sort_unstable();
+        let spares = names.into_iter().filter(|n| n.ends_with(".spare")).collect();
+        let mut journal = Journal {
+            disk,
+            node,
+            options,
+            segments: Vec::new(),
+            spares,
+            end: 0,
+            chain: 0,
+            next_batch: 1,
+            buffer: Vec::new(),
+            closed: false,
+        };
+        let mut recovery = Recovery::default();
+        for (i, &segment) in segments.iter().enumerate() {
+            let last = i + 1 == segments.len();
+            journal.recover_segment(segment, last, &mut recovery)?;
+        }
+        if journal.segments.is_empty() {
+            journal.add_segment(segments.last().map_or(1, |s| s + 1))?;
+        }
+        Ok((journal, recovery))
+    }
+
+    fn recover_segment(
+        &mut self,
+        segment: u64,
+        last: bool,
+        recovery: &mut Recovery,
+    ) -> Result<(), JournalError> {
+        let file = segment_name(segment);
+        let bytes = Bytes::from(self.disk.read(&file).map_err(io_error("reading", &file))?);
+        let scan = scan_segment(bytes).map_err(|version| JournalError::Foreign {
+            file: file.clone(),
+            what: format!("of format version {version}, and this program reads {}", crate::VERSION),
+        })?;
+        if scan.header.is_none_or(|h| h.segment != segment) {
+            return self.recover_unbegun(segment, last, file);
+        }
+        self.check_continuity(&file, &scan, segment)?;
+        match &scan.tail {
+            Tail::Damaged { offset, what } => {
+                return Err(JournalError::Damaged { file, offset: *offset, what: what.clone() });
+            }
+            Tail::Torn { offset } if !last => {
+                let what = "a batch is missing at the end of a segment that is not the last".into();
+                return Err(JournalError::Damaged { file, offset: *offset, what });
+            }
+            Tail::Torn { offset } => {
+                // Wiped, so that its pieces cannot be met again behind a later batch.
+                let size = self.options.segment_bytes.max(scan.end as u64);
+                let zeros = vec![0; (size as usize - scan.end).min(1 << 20)];
+                let mut at = scan.end as u64;
+                while at < size {
+                    let n = zeros.len().min((size - at) as usize);
+                    let wiped = self.disk.write_at(&file, at, &zeros[..n]);
+                    if wiped.is_err() {
+                        break; // A shorter file than configured: its end is reached.
+                    }
+                    at += n as u64;
+                }
+                self.disk.sync(&file).map_err(io_error("syncing", &file))?;
+                recovery.cut = Some((file, *offset));
+            }
+            Tail::Clean => {}
+        }
+        self.segments.push(segment);
+        self.end = scan.end;
+        self.chain = scan.chain;
+        self.next_batch = scan.next_batch;
+        recovery.records.extend(scan.batches.into_iter().flat_map(|b| b.records));
+        Ok(())
+    }
+
+    /// A segment whose header is not its own: made, and never written to.
+    fn recover_unbegun(
+        &mut self,
+        segment: u64,
+        last: bool,
+        file: String,
+    ) -> Result<(), JournalError> {
+        if !last {
+            let what = "the header of a segment that is not the last cannot be read".into();
+            return Err(JournalError::Damaged { file, offset: 0, what });
+        }
+        // Its first append may have been acknowledged only if the header was
+        // durable with it; records that hold under this number say so.
+        let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
+        let place = Place { node: self.node, segment };
+        let mut at = SEGMENT_HEADER_LEN;
+        while at < bytes.len() {
+            if let Some(raw) = place.get(&bytes, at) {
+                if raw.batch > self.next_batch || raw.cell == FOOTER_CELL {
+                    let what = "the segment's header cannot be read but its records can".into();
+                    return Err(JournalError::Damaged { file, offset: 0, what });
+                }
+                at = raw.next;
+            } else {
+                at += 8;
+            }
+        }
+        self.segments.push(segment);
+        self.end = 0;
+        Ok(())
+    }
+
+    fn check_continuity(
+        &self,
+        file: &str,
+        scan: &SegmentScan,
+        segment: u64,
+    ) -> Result<(), JournalError> {
+        let Some(header) = scan.header else {
+            return Ok(());
+        };
+        if header.node != self.node {
+            return Err(JournalError::Foreign {
+                file: file.to_owned(),
+                what: format!("the journal of node {:x}, not of {:x}", header.node, self.node),
+            });
+        }
+        let Some(&before) = self.segments.last() else {
+            return Ok(());
+        };
+        let follows = before + 1 == segment
+            && header.first_batch == self.next_batch
+            && header.prev == self.chain;
+        if follows {
+            return Ok(());
+        }
+        let what = format!(
+            "it begins at batch {} but the segment before it ends before batch {}",
+            header.first_batch, self.next_batch
+        );
+        Err(JournalError::Damaged { file: file.to_owned(), offset: 0, what })
+    }
+
+    /// The segment that appends go to now.
+    pub fn segment(&self) -> u64 {
+        self.segments.last().copied().unwrap_or(0)
+    }
+
+    /// Most payload bytes of one batch of one record.
+    pub fn record_bytes_max(&self) -> usize {
+        self.options.segment_bytes as usize - SEGMENT_HEADER_LEN - record_size(0) - FOOTER_LEN
+    }
+
+    /// Appends the records as one batch and makes them durable. Returns the
+    /// segment that holds them. On an error nothing more can be appended.
+    pub fn append<'a>(
+        &mut self,
+        records: impl Iterator<Item = (u32, &'a [u8])> + Clone,
+    ) -> Result<u64, JournalError> {
+        if self.closed {
+            return Err(JournalError::Closed);
+        }
+        let done = self.try_append(records);
+        self.closed = done.is_err();
+        done
+    }
+
+    fn try_append<'a>(
+        &mut self,
+        records: impl Iterator<Item = (u32, &'a [u8])> + Clone,
+    ) -> Result<u64, JournalError> {
+        let bytes: usize =
+            records.clone().map(|(_, b)| record_size(b.len())).sum::<usize>() + FOOTER_LEN;
+        let most = self.options.segment_bytes as usize - SEGMENT_HEADER_LEN;
+        if bytes > most {
+            return Err(JournalError::TooLarge { bytes, most });
+        }
+        let begun = self.end.max(SEGMENT_HEADER_LEN);
+        if begun + bytes > self.options.segment_bytes as usize {
+            self.add_segment(self.segment() + 1)?;
+        }
+        let segment = self.segment();
+        let place = Place { node: self.node, segment };
+        self.buffer.clear();
+        let base = self.end as u64;
+        if self.end == 0 {
+            let header = SegmentHeader {
+                node: self.node,
+                segment,
+                first_batch: self.next_batch,
+                prev: self.chain,
+            };
+            self.buffer.extend_from_slice(&header.encode());
+        }
+        let (mut count, mut chain) = (0u32, self.chain);
+        for (cell, payload) in records {
+            chain = place.put(&mut self.buffer, base, self.next_batch, chain, cell, payload);
+            count += 1;
+        }
+        let mut footer = [0u8; 8];
+        footer[..4].copy_from_slice(&count.to_le_bytes());
+        footer[4..].copy_from_slice(&self.chain.to_le_bytes());
+        chain = place.put(&mut self.buffer, base, self.next_batch, chain, FOOTER_CELL, &footer);
+        let file = segment_name(segment);
+        self.disk.write_at(&file, base, &self.buffer).map_err(io_error("writing", &file))?;
+        self.disk.sync(&file).map_err(io_error("syncing", &file))?;
+        self.end = base as usize + self.buffer.len();
+        self.chain = chain;
+        self.next_batch += 1;
+        if self.buffer.capacity() > 4 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(segment)
+    }
+
+    fn add_segment(&mut self, segment: u64) -> Result<(), JournalError> {
+        let file = segment_name(segment);
+        match self.spares.pop() {
+            Some(spare) => self.disk.rename(&spare, &file).map_err(io_error("reusing", &spare))?,
+            None => {
+                // Made under another name: a half-made file is then never a segment.
+                let temporary = format!("{segment:016x}.making");
+                self.disk
+                    .create(&temporary, self.options.segment_bytes)
+                    .map_err(io_error("creating", &temporary))?;
+                self.disk.rename(&temporary, &file).map_err(io_error("naming", &temporary))?;
+            }
+        }
+        self.segments.push(segment);
+        self.end = 0;
+        Ok(())
+    }
+
+    /// Drops whole segments older than `segment`; the present one always stays.
+    pub fn drop_before(&mut self, segment: u64) -> Result<(), JournalError> {
+        while self.segments.len() > 1 && self.segments[0] < segment {
+            let file = segment_name(self.segments[0]);
+            if self.spares.len() < self.options.spares_max {
+                let spare = format!("{:016x}.spare", self.segments[0]);
+                self.disk.rename(&file, &spare).map_err(io_error("keeping", &file))?;
+                self.spares.push(spare);
+            } else {
+                self.disk.remove(&file).map_err(io_error("removing", &file))?;
+            }
+            self.segments.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Live segments, oldest first.
+    pub fn segments(&self) -> &[u64] {
+        &self.segments
+    }
+
+    /// Gives the disk back.
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+}
