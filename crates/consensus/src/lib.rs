@@ -29,4 +29,6 @@ pub use contract::{
     Consensus, Entry, EntryKind, Input, Limits, Message, Output, Outputs, Proposal, Recovered,
     Refusal, Role, SnapshotMeta, Status, WriteSeq,
 };
-pub use event::Event;
+pub use event::{
+    CampaignReason, Event, SnapshotReason, StandDownReason, TransferReason, VoteRefusal,
+};

@@ -1,0 +1,284 @@
+//! Raft's messages and their bytes.
+//!
+//! **Invariants**
+//! - Every message carries its sender's current term; answers to (pre-)votes
+//!   also echo the term that was asked for, so that one may be answered by a
+//!   node of an earlier term.
+//! - An append's entries follow `prev_index` without a gap: their indexes are
+//!   not on the wire, so a malformed one cannot be expressed.
+//! - Decoding never panics and shares the buffer.
+
+use crate::contract::{Entry, EntryKind};
+use crate::event::VoteRefusal;
+use bytes::Bytes;
+use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
+
+/// A message from one member to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The sender's current term.
+    pub term: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Would you vote for me? (thesis 9.6)
+    PreVote(Ask),
+    /// Vote for me (5.2).
+    Vote(Ask),
+    /// The answer to a pre-vote.
+    PreVoteAnswer(Answer),
+    /// The answer to a vote.
+    VoteAnswer(Answer),
+    /// Take these entries (5.3).
+    Append {
+        /// Index before the first entry.
+        prev_index: u64,
+        /// Its term.
+        prev_term: u64,
+        /// The leader's commit index.
+        commit: u64,
+        /// The entries.
+        entries: Vec<Entry>,
+    },
+    /// The log is the leader's, durably, up to here.
+    Appended {
+        /// Last index known to be the leader's.
+        matched: u64,
+    },
+    /// `prev` is not in the log with the leader's term.
+    Conflict {
+        /// The append's `prev_index`.
+        rejected: u64,
+        /// The last index that may still match (thesis p. 21).
+        hint_index: u64,
+        /// Its term.
+        hint_term: u64,
+    },
+    /// I lead. Says nothing about the log but what is known to match.
+    Heartbeat {
+        /// Committed and known to be held by the receiver.
+        commit: u64,
+        /// Round of this term, growing.
+        round: u64,
+    },
+    /// The receiver followed the sender when the round's heartbeat arrived.
+    HeartbeatAnswer {
+        /// The round.
+        round: u64,
+    },
+    /// Committed and known to be held by the receiver; wants no answer.
+    Committed {
+        /// The index.
+        commit: u64,
+    },
+    /// From which index may a read that arrived before now be answered?
+    ReadAsk {
+        /// The asker's batch of reads.
+        batch: u64,
+    },
+    /// The answer, or `None`: not from here.
+    ReadAnswer {
+        /// The asker's batch.
+        batch: u64,
+        /// What must be applied before the reads are answered.
+        index: Option<u64>,
+    },
+    /// Stand for election now (3.10).
+    TimeoutNow,
+    /// Your term is over; mine is in the header.
+    OldTerm,
+}
+
+/// What a candidate says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// The term it wants to lead.
+    pub term: u64,
+    /// Its last index.
+    pub last_index: u64,
+    /// The term of it.
+    pub last_term: u64,
+    /// The leader itself asked it to stand, so a living leader is no reason to refuse.
+    pub transfer: bool,
+}
+
+/// What a voter says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The term that was asked for.
+    pub term: u64,
+    /// Why not; `None` is a vote.
+    pub refused: Option<VoteRefusal>,
+}
+
+pub(super) fn put_entry(out: &mut Vec<u8>, e: &Entry) {
+    put_varint(out, e.term);
+    out.push(match e.kind {
+        EntryKind::Command => 0,
+        EntryKind::Noop => 1,
+        EntryKind::Config => 2,
+    });
+    put_bytes(out, &e.data);
+}
+
+/// Entries from `first` on; their count stands before them.
+pub(super) fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed> {
+    let n = r.count("entry count")?;
+    // An entry is at least three bytes, so a count cannot make this allocate
+    // more than a small multiple of what was given.
+    let mut entries = Vec::with_capacity(n.min(r.remaining() / 3));
+    for i in 0..n as u64 {
+        let Some(index) = first.checked_add(i) else {
+            return Err(Malformed { what: "entry index", at: 0 });
+        };
+        let term = r.varint("entry term")?;
+        let kind = match r.u8("entry kind")? {
+            0 => EntryKind::Command,
+            1 => EntryKind::Noop,
+            2 => EntryKind::Config,
+            _ => return Err(Malformed { what: "entry kind", at: 0 }),
+        };
+        entries.push(Entry { index, term, kind, data: r.bytes("entry data")? });
+    }
+    Ok(entries)
+}
+
+fn put_ask(out: &mut Vec<u8>, a: &Ask) {
+    put_all(out, &[a.term, a.last_index, a.last_term, u64::from(a.transfer)]);
+}
+
+fn read_ask(r: &mut Reader) -> Result<Ask, Malformed> {
+    Ok(Ask {
+        term: r.varint("asked term")?,
+        last_index: r.varint("last index")?,
+        last_term: r.varint("last term")?,
+        transfer: match r.u8("transfer flag")? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed { what: "transfer flag", at: 0 }),
+        },
+    })
+}
+
+fn put_answer(out: &mut Vec<u8>, a: &Answer) {
+    put_varint(out, a.term);
+    out.push(match a.refused {
+        None => 0,
+        Some(VoteRefusal::LeaderAlive) => 1,
+        Some(VoteRefusal::LogBehind) => 2,
+        Some(VoteRefusal::AlreadyVoted) => 3,
+        Some(VoteRefusal::OldTerm) => 4,
+    });
+}
+
+fn read_answer(r: &mut Reader) -> Result<Answer, Malformed> {
+    let term = r.varint("asked term")?;
+    let refused = match r.u8("vote")? {
+        0 => None,
+        1 => Some(VoteRefusal::LeaderAlive),
+        2 => Some(VoteRefusal::LogBehind),
+        3 => Some(VoteRefusal::AlreadyVoted),
+        4 => Some(VoteRefusal::OldTerm),
+        _ => return Err(Malformed { what: "vote", at: 0 }),
+    };
+    Ok(Answer { term, refused })
+}
+
+fn put_all(out: &mut Vec<u8>, values: &[u64]) {
+    values.iter().for_each(|&v| put_varint(out, v));
+}
+
+impl Message {
+    /// Appends the encoded message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.term);
+        out.push(self.body.tag());
+        match &self.body {
+            Body::PreVote(a) | Body::Vote(a) => put_ask(out, a),
+            Body::PreVoteAnswer(a) | Body::VoteAnswer(a) => put_answer(out, a),
+            Body::Append { prev_index, prev_term, commit, entries } => {
+                put_all(out, &[*prev_index, *prev_term, *commit, entries.len() as u64]);
+                entries.iter().for_each(|e| put_entry(out, e));
+            }
+            Body::Appended { matched } => put_varint(out, *matched),
+            Body::Conflict { rejected, hint_index, hint_term } => {
+                put_all(out, &[*rejected, *hint_index, *hint_term]);
+            }
+            Body::Heartbeat { commit, round } => put_all(out, &[*commit, *round]),
+            Body::HeartbeatAnswer { round } => put_varint(out, *round),
+            Body::Committed { commit } => put_varint(out, *commit),
+            Body::ReadAsk { batch } => put_varint(out, *batch),
+            Body::ReadAnswer { batch, index } => {
+                put_varint(out, *batch);
+                out.push(u8::from(index.is_some()));
+                put_varint(out, index.unwrap_or(0));
+            }
+            Body::TimeoutNow | Body::OldTerm => {}
+        }
+    }
+
+    /// Reads an encoded message; the entries' data share `bytes`.
+    pub fn decode(bytes: Bytes) -> Result<Message, Malformed> {
+        let r = &mut Reader::new(bytes);
+        let term = r.varint("term")?;
+        let body = match r.u8("message kind")? {
+            0 => Body::PreVote(read_ask(r)?),
+            1 => Body::Vote(read_ask(r)?),
+            2 => Body::PreVoteAnswer(read_answer(r)?),
+            3 => Body::VoteAnswer(read_answer(r)?),
+            4 => {
+                let prev_index = r.varint("previous index")?;
+                let prev_term = r.varint("previous term")?;
+                let commit = r.varint("commit index")?;
+                let entries = read_entries(r, prev_index.saturating_add(1))?;
+                Body::Append { prev_index, prev_term, commit, entries }
+            }
+            5 => Body::Appended { matched: r.varint("matched index")? },
+            6 => Body::Conflict {
+                rejected: r.varint("rejected index")?,
+                hint_index: r.varint("hint index")?,
+                hint_term: r.varint("hint term")?,
+            },
+            7 => Body::Heartbeat { commit: r.varint("commit index")?, round: r.varint("round")? },
+            8 => Body::HeartbeatAnswer { round: r.varint("round")? },
+            9 => Body::Committed { commit: r.varint("commit index")? },
+            10 => Body::ReadAsk { batch: r.varint("batch")? },
+            11 => {
+                let batch = r.varint("batch")?;
+                let some = r.u8("read answer")? != 0;
+                let index = r.varint("read index")?;
+                Body::ReadAnswer { batch, index: some.then_some(index) }
+            }
+            12 => Body::TimeoutNow,
+            13 => Body::OldTerm,
+            _ => return Err(Malformed { what: "message kind", at: 0 }),
+        };
+        r.clone().end("end of the message")?;
+        Ok(Message { term, body })
+    }
+}
+
+impl Body {
+    fn tag(&self) -> u8 {
+        match self {
+            Body::PreVote(_) => 0,
+            Body::Vote(_) => 1,
+            Body::PreVoteAnswer(_) => 2,
+            Body::VoteAnswer(_) => 3,
+            Body::Append { .. } => 4,
+            Body::Appended { .. } => 5,
+            Body::Conflict { .. } => 6,
+            Body::Heartbeat { .. } => 7,
+            Body::HeartbeatAnswer { .. } => 8,
+            Body::Committed { .. } => 9,
+            Body::ReadAsk { .. } => 10,
+            Body::ReadAnswer { .. } => 11,
+            Body::TimeoutNow => 12,
+            Body::OldTerm => 13,
+        }
+    }
+}

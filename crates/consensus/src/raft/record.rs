@@ -1,0 +1,234 @@
+//! Raft's journal records: at most one for each step.
+//!
+//! **Invariants**
+//! - Every record starts with the whole hard state, so the newest record always
+//!   holds the newest term, vote and commit hint, whatever was dropped before.
+//! - Parts come in the order hard state, boundary, entries, and are replayed in
+//!   that order. Entries from `first` on replace everything at or above `first`.
+//! - The boundary of a [`crate::Output::Forget`] is in a record written in the
+//!   same step. **The driver** drops whole segments only, only such as were
+//!   closed before that record was written, and only once it is durable.
+//! - The stored commit is a hint: replay caps it at the last entry found.
+
+use super::message::{put_entry, read_entries};
+use crate::config::Membership;
+use crate::contract::{Entry, Recovered, SnapshotMeta};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fmt;
+use synod_base::NodeId;
+use synod_base::codec::{Malformed, Reader, put_varint};
+
+/// What must not be forgotten besides the log.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct HardState {
+    /// Current term.
+    pub term: u64,
+    /// Vote given in it.
+    pub vote: Option<NodeId>,
+    /// Commit index when written; a hint.
+    pub commit: u64,
+}
+
+/// The start of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Boundary {
+    /// What lies before it.
+    pub meta: SnapshotMeta,
+    /// Whether entries written before this record are void (a snapshot
+    /// replaced a log that did not match).
+    pub reset: bool,
+}
+
+/// One journal record.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Record {
+    /// Hard state.
+    pub hard: HardState,
+    /// A new start of the log.
+    pub boundary: Option<Boundary>,
+    /// Index of the first entry.
+    pub first: u64,
+    /// Entries; they replace all from `first` on.
+    pub entries: Vec<Entry>,
+}
+
+const HAS_BOUNDARY: u8 = 1;
+const HAS_RESET: u8 = 2;
+const HAS_ENTRIES: u8 = 4;
+
+impl Record {
+    /// The bytes of the record. Takes the entries by reference, since they stay in the log.
+    pub fn encode<'a>(
+        hard: HardState,
+        boundary: Option<&Boundary>,
+        first: u64,
+        entries: impl ExactSizeIterator<Item = &'a Entry>,
+    ) -> Bytes {
+        let mut out = Vec::new();
+        let mut flags = 0;
+        if let Some(b) = boundary {
+            flags |= HAS_BOUNDARY | if b.reset { HAS_RESET } else { 0 };
+        }
+        if entries.len() > 0 {
+            flags |= HAS_ENTRIES;
+        }
+        out.push(flags);
+        for v in [hard.term, hard.vote.map_or(0, |id| id.0), hard.commit] {
+            put_varint(&mut out, v);
+        }
+        if let Some(Boundary { meta, .. }) = boundary {
+            put_varint(&mut out, meta.index);
+            put_varint(&mut out, meta.term);
+            meta.membership.encode(&mut out);
+        }
+        if entries.len() > 0 {
+            put_varint(&mut out, first);
+            put_varint(&mut out, entries.len() as u64);
+            entries.for_each(|e| put_entry(&mut out, e));
+        }
+        out.into()
+    }
+
+    /// Reads a record; the entries' data share `bytes`.
+    pub fn decode(bytes: Bytes) -> Result<Record, Malformed> {
+        let mut r = Reader::new(bytes);
+        let flags = r.u8("record flags")?;
+        if flags & !(HAS_BOUNDARY | HAS_RESET | HAS_ENTRIES) != 0 {
+            return Err(Malformed { what: "record flags", at: 0 });
+        }
+        let term = r.varint("term")?;
+        let vote = Some(NodeId(r.varint("vote")?)).filter(|id| id.is_some());
+        let hard = HardState { term, vote, commit: r.varint("commit")? };
+        let mut boundary = None;
+        if flags & HAS_BOUNDARY != 0 {
+            let index = r.varint("boundary index")?;
+            let term = r.varint("boundary term")?;
+            let membership = Membership::decode(&mut r)?;
+            let meta = SnapshotMeta { index, term, membership };
+            boundary = Some(Boundary { meta, reset: flags & HAS_RESET != 0 });
+        }
+        let (mut first, mut entries) = (0, Vec::new());
+        if flags & HAS_ENTRIES != 0 {
+            first = r.varint("first index")?;
+            entries = read_entries(&mut r, first)?;
+        }
+        r.end("end of the record")?;
+        Ok(Record { hard, boundary, first, entries })
+    }
+
+    /// The last index that the record concerns (0: only the hard state). A
+    /// segment may go after `Forget { upto }` when this is at or below `upto`
+    /// for each of its records (and see the file's invariants).
+    pub fn last_index(&self) -> u64 {
+        let boundary = self.boundary.as_ref().map_or(0, |b| b.meta.index);
+        self.entries.last().map_or(boundary, |e| e.index.max(boundary))
+    }
+}
+
+/// Why a node cannot start from what it found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecoverError {
+    /// A record could not be read. Nothing was changed.
+    Malformed {
+        /// Its position among the records, from 0.
+        record: usize,
+        /// What was wrong in it.
+        error: Malformed,
+    },
+    /// Entries between the boundary and the first one found are missing.
+    Gap {
+        /// The first missing index.
+        missing: u64,
+        /// The next one found.
+        found: u64,
+    },
+    /// The state is ahead of the log, so the journal lost entries.
+    AppliedAhead {
+        /// Applied index of the state.
+        applied: u64,
+        /// Last index of the log.
+        last: u64,
+    },
+}
+
+impl fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecoverError::Malformed { record, error } => {
+                write!(f, "journal record {record} of this cell: {error}")
+            }
+            RecoverError::Gap { missing, found } => {
+                write!(f, "the journal lacks entry {missing}; the next one it has is {found}")
+            }
+            RecoverError::AppliedAhead { applied, last } => write!(
+                f,
+                "the state has applied {applied}, the journal ends at {last}: journal entries were lost"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// What the records of an earlier life add up to.
+pub(super) struct Replayed {
+    pub hard: HardState,
+    pub start: SnapshotMeta,
+    pub entries: Vec<Entry>,
+}
+
+pub(super) fn replay(recovered: Recovered) -> Result<Replayed, RecoverError> {
+    let mut hard = HardState::default();
+    let mut log: BTreeMap<u64, Entry> = BTreeMap::new();
+    let mut start: Option<SnapshotMeta> = None;
+    for (i, bytes) in recovered.records.into_iter().enumerate() {
+        let record = Record::decode(bytes)
+            .map_err(|error| RecoverError::Malformed { record: i, error })?;
+        hard = record.hard;
+        if let Some(Boundary { meta, reset }) = record.boundary {
+            if reset {
+                log.clear();
+            }
+            start = Some(meta);
+        }
+        if !record.entries.is_empty() {
+            log.split_off(&record.first);
+            log.extend(record.entries.into_iter().map(|e| (e.index, e)));
+        }
+    }
+    let snapshot = recovered.snapshot;
+    let known = |index: u64| {
+        let boundary = start.as_ref().filter(|s| s.index == index).map(|s| s.term);
+        log.get(&index).map(|e| e.term).or(boundary)
+    };
+    // A snapshot installed just before a crash may be newer than the journal
+    // and replace a log that conflicts with it (openraft #561).
+    let conflicts = known(snapshot.index).is_some_and(|term| term != snapshot.term);
+    let start = match start {
+        Some(boundary) if boundary.index >= snapshot.index => boundary,
+        _ => {
+            if conflicts {
+                log.clear();
+            }
+            snapshot
+        }
+    };
+    let entries: Vec<Entry> = log.split_off(&(start.index + 1)).into_values().collect();
+    for (e, want) in entries.iter().zip(start.index + 1..) {
+        if e.index != want {
+            return Err(RecoverError::Gap { missing: want, found: e.index });
+        }
+    }
+    let last = start.index + entries.len() as u64;
+    if recovered.applied > last {
+        return Err(RecoverError::AppliedAhead { applied: recovered.applied, last });
+    }
+    // A term seen in the log was entered, even if the hard state lagged.
+    let seen = entries.last().map_or(start.term, |e| e.term);
+    if seen > hard.term {
+        hard = HardState { term: seen, vote: None, commit: hard.commit };
+    }
+    hard.commit = hard.commit.min(last).max(start.index).max(recovered.applied);
+    Ok(Replayed { hard, start, entries })
+}
