@@ -16,4 +16,4 @@ mod sum;
 
 pub use id::{CellId, NodeId, Tick};
 pub use rng::Rng;
-pub use sum::{crc32c, crc32c_append};
+pub use sum::{crc32c, crc32c_append, hash64};

@@ -14,6 +14,16 @@ pub fn crc32c_append(pieces: &[&[u8]]) -> u32 {
     digest.finalize() as u32
 }
 
+/// A 64-bit name for the pieces, in this order: for ids, not for security.
+pub fn hash64(pieces: &[&[u8]]) -> u64 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+    for piece in pieces {
+        digest.update(&(piece.len() as u64).to_le_bytes());
+        digest.update(piece);
+    }
+    digest.finalize()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,346 @@
+//! Writes on their way: taken here, placed in the log by the leader, answered
+//! when applied here.
+
+use crate::cell::{Cell, CellOutput, Failure, Reply};
+use crate::envelope::{ConfigContext, Work, seal};
+use crate::event::CellEvent;
+use crate::message::PeerMessage;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use synod_base::{NodeId, Tick};
+use synod_consensus::{Change, Input, Proposal, Refusal};
+use synod_mvcc::{Command, Store};
+
+/// Where a request of this node is.
+enum Place {
+    /// Here, until there is a leader to give it to.
+    Here,
+    /// With this leader, who has not said where it put it.
+    Sent(NodeId),
+    /// In the log at this index, in this ballot.
+    Log(u64, u64),
+}
+
+struct Pending {
+    deadline: Tick,
+    work: Work,
+    place: Place,
+}
+
+/// Who asked for something that was handed to the protocol.
+#[derive(Clone, Copy)]
+enum Asker {
+    /// A request of this node.
+    Own(u64),
+    /// A request of another node.
+    Peer(NodeId, u64),
+    /// The leader's own duties.
+    Nobody,
+}
+
+/// Requests of this node, and those of others that this leader places.
+#[derive(Default)]
+pub(crate) struct Requests {
+    pending: BTreeMap<u64, Pending>,
+    bytes: usize,
+    /// Not yet given to anybody, in order of arrival.
+    fresh: Vec<u64>,
+    /// (index) -> (ballot, ticket) of what this node waits for.
+    placed: BTreeMap<u64, (u64, u64)>,
+    /// Deadlines in order.
+    deadlines: BTreeSet<(Tick, u64)>,
+    transfers: BTreeSet<u64>,
+    /// Work of other nodes, for the next turn.
+    foreign: Vec<(NodeId, u64, Work)>,
+    own: Vec<Bytes>,
+    askers: BTreeMap<u64, Asker>,
+    next_core_ticket: u64,
+    /// What to tell other nodes at the end of the turn.
+    verdicts: BTreeMap<NodeId, Vec<(u64, Result<(u64, u64), Refusal>)>>,
+}
+
+impl Requests {
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub fn expect_transfer(&mut self, ticket: u64) {
+        self.transfers.insert(ticket);
+    }
+
+    /// A change of the membership that the leader itself wants.
+    pub fn push_own_change(&mut self, change: Change, commands: Vec<Bytes>) {
+        self.foreign.push((NodeId::NONE, 0, Work::Change(change, commands)));
+    }
+
+    pub fn push_own(&mut self, command: Bytes) {
+        self.own.push(command);
+    }
+
+    fn remove(&mut self, ticket: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&ticket)?;
+        self.bytes -= pending.work.size();
+        self.deadlines.remove(&(pending.deadline, ticket));
+        if let Place::Log(index, _) = pending.place
+            && self.placed.get(&index).is_some_and(|(_, t)| *t == ticket)
+        {
+            self.placed.remove(&index);
+        }
+        Some(pending)
+    }
+
+    fn core_ticket(&mut self, asker: Asker) -> u64 {
+        self.next_core_ticket += 1;
+        self.askers.insert(self.next_core_ticket, asker);
+        self.next_core_ticket
+    }
+
+    fn place(&mut self, ticket: u64, index: u64, term: u64) {
+        if let Some(pending) = self.pending.get_mut(&ticket) {
+            pending.place = Place::Log(index, term);
+            self.placed.insert(index, (term, ticket));
+        }
+    }
+
+    /// The request of this node that the entry at `index` answers, and one that
+    /// it shows to be lost.
+    pub fn settle(&mut self, index: u64, ours: Option<u64>) -> (Option<u64>, Option<u64>) {
+        let placed = self.placed.remove(&index).map(|(_, ticket)| ticket);
+        let answered = ours.filter(|t| self.remove(*t).is_some());
+        let lost = placed.filter(|t| Some(*t) != ours && self.remove(*t).is_some());
+        (answered, lost)
+    }
+
+    /// Requests placed at or below `index`, whose outcome a snapshot swallowed.
+    pub fn swallowed(&mut self, index: u64) -> Vec<u64> {
+        let tickets: Vec<u64> = self.placed.range(..=index).map(|(_, (_, t))| *t).collect();
+        tickets.into_iter().filter(|t| self.remove(*t).is_some()).collect()
+    }
+}
+
+impl<S: Store> Cell<S> {
+    pub(crate) fn take_request(&mut self, ticket: u64, work: Work, out: &mut Vec<CellOutput>) {
+        let full = self.requests.pending.len() >= self.limits.waiting_max
+            || self.requests.bytes + work.size() > self.limits.waiting_bytes_max;
+        if full {
+            let result = Err(Failure::Refused(Refusal::Overloaded));
+            out.push(CellOutput::Done { ticket, result });
+            return;
+        }
+        let deadline = self.now.plus(self.limits.request_ms);
+        self.requests.bytes += work.size();
+        self.requests.deadlines.insert((deadline, ticket));
+        self.requests.pending.insert(ticket, Pending { deadline, work, place: Place::Here });
+        self.requests.fresh.push(ticket);
+    }
+
+    pub(crate) fn take_forwarded(&mut self, from: NodeId, items: Vec<(u64, Work)>) {
+        for (ticket, work) in items {
+            self.requests.foreign.push((from, ticket, work));
+        }
+    }
+
+    /// End of a turn: everything gathered goes into the log or to the leader.
+    pub(crate) fn flush_requests(&mut self, out: &mut Vec<CellOutput>) {
+        if self.leads() {
+            self.propose_all(out);
+        } else {
+            self.forward_fresh(out);
+            self.requests.own.clear();
+            for (from, ticket, _) in std::mem::take(&mut self.requests.foreign) {
+                self.verdict(from, ticket, Err(Refusal::NotLeader));
+            }
+        }
+        for (to, items) in std::mem::take(&mut self.requests.verdicts) {
+            out.push(CellOutput::Send { to, message: PeerMessage::Forwarded(items) });
+        }
+    }
+
+    fn propose_all(&mut self, out: &mut Vec<CellOutput>) {
+        let mut batch = Vec::new();
+        for command in std::mem::take(&mut self.requests.own) {
+            let ticket = self.requests.core_ticket(Asker::Nobody);
+            batch.push(Proposal { ticket, data: seal(NodeId::NONE, 0, &command) });
+        }
+        let fresh = std::mem::take(&mut self.requests.fresh);
+        let own = fresh.into_iter().filter_map(|ticket| {
+            let work = self.requests.pending.get(&ticket)?.work.clone();
+            Some((self.id, ticket, work))
+        });
+        let mut all: Vec<_> = own.collect();
+        all.append(&mut self.requests.foreign);
+        for (origin, ticket, work) in all {
+            let asker = match origin {
+                NodeId::NONE => Asker::Nobody,
+                id if id == self.id => Asker::Own(ticket),
+                id => Asker::Peer(id, ticket),
+            };
+            match work {
+                Work::Command(command) => {
+                    let Some(data) = self.stamp(origin, ticket, command) else {
+                        self.answer(asker, Err(Refusal::BadChange), out);
+                        continue;
+                    };
+                    let ticket = self.requests.core_ticket(asker);
+                    batch.push(Proposal { ticket, data });
+                }
+                Work::Change(change, commands) => {
+                    let context = ConfigContext { origin, ticket, commands }.encode();
+                    let ticket = self.requests.core_ticket(asker);
+                    self.drive(Input::Reconfigure { ticket, change, context }, out);
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.drive(Input::Propose(batch), out);
+        }
+    }
+
+    /// Seals a command, setting the lease clock where it has one. `None` if it
+    /// cannot be read.
+    fn stamp(&self, origin: NodeId, ticket: u64, command: Bytes) -> Option<Bytes> {
+        if !Command::has_clock(&command) {
+            return Some(seal(origin, ticket, &command));
+        }
+        let mut command = Command::decode(command).ok()?;
+        command.stamp_clock(self.duties.clock(self.now));
+        Some(seal(origin, ticket, &command.encode()))
+    }
+
+    fn forward_fresh(&mut self, out: &mut Vec<CellOutput>) {
+        let Some(leader) = self.status.leader.filter(|l| *l != self.id) else { return };
+        let mut items = Vec::new();
+        for ticket in std::mem::take(&mut self.requests.fresh) {
+            if let Some(pending) = self.requests.pending.get_mut(&ticket) {
+                pending.place = Place::Sent(leader);
+                items.push((ticket, pending.work.clone()));
+            }
+        }
+        if !items.is_empty() {
+            out.push(CellOutput::Send { to: leader, message: PeerMessage::Forward(items) });
+        }
+    }
+
+    fn verdict(&mut self, to: NodeId, ticket: u64, result: Result<(u64, u64), Refusal>) {
+        self.requests.verdicts.entry(to).or_default().push((ticket, result));
+    }
+
+    /// The leader placed what this node forwarded, or did not.
+    pub(crate) fn forwarded(
+        &mut self,
+        from: NodeId,
+        items: Vec<(u64, Result<(u64, u64), Refusal>)>,
+        out: &mut Vec<CellOutput>,
+    ) {
+        for (ticket, result) in items {
+            let sent = self.requests.pending.get(&ticket).is_some_and(
+                |p| matches!(p.place, Place::Sent(leader) if leader == from),
+            );
+            if sent {
+                self.answer(Asker::Own(ticket), result, out);
+            }
+        }
+    }
+
+    pub(crate) fn accepted(
+        &mut self,
+        core_ticket: u64,
+        index: u64,
+        term: u64,
+        out: &mut Vec<CellOutput>,
+    ) {
+        if self.requests.transfers.remove(&core_ticket) {
+            out.push(CellOutput::Done { ticket: core_ticket, result: Ok(Reply::Done) });
+            return;
+        }
+        if let Some(asker) = self.requests.askers.remove(&core_ticket) {
+            self.answer(asker, Ok((index, term)), out);
+        }
+    }
+
+    pub(crate) fn refused(
+        &mut self,
+        core_ticket: u64,
+        why: Refusal,
+        _leader: Option<NodeId>,
+        out: &mut Vec<CellOutput>,
+    ) {
+        if self.requests.transfers.remove(&core_ticket) {
+            let result = Err(Failure::Refused(why));
+            out.push(CellOutput::Done { ticket: core_ticket, result });
+        } else if let Some(asker) = self.requests.askers.remove(&core_ticket) {
+            self.answer(asker, Err(why), out);
+        } else {
+            self.read_refused(core_ticket, why, out);
+        }
+    }
+
+    /// A request was placed or refused. A refusal that another leader may mend
+    /// sends it back to the start; nothing was proposed, so that is safe.
+    fn answer(
+        &mut self,
+        asker: Asker,
+        result: Result<(u64, u64), Refusal>,
+        out: &mut Vec<CellOutput>,
+    ) {
+        match (asker, result) {
+            (Asker::Nobody, _) => {}
+            (Asker::Peer(from, ticket), result) => self.verdict(from, ticket, result),
+            (Asker::Own(ticket), Ok((index, term))) => {
+                self.requests.place(ticket, index, term);
+                if index <= self.state.applied() {
+                    self.already_applied(ticket, out);
+                }
+            }
+            (Asker::Own(ticket), Err(why)) if may_wait(why) => {
+                if let Some(p) = self.requests.pending.get_mut(&ticket) {
+                    p.place = Place::Here;
+                    self.requests.fresh.push(ticket);
+                }
+            }
+            (Asker::Own(ticket), Err(why)) => {
+                if self.requests.remove(ticket).is_some() {
+                    let result = Err(Failure::Refused(why));
+                    out.push(CellOutput::Done { ticket, result });
+                }
+            }
+        }
+    }
+
+    /// The entry at the place that the leader named was applied here before its
+    /// word came; had it been this request, it would have been answered then.
+    fn already_applied(&mut self, ticket: u64, out: &mut Vec<CellOutput>) {
+        if self.requests.remove(ticket).is_some() {
+            let result = Err(Failure::Unknown);
+            out.push(CellOutput::Done { ticket, result });
+        }
+    }
+
+    pub(crate) fn expire_requests(&mut self, out: &mut Vec<CellOutput>) {
+        // What waits for a leader is tried again at each tick.
+        if self.status.leader.is_some() && self.requests.fresh.is_empty() {
+            let here = self.requests.pending.iter().filter(|(_, p)| matches!(p.place, Place::Here));
+            let here: Vec<u64> = here.map(|(t, _)| *t).collect();
+            self.requests.fresh = here;
+        }
+        while let Some(&(deadline, ticket)) = self.requests.deadlines.first() {
+            if deadline > self.now {
+                break;
+            }
+            let Some(pending) = self.requests.remove(ticket) else { break };
+            let placed = !matches!(pending.place, Place::Here);
+            let failure = if placed { Failure::Unknown } else { Failure::TimedOut };
+            out.push(CellOutput::Event(CellEvent::RequestTimedOut { placed }));
+            out.push(CellOutput::Done { ticket, result: Err(failure) });
+        }
+        self.requests.fresh.retain(|t| self.requests.pending.contains_key(t));
+    }
+}
+
+/// Whether a refused request had better wait for another leader than fail.
+fn may_wait(why: Refusal) -> bool {
+    matches!(
+        why,
+        Refusal::NotLeader | Refusal::NoLeader | Refusal::LeaderChanged | Refusal::Transferring
+    )
+}

@@ -1,0 +1,536 @@
+//! Starting a member: find out who it is, open what it has, start its threads.
+//!
+//! A member that has no data asks its peers before it takes part: it may be
+//! new, or it may have lost its disk. In the second case its promises are lost
+//! too, so it comes back under a new id as a learner, and takes the place of
+//! its former self once it is in sync (`docs/decisions/0004-lost-disk.md`).
+
+use crate::check::Checker;
+use crate::core_loop::{CoreLoop, MAIN_CELL, ToCore};
+use crate::disk::{FileDisk, sync_dir, write_atomically};
+use crate::feed::Feed;
+use crate::handle::{Handle, Shared};
+use crate::journal;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::transport::{Links, ask};
+use crate::wire::{Answer, Opening, PeerInfo};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+use synod_base::{NodeId, Tick, hash64};
+use synod_cell::{Cell, CellLimits, Work};
+use synod_consensus::{Membership, Recovered, SnapshotMeta};
+use synod_mvcc::{Command, MemberInfo, State, StateLimits};
+use synod_store::{FjallStore, StoreOptions};
+use synod_wal::{Journal, Options};
+use tokio::sync::{oneshot, watch};
+
+/// Whether the cluster is being made or joined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClusterState {
+    /// All members of `initial_cluster` start it together.
+    New,
+    /// It exists, and this member was added to it before.
+    Existing,
+}
+
+/// What a member needs to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name.
+    pub name: String,
+    /// Its data directory, made if need be.
+    pub data_dir: PathBuf,
+    /// Where it listens for peers.
+    pub listen_peers: Vec<SocketAddr>,
+    /// Where peers find it.
+    pub peer_urls: Vec<String>,
+    /// Where clients find it.
+    pub client_urls: Vec<String>,
+    /// Name and peer URL of every first member.
+    pub initial_cluster: Vec<(String, String)>,
+    /// See [`ClusterState`].
+    pub cluster_state: ClusterState,
+    /// Tells apart clusters with equal URLs.
+    pub token: String,
+    /// Bounds and timings of the cell.
+    pub cell: CellLimits,
+    /// Least time to live granted to a lease, s.
+    pub lease_ttl_min: i64,
+    /// Bytes of memory for the store's cache.
+    pub cache_bytes: u64,
+    /// Bytes of a journal segment.
+    pub segment_bytes: u64,
+    /// Bytes of recent revisions kept in memory for watches.
+    pub feed_bytes: usize,
+    /// Interval of the comparison of all members' data, ms; 0: only after elections.
+    pub check_ms: u64,
+    /// Set damaged data aside and fetch everything from the peers.
+    pub rebuild: bool,
+}
+
+/// Who a member is, kept in `member.json` of its data directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the directory's layout.
+    pub format: u32,
+    /// The cluster.
+    pub cluster: u64,
+    /// The member.
+    pub id: u64,
+    /// Its protocol.
+    pub protocol: String,
+    /// The first voters; empty for one that joined later.
+    voters: Vec<u64>,
+    /// Who was there when it joined.
+    seeds: Vec<PeerInfo>,
+}
+
+/// Why a member did not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn fail<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> StartError {
+    move |e| StartError(format!("{what}: {e}"))
+}
+
+const LAYOUT: u32 = 1;
+const ASK_TIMEOUT: Duration = Duration::from_millis(1_000);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Starts a member on threads of its own; ready when it can take requests.
+pub async fn start(config: Config) -> Result<Handle, StartError> {
+    let (tx, rx) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("core".into())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => {
+                    let local = tokio::task::LocalSet::new();
+                    local.block_on(&runtime, run(config, tx));
+                }
+                Err(e) => drop(tx.send(Err(StartError(format!("cannot start a runtime: {e}"))))),
+            }
+        })
+        .map_err(fail("cannot start the core's thread"))?;
+    rx.await.map_err(|_| StartError("the core's thread ended at its start".into()))?
+}
+
+async fn run(config: Config, ready: oneshot::Sender<Result<Handle, StartError>>) {
+    match prepare(config).await {
+        Ok((core, _lock)) => {
+            let handle = core.handle.clone();
+            drop(ready.send(Ok(handle.clone())));
+            let end = core.run().await;
+            if let Err(why) = &end {
+                tracing::error!("the node stops: {why}");
+            }
+            handle.0.stopped.send_replace(Some(end));
+        }
+        Err(e) => drop(ready.send(Err(e))),
+    }
+}
+
+/// The data directory is ours as long as this lives.
+struct DirLock(#[allow(dead_code)] File);
+
+fn lock_dir(dir: &Path) -> Result<DirLock, StartError> {
+    std::fs::create_dir_all(dir)
+        .map_err(fail(format!("cannot make the data directory {}", dir.display())))?;
+    let path = dir.join("LOCK");
+    let file = File::create(&path).map_err(fail(format!("cannot open {}", path.display())))?;
+    file.try_lock().map_err(|_| {
+        StartError(format!("another process uses the data directory {}", dir.display()))
+    })?;
+    Ok(DirLock(file))
+}
+
+async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
+    let dir = config.data_dir.clone();
+    let lock = lock_dir(&dir)?;
+    if config.rebuild {
+        set_aside(&dir)?;
+    }
+    let server = crate::peer_server::listen(&config).await?;
+    let identity = match read_identity(&dir)? {
+        Some(identity) => identity,
+        None => {
+            let identity = find_identity(&config).await?;
+            let json = serde_json::to_vec_pretty(&identity).map_err(fail("member.json"))?;
+            write_atomically(&dir.join("member.json"), &json)
+                .map_err(fail("cannot write member.json"))?;
+            sync_dir(&dir).map_err(fail("cannot sync the data directory"))?;
+            identity
+        }
+    };
+    let core = open(&config, identity)?;
+    server.serve(core.handle.clone());
+    tokio::task::spawn_local(publish_self(core.handle.clone(), config));
+    Ok((core, lock))
+}
+
+fn read_identity(dir: &Path) -> Result<Option<Identity>, StartError> {
+    let path = dir.join("member.json");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StartError(format!("cannot read {}: {e}", path.display()))),
+    };
+    let identity: Identity = serde_json::from_slice(&bytes)
+        .map_err(fail(format!("{} is damaged; start with --rebuild", path.display())))?;
+    if identity.format != LAYOUT {
+        return Err(StartError(format!(
+            "{} has layout {}, and this program knows {LAYOUT}: use the version that wrote it",
+            dir.display(),
+            identity.format
+        )));
+    }
+    if identity.protocol != "raft" {
+        return Err(StartError(format!(
+            "{} belongs to a cell that runs {}, which this program does not have",
+            dir.display(),
+            identity.protocol
+        )));
+    }
+    Ok(Some(identity))
+}
+
+/// Moves what is there out of the way, losing nothing.
+fn set_aside(dir: &Path) -> Result<(), StartError> {
+    if !dir.join("member.json").exists() {
+        return Ok(());
+    }
+    let aside = (1..).map(|n| dir.join(format!("damaged-{n}"))).find(|p| !p.exists());
+    let aside = aside.unwrap_or_else(|| dir.join("damaged"));
+    std::fs::create_dir(&aside).map_err(fail("cannot set the damaged data aside"))?;
+    for name in ["journal", "state", "member.json"] {
+        let from = dir.join(name);
+        if from.exists() {
+            std::fs::rename(&from, aside.join(name))
+                .map_err(fail(format!("cannot set {} aside", from.display())))?;
+        }
+    }
+    tracing::warn!("rebuilding from the peers; the old data are kept in {}", aside.display());
+    sync_dir(dir).map_err(fail("cannot sync the data directory"))
+}
+
+fn member_id(urls: &[String], token: &str, life: u64) -> u64 {
+    let mut sorted = urls.to_vec();
+    sorted.sort();
+    hash64(&[sorted.join(",").as_bytes(), token.as_bytes(), &life.to_le_bytes()]).max(1)
+}
+
+/// The first members by id: (id, name, peer URLs).
+fn first_members(config: &Config) -> BTreeMap<u64, (String, Vec<String>)> {
+    let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, url) in &config.initial_cluster {
+        by_name.entry(name).or_default().push(url.clone());
+    }
+    by_name
+        .into_iter()
+        .map(|(name, urls)| (member_id(&urls, &config.token, 0), (name.to_owned(), urls)))
+        .collect()
+}
+
+async fn find_identity(config: &Config) -> Result<Identity, StartError> {
+    let members = first_members(config);
+    let own = members.iter().find(|(_, (name, _))| *name == config.name);
+    let Some((&own_id, _)) = own else {
+        let names: Vec<_> = members.values().map(|(n, _)| n.as_str()).collect();
+        return Err(StartError(format!(
+            "the member's name {:?} is not in the initial cluster ({})",
+            config.name,
+            names.join(", ")
+        )));
+    };
+    let ids: Vec<u64> = members.keys().copied().collect();
+    let cluster = ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
+    let cluster = hash64(&[&cluster, config.token.as_bytes()]).max(1);
+    let fresh = Identity {
+        format: LAYOUT,
+        cluster,
+        id: own_id,
+        protocol: "raft".into(),
+        voters: ids,
+        seeds: Vec::new(),
+    };
+    let others: Vec<String> = members
+        .iter()
+        .filter(|(id, _)| **id != own_id)
+        .flat_map(|(_, (_, urls))| urls.clone())
+        .collect();
+    let quorum = members.len() / 2 + 1;
+    let mut said = Instant::now();
+    loop {
+        let answers = ask_all(&others, &Opening::Info).await;
+        for (url, answer) in &answers {
+            if let Answer::Info { cluster, members, .. } = answer {
+                let known = Known { url, cluster: *cluster, members };
+                return settle(config, fresh, known).await;
+            }
+        }
+        if config.cluster_state == ClusterState::New && answers.len() + 1 >= quorum {
+            return Ok(fresh);
+        }
+        if said.elapsed() > Duration::from_secs(5) {
+            said = Instant::now();
+            tracing::warn!(
+                "waiting for peers: {} of {} answer ({})",
+                answers.len(),
+                others.len(),
+                others.join(", ")
+            );
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// A cluster that exists, as one of its members tells.
+struct Known<'a> {
+    url: &'a str,
+    cluster: u64,
+    members: &'a [PeerInfo],
+}
+
+async fn settle(
+    config: &Config,
+    mut fresh: Identity,
+    known: Known<'_>,
+) -> Result<Identity, StartError> {
+    if config.cluster_state == ClusterState::New && known.cluster != fresh.cluster {
+        return Err(StartError(format!(
+            "{} belongs to cluster {:x}, not to {:x} which this initial cluster makes: check the \
+             initial cluster and its token, or join with --initial-cluster-state existing",
+            known.url, known.cluster, fresh.cluster
+        )));
+    }
+    let mut urls = config.peer_urls.clone();
+    urls.sort();
+    let same = |m: &&PeerInfo| {
+        let mut theirs = m.peer_urls.clone();
+        theirs.sort();
+        theirs == urls
+    };
+    let mut mine: Vec<&PeerInfo> = known.members.iter().filter(same).collect();
+    mine.sort_by_key(|m| m.learner);
+    let Some(me) = mine.first() else {
+        return Err(StartError(format!(
+            "the cluster of {} has no member with peer URLs {}: add it first (`member add`)",
+            known.url,
+            urls.join(",")
+        )));
+    };
+    let started = !me.client_urls.is_empty();
+    if !started && known.cluster == fresh.cluster && me.id == fresh.id {
+        return Ok(fresh);
+    }
+    fresh.cluster = known.cluster;
+    fresh.voters = Vec::new();
+    fresh.seeds = known.members.to_vec();
+    fresh.id = me.id;
+    if started {
+        fresh.id = rejoin(config, &known).await?;
+    }
+    Ok(fresh)
+}
+
+/// Asks the cluster to take this member, which lost its data, under a new id.
+async fn rejoin(config: &Config, known: &Known<'_>) -> Result<u64, StartError> {
+    let life = getrandom::u64().map_err(fail("no entropy"))?;
+    let id = member_id(&config.peer_urls, &config.token, life);
+    tracing::warn!("this member was in the cluster and has lost its data: rejoining as {id:x}");
+    let member = PeerInfo {
+        id,
+        name: config.name.clone(),
+        peer_urls: config.peer_urls.clone(),
+        client_urls: Vec::new(),
+        learner: true,
+    };
+    let mut said = Instant::now();
+    loop {
+        for peer in known.members.iter().filter(|m| m.peer_urls != config.peer_urls) {
+            for url in &peer.peer_urls {
+                let opening = Opening::Rejoin { cluster: known.cluster, member: member.clone() };
+                match ask(url, &opening, Duration::from_secs(8)).await {
+                    Ok(Answer::Welcome) => return Ok(id),
+                    Ok(other) => tracing::info!("{url} does not let us rejoin yet: {other:?}"),
+                    Err(e) => tracing::info!("{url} does not let us rejoin yet: {e}"),
+                }
+            }
+        }
+        if said.elapsed() > Duration::from_secs(10) {
+            said = Instant::now();
+            tracing::warn!("still asking to rejoin; the cluster needs a quorum for that");
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+async fn ask_all(urls: &[String], opening: &Opening) -> Vec<(String, Answer)> {
+    let mut answers = Vec::new();
+    for url in urls {
+        if let Ok(answer) = ask(url, opening, ASK_TIMEOUT).await {
+            answers.push((url.clone(), answer));
+        }
+    }
+    answers
+}
+
+/// Opens journal and state, and makes the core of them.
+fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
+    let id = NodeId(identity.id);
+    let begun = Instant::now();
+    let store = FjallStore::open(
+        &config.data_dir.join("state"),
+        StoreOptions { cache_bytes: config.cache_bytes, ..StoreOptions::default() },
+    )
+    .map_err(fail("cannot open the state"))?;
+    let limits = StateLimits {
+        quota_bytes: config.cell.quota_bytes,
+        lease_ttl_min: config.lease_ttl_min,
+    };
+    let mut state = State::open(store, limits).map_err(fail("cannot read the state"))?;
+    let mut snapshot = SnapshotMeta::default();
+    if !identity.voters.is_empty() {
+        let voters = identity.voters.iter().map(|id| NodeId(*id));
+        snapshot = SnapshotMeta { index: 1, term: 1, membership: Membership::of_voters(voters) };
+        if state.applied() == 0 {
+            found(config, &mut state)?;
+        }
+    }
+    let disk = FileDisk::open(&config.data_dir.join("journal"))
+        .map_err(fail("cannot open the journal's directory"))?;
+    let options = Options { segment_bytes: config.segment_bytes, ..Options::default() };
+    let (journal, recovery) =
+        Journal::open(disk, identity.id, options).map_err(|e| StartError(e.to_string()))?;
+    if let Some((file, offset)) = &recovery.cut {
+        tracing::warn!("journal: a torn write at byte {offset} of {file} was cut");
+    }
+    let records: Vec<_> = recovery
+        .records
+        .into_iter()
+        .filter(|r| r.cell == MAIN_CELL)
+        .map(|r| r.bytes)
+        .collect();
+    tracing::info!(
+        "opened {}: applied index {}, revision {}, {} journal records, {} ms",
+        config.data_dir.display(),
+        state.applied(),
+        state.revision(),
+        records.len(),
+        begun.elapsed().as_millis()
+    );
+    let recovered = Recovered { snapshot, records, applied: 0 };
+    let seed = getrandom::u64().map_err(fail("no entropy"))?;
+    let cell = Cell::new(id, config.cell.clone(), state, recovered, seed, Tick(0))
+        .map_err(fail("cannot recover"))?;
+    assemble(config, &identity, cell, journal)
+}
+
+/// The state that all first members begin with: index 1.
+fn found(config: &Config, state: &mut State<FjallStore>) -> Result<(), StartError> {
+    let members = first_members(config).into_iter().map(|(id, (name, peer_urls))| MemberInfo {
+        id: NodeId(id),
+        name,
+        peer_urls,
+        client_urls: Vec::new(),
+    });
+    state.bootstrap(members);
+    state.skip(1, 1);
+    state.commit().map_err(fail("cannot write the first state"))?;
+    state.store_mut().sync_now().map_err(fail("cannot sync the first state"))
+}
+
+fn assemble(
+    config: &Config,
+    identity: &Identity,
+    cell: Cell<FjallStore>,
+    journal: Journal<FileDisk>,
+) -> Result<CoreLoop, StartError> {
+    let id = NodeId(identity.id);
+    let mailbox = Arc::new(Mailbox::<ToCore>::new());
+    let metrics = Arc::new(Metrics::default());
+    let shared = Shared {
+        mailbox: mailbox.clone(),
+        reader: cell.reader(),
+        feed: Feed::new(cell.state().revision(), config.feed_bytes),
+        metrics: metrics.clone(),
+        id,
+        cluster: identity.cluster,
+        started: SystemTime::now(),
+        leader: AtomicU64::new(0),
+        term: AtomicU64::new(0),
+        leads: AtomicBool::new(false),
+        reads_alone: AtomicBool::new(false),
+        status: Mutex::new(Arc::new(cell.status())),
+        lease_clock: Mutex::new((cell.lease_clock(Tick(0)), Instant::now())),
+        events: Mutex::new(VecDeque::new()),
+        stopped: watch::Sender::new(None),
+        store_disk: AtomicU64::new(0),
+    };
+    let (jobs, _thread) = journal::start(journal, cell.last_index(), mailbox, metrics.clone())
+        .map_err(fail("cannot start the journal's thread"))?;
+    let seeds = identity.seeds.iter().map(|p| (NodeId(p.id), p.peer_urls.clone())).collect();
+    // Tickets of one life never meet those of another in the log.
+    let life = getrandom::u32().map_err(fail("no entropy"))?;
+    Ok(CoreLoop {
+        cell,
+        handle: Handle(Arc::new(shared)),
+        links: Links::new(identity.cluster, id, metrics),
+        journal: jobs,
+        checker: Checker::new(id, config.check_ms),
+        seeds,
+        start: Instant::now(),
+        next_ticket: u64::from(life >> 1) << 32,
+        waiting: HashMap::new(),
+        members_changed: true,
+        ticks: 0,
+        end: None,
+    })
+}
+
+/// Tells the cluster this member's name and addresses, until it knows them.
+async fn publish_self(handle: Handle, config: Config) {
+    let me = MemberInfo {
+        id: handle.id(),
+        name: config.name,
+        peer_urls: config.peer_urls,
+        client_urls: config.client_urls,
+    };
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let members = handle.published().members().clone();
+        match members.get(&me.id) {
+            Some(known) if known.name == me.name && known.client_urls == me.client_urls => return,
+            // Not a member as far as is known here: nothing to publish yet.
+            None if handle.leader().is_none() => continue,
+            _ => {}
+        }
+        let mut info = me.clone();
+        if let Some(known) = members.get(&me.id) {
+            // Peer URLs may have been changed since by a member update.
+            info.peer_urls.clone_from(&known.peer_urls);
+        }
+        let work = Work::Command(Command::MemberSet(info).encode());
+        if let Err(e) = handle.propose(work).await {
+            tracing::debug!("publishing this member's addresses: {e:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The journal's thread: it takes everything that waits, writes it as one
+//! batch, sleeps in the sync, and says what is durable. One sync in flight;
+//! what comes meanwhile makes the next batch (group commit without a timer).
+
+use crate::core_loop::ToCore;
+use crate::disk::FileDisk;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+use synod_base::CellId;
+use synod_consensus::WriteSeq;
+use synod_wal::{Journal, JournalError};
+
+/// What the core asks of the journal's thread.
+pub(crate) enum JournalJob {
+    /// Append; `last` is the last log index that any record so far may hold.
+    Write { cell: CellId, seq: WriteSeq, record: Bytes, last: u64 },
+    /// Records that only concern indexes up to this may go.
+    Forget { upto: u64 },
+}
+
+pub(crate) fn start(
+    journal: Journal<FileDisk>,
+    last: u64,
+    mailbox: Arc<Mailbox<ToCore>>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<(Sender<JournalJob>, std::thread::JoinHandle<()>)> {
+    let (tx, rx) = channel();
+    let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+        if let Err(error) = run(journal, last, &rx, &mailbox, &metrics) {
+            mailbox.push(ToCore::Fatal(error.to_string()));
+        }
+    })?;
+    Ok((tx, thread))
+}
+
+fn run(
+    mut journal: Journal<FileDisk>,
+    last: u64,
+    jobs: &Receiver<JournalJob>,
+    mailbox: &Mailbox<ToCore>,
+    metrics: &Metrics,
+) -> Result<(), JournalError> {
+    // Segment -> the last index that it may hold.
+    let mut held: Vec<(u64, u64)> = journal.segments().iter().map(|s| (*s, last)).collect();
+    let mut records: Vec<(u32, Bytes)> = Vec::new();
+    while let Ok(first) = jobs.recv() {
+        let mut done: Option<WriteSeq> = None;
+        let mut forget = None;
+        let mut last = 0;
+        let mut bytes = 0;
+        let mut job = Some(first);
+        while let Some(next) = job {
+            match next {
+                JournalJob::Write { cell, seq, record, last: l } => {
+                    bytes += record.len() + 64;
+                    records.push((cell.0, record));
+                    done = Some(seq);
+                    last = last.max(l);
+                }
+                JournalJob::Forget { upto } => forget = Some(upto),
+            }
+            // What is taken must fit one segment, and not delay the first too long.
+            job = if bytes < BATCH_BYTES_MAX { jobs.try_recv().ok() } else { None };
+        }
+        if let Some(seq) = done {
+            let begun = Instant::now();
+            let segment = journal.append(records.iter().map(|(c, r)| (*c, r.as_ref())))?;
+            metrics.journal_sync.observe_us(begun.elapsed().as_micros() as u64);
+            metrics.journal_bytes.add(bytes as u64);
+            records.clear();
+            match held.last_mut() {
+                Some((s, l)) if *s == segment => *l = last.max(*l),
+                _ => held.push((segment, last)),
+            }
+            mailbox.push(ToCore::Persisted(seq));
+        }
+        if let Some(upto) = forget {
+            let keep = held.iter().find(|(_, l)| *l > upto).map_or(journal.segment(), |(s, _)| *s);
+            journal.drop_before(keep)?;
+            held.retain(|(s, _)| *s >= keep.min(journal.segment()));
+        }
+    }
+    Ok(())
+}
+
+const BATCH_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,142 @@
+//! Counters, gauges and histograms: plain atomics that any thread may touch and
+//! the metrics page reads. Names are given where they are rendered.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+/// A number that only grows.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// The count.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Default, Debug)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, v: i64) {
+        self.0.store(v, Relaxed);
+    }
+
+    /// Adds (or takes away).
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Its value.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Seconds in buckets that double, as etcd's disk histograms.
+#[derive(Debug)]
+pub struct Histogram {
+    first_bound_us: u64,
+    buckets: Vec<AtomicU64>,
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    /// `count` buckets from `first_bound_us` (microseconds) up, each twice the
+    /// one before; larger values count only in the total.
+    pub fn doubling(first_bound_us: u64, count: usize) -> Histogram {
+        let buckets = (0..=count).map(|_| AtomicU64::new(0)).collect();
+        Histogram { first_bound_us, buckets, sum_us: AtomicU64::new(0) }
+    }
+
+    /// Counts one value.
+    pub fn observe_us(&self, us: u64) {
+        let mut bound = self.first_bound_us;
+        let last = self.buckets.len() - 1;
+        let mut at = 0;
+        while at < last && us > bound {
+            at += 1;
+            bound *= 2;
+        }
+        self.buckets[at].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// (upper bound in seconds, cumulative count) of each bucket, then the
+    /// total count and the sum in seconds.
+    pub fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
+        let mut rows = Vec::new();
+        let (mut total, mut bound) = (0, self.first_bound_us);
+        let last = self.buckets.len() - 1;
+        for bucket in &self.buckets[..last] {
+            total += bucket.load(Relaxed);
+            rows.push((bound as f64 / 1e6, total));
+            bound *= 2;
+        }
+        total += self.buckets[last].load(Relaxed);
+        (rows, total, self.sum_us.load(Relaxed) as f64 / 1e6)
+    }
+}
+
+/// What the host counts.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Time of a journal write with its sync.
+    pub journal_sync: Histogram,
+    /// Bytes of records appended to the journal.
+    pub journal_bytes: Counter,
+    /// Time of an atomic commit of applied entries to the store.
+    pub apply: Histogram,
+    /// Changes of leader seen.
+    pub leader_changes: Counter,
+    /// Requests that were refused or lost.
+    pub proposals_failed: Counter,
+    /// Linearizable reads that were refused or timed out.
+    pub reads_failed: Counter,
+    /// Requests in flight.
+    pub pending: Gauge,
+    /// Turns of the core's loop.
+    pub turns: Counter,
+    /// How late ticks come (the machine's starvation), microseconds in all.
+    pub tick_late_us: Counter,
+    /// Messages dropped because a peer's queue was full or it is not connected.
+    pub peer_send_failures: Counter,
+    /// Bytes sent to peers.
+    pub peer_sent_bytes: Counter,
+    /// Bytes received from peers.
+    pub peer_received_bytes: Counter,
+    /// Snapshots installed here.
+    pub snapshots_installed: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics {
+            journal_sync: Histogram::doubling(1_000, 14),
+            apply: Histogram::doubling(1_000, 14),
+            journal_bytes: Counter::default(),
+            leader_changes: Counter::default(),
+            proposals_failed: Counter::default(),
+            reads_failed: Counter::default(),
+            pending: Gauge::default(),
+            turns: Counter::default(),
+            tick_late_us: Counter::default(),
+            peer_send_failures: Counter::default(),
+            peer_sent_bytes: Counter::default(),
+            peer_received_bytes: Counter::default(),
+            snapshots_installed: Counter::default(),
+        }
+    }
+}

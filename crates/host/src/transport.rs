@@ -1,0 +1,234 @@
+//! Connections to peers. Each member dials every other and sends on what it
+//! dialled; what it accepted, it reads. Losing messages is allowed, so a full
+//! queue drops and a broken connection forgets.
+
+use crate::core_loop::ToCore;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::wire::{Answer, MAGIC, Opening, address, put_frame, read_json, take_frame, write_json};
+use bytes::BytesMut;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_base::NodeId;
+use synod_cell::PeerMessage;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// Most bytes queued for one peer; beyond it messages are dropped.
+const QUEUE_BYTES_MAX: usize = 32 << 20;
+const DIAL_TIMEOUT: Duration = Duration::from_millis(1_000);
+const DIAL_PAUSE_MIN: Duration = Duration::from_millis(20);
+const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Unacknowledged data older than this breaks a connection, so that after a
+/// silent partition a new one is dialled instead of waiting for TCP's backoff.
+const UNACKED_MAX: Duration = Duration::from_millis(2_000);
+
+struct Link {
+    urls: Vec<String>,
+    queue: Rc<Queue>,
+    task: JoinHandle<()>,
+}
+
+struct Queue {
+    bytes: RefCell<Vec<u8>>,
+    connected: std::cell::Cell<bool>,
+    notify: Notify,
+}
+
+/// Links to all peers; lives on the core's thread.
+pub(crate) struct Links {
+    cluster: u64,
+    id: NodeId,
+    links: BTreeMap<NodeId, Link>,
+    metrics: Arc<Metrics>,
+}
+
+impl Links {
+    pub fn new(cluster: u64, id: NodeId, metrics: Arc<Metrics>) -> Links {
+        Links { cluster, id, links: BTreeMap::new(), metrics }
+    }
+
+    /// Makes the links fit this address book.
+    pub fn update(&mut self, book: &BTreeMap<NodeId, Vec<String>>) {
+        self.links.retain(|id, link| {
+            let stays = book.get(id).is_some_and(|urls| *urls == link.urls);
+            if !stays {
+                link.task.abort();
+            }
+            stays
+        });
+        for (id, urls) in book {
+            if *id == self.id || urls.is_empty() || self.links.contains_key(id) {
+                continue;
+            }
+            let queue = Rc::new(Queue {
+                bytes: RefCell::new(Vec::new()),
+                connected: std::cell::Cell::new(false),
+                notify: Notify::new(),
+            });
+            let opening = Opening::Stream { cluster: self.cluster, from: self.id.0, to: id.0 };
+            let task = tokio::task::spawn_local(keep_dialling(
+                urls.clone(),
+                opening,
+                queue.clone(),
+                self.metrics.clone(),
+            ));
+            self.links.insert(*id, Link { urls: urls.clone(), queue, task });
+        }
+    }
+
+    /// Queues a message; it leaves when the present turn ends.
+    pub fn send(&self, to: NodeId, cell: u32, message: &PeerMessage) {
+        let Some(link) = self.links.get(&to) else {
+            self.metrics.peer_send_failures.inc();
+            return;
+        };
+        let mut bytes = link.queue.bytes.borrow_mut();
+        if !link.queue.connected.get() || bytes.len() > QUEUE_BYTES_MAX {
+            self.metrics.peer_send_failures.inc();
+            return;
+        }
+        let empty = bytes.is_empty();
+        put_frame(&mut bytes, cell, |out| message.encode(out));
+        if empty {
+            link.queue.notify.notify_one();
+        }
+    }
+
+    /// Whether a connection to the peer stands.
+    pub fn connected(&self) -> usize {
+        self.links.values().filter(|l| l.queue.connected.get()).count()
+    }
+}
+
+async fn keep_dialling(
+    urls: Vec<String>,
+    opening: Opening,
+    queue: Rc<Queue>,
+    metrics: Arc<Metrics>,
+) {
+    let mut pause = DIAL_PAUSE_MIN;
+    for url in urls.iter().cycle() {
+        match dial(url, &opening).await {
+            Ok(stream) => {
+                pause = DIAL_PAUSE_MIN;
+                queue.bytes.borrow_mut().clear();
+                queue.connected.set(true);
+                let end = pump(stream, &queue, &metrics).await;
+                queue.connected.set(false);
+                tracing::debug!(peer = %url, "peer connection ended: {end}");
+            }
+            Err(e) => tracing::debug!(peer = %url, "cannot reach peer: {e}"),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(DIAL_PAUSE_MAX);
+    }
+}
+
+/// Opens a connection to a peer URL and says what it is for.
+pub(crate) async fn dial(url: &str, opening: &Opening) -> io::Result<TcpStream> {
+    let (stream, answer) = timeout(DIAL_TIMEOUT, ask_on(url, opening))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    match answer {
+        Answer::Welcome => Ok(stream),
+        Answer::Refused { why } => Err(io::Error::other(why)),
+        other => Err(io::Error::other(format!("not ready: {other:?}"))),
+    }
+}
+
+async fn ask_on(url: &str, opening: &Opening) -> io::Result<(TcpStream, Answer)> {
+    let mut stream = TcpStream::connect(address(url)).await?;
+    tune(&stream)?;
+    stream.write_all(MAGIC).await?;
+    write_json(&mut stream, opening).await?;
+    let answer = read_json(&mut stream).await?;
+    Ok((stream, answer))
+}
+
+/// Asks a peer one thing.
+pub(crate) async fn ask(url: &str, opening: &Opening, within: Duration) -> io::Result<Answer> {
+    let asked = timeout(within, ask_on(url, opening)).await;
+    Ok(asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.1)
+}
+
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKED_MAX))
+}
+
+/// Sends what is queued, one write for all that gathered, until it breaks.
+async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &Metrics) -> io::Error {
+    let mut sending = Vec::new();
+    let mut byte = [0u8; 1];
+    loop {
+        // The other side never writes on this connection: reading tells its end.
+        tokio::select! {
+            () = queue.notify.notified() => {}
+            read = stream.read(&mut byte) => {
+                return read.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+            }
+        }
+        std::mem::swap(&mut *queue.bytes.borrow_mut(), &mut sending);
+        if let Err(e) = stream.write_all(&sending).await {
+            return e;
+        }
+        metrics.peer_sent_bytes.add(sending.len() as u64);
+        sending.clear();
+        if sending.capacity() > 1 << 20 {
+            sending = Vec::new();
+        }
+        if !queue.bytes.borrow().is_empty() {
+            queue.notify.notify_one();
+        }
+    }
+}
+
+/// Reads a peer's frames until its connection ends.
+pub(crate) async fn read_stream(
+    mut stream: TcpStream,
+    from: NodeId,
+    mailbox: Arc<Mailbox<ToCore>>,
+    metrics: Arc<Metrics>,
+) {
+    let end = loop {
+        match read_frames(&mut stream, from, &mailbox, &metrics).await {
+            Ok(()) => break "it was closed".to_owned(),
+            Err(e) => break e.to_string(),
+        }
+    };
+    tracing::debug!(peer = %from, "connection from peer ended: {end}");
+    mailbox.push(ToCore::Disconnected(from));
+}
+
+async fn read_frames(
+    stream: &mut TcpStream,
+    from: NodeId,
+    mailbox: &Mailbox<ToCore>,
+    metrics: &Metrics,
+) -> io::Result<()> {
+    let mut buffer = BytesMut::with_capacity(64 << 10);
+    let mut batch = Vec::new();
+    loop {
+        buffer.reserve(16 << 10);
+        let n = stream.read_buf(&mut buffer).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        metrics.peer_received_bytes.add(n as u64);
+        while let Some((cell, payload)) = take_frame(&mut buffer)? {
+            let message = PeerMessage::decode(payload).map_err(io::Error::other)?;
+            batch.push(ToCore::Peer { from, cell, message });
+        }
+        if !batch.is_empty() {
+            mailbox.push_all(&mut batch);
+        }
+    }
+}
