@@ -45,19 +45,11 @@ pub fn check_txn(txn: &TxnRequest, max_ops: usize) -> Result<(), TxnProblem> {
 }
 
 fn check_lists(txn: &TxnRequest, max_ops: usize, depth: usize) -> Result<(), TxnProblem> {
-    let longest = txn
-        .compare
-        .len()
-        .max(txn.success.len())
-        .max(txn.failure.len());
+    let longest = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
     if longest > max_ops || depth > TXN_DEPTH_MAX {
         return Err(TxnProblem::TooManyOps);
     }
-    if txn
-        .compare
-        .iter()
-        .any(|compare| compare.range.key.is_empty())
-    {
+    if txn.compare.iter().any(|compare| compare.range.key.is_empty()) {
         return Err(TxnProblem::EmptyKey);
     }
     for op in txn.success.iter().chain(&txn.failure) {
@@ -82,11 +74,7 @@ struct Touched<'a> {
 impl<'a> Touched<'a> {
     fn put(&mut self, key: &'a [u8]) -> Result<(), TxnProblem> {
         let deleted = self.deletes.iter().any(|range| overlaps(range, key));
-        if deleted || !self.puts.insert(key) {
-            Err(TxnProblem::DuplicateKey)
-        } else {
-            Ok(())
-        }
+        if deleted || !self.puts.insert(key) { Err(TxnProblem::DuplicateKey) } else { Ok(()) }
     }
 }
 

@@ -52,11 +52,7 @@ impl Command {
             Command::LeaseRenew { ids, clock } => put_ids(out, 7, ids, *clock),
             Command::LeaseExpire { ids, clock } => put_ids(out, 8, ids, *clock),
             Command::LeaseClock { clock } => put_numbers(out, 9, &[*clock]),
-            Command::Alarm {
-                raise,
-                member,
-                kind,
-            } => {
+            Command::Alarm { raise, member, kind } => {
                 let kind = u64::from(meta::alarm_number(*kind));
                 put_numbers(out, 10, &[u64::from(*raise), member.0, kind]);
             }
@@ -83,26 +79,19 @@ impl Command {
         let total = bytes.len();
         let mut r = Reader::new(bytes);
         if r.u8("command version")? != VERSION {
-            return Err(Malformed {
-                what: "command version",
-                at: 0,
-            });
+            return Err(Malformed { what: "command version", at: 0 });
         }
         let command = match r.u8("command kind")? {
             1 => Command::Put(put(&mut r)?),
             2 => Command::Delete(delete(&mut r)?),
             3 => Command::Txn(txn(&mut r, 0, total)?),
-            4 => Command::Compact {
-                revision: signed(&mut r, "revision")?,
-            },
+            4 => Command::Compact { revision: signed(&mut r, "revision")? },
             5 => Command::LeaseGrant {
                 id: signed(&mut r, "lease id")?,
                 ttl: signed(&mut r, "lease ttl")?,
                 clock: r.varint("lease clock")?,
             },
-            6 => Command::LeaseRevoke {
-                id: signed(&mut r, "lease id")?,
-            },
+            6 => Command::LeaseRevoke { id: signed(&mut r, "lease id")? },
             7 => {
                 let (ids, clock) = ids(&mut r)?;
                 Command::LeaseRenew { ids, clock }
@@ -111,9 +100,7 @@ impl Command {
                 let (ids, clock) = ids(&mut r)?;
                 Command::LeaseExpire { ids, clock }
             }
-            9 => Command::LeaseClock {
-                clock: r.varint("lease clock")?,
-            },
+            9 => Command::LeaseClock { clock: r.varint("lease clock")? },
             10 => Command::Alarm {
                 raise: one_of(&mut r, total, "alarm action", |n| match n {
                     0 => Some(false),
@@ -126,10 +113,7 @@ impl Command {
             11 => Command::MemberSet(meta::member(&mut r)?),
             12 => Command::MemberRemove(NodeId(r.varint("member id")?)),
             _ => {
-                return Err(Malformed {
-                    what: "command kind",
-                    at: 1,
-                });
+                return Err(Malformed { what: "command kind", at: 1 });
             }
         };
         r.end("end of the command")?;
@@ -165,9 +149,7 @@ fn put_ids(out: &mut Vec<u8>, kind: u8, ids: &[i64], clock: u64) {
 fn ids(r: &mut Reader) -> Result<(Vec<i64>, u64), Malformed> {
     let clock = r.varint("lease clock")?;
     let n = r.count("number of leases")?;
-    let ids = (0..n)
-        .map(|_| signed(r, "lease id"))
-        .collect::<Result<_, _>>()?;
+    let ids = (0..n).map(|_| signed(r, "lease id")).collect::<Result<_, _>>()?;
     Ok((ids, clock))
 }
 
@@ -191,10 +173,7 @@ fn put_range_bounds(out: &mut Vec<u8>, range: &KeyRange) {
 }
 
 fn range_bounds(r: &mut Reader) -> Result<KeyRange, Malformed> {
-    Ok(KeyRange {
-        key: r.bytes("key")?,
-        end: r.bytes("range end")?,
-    })
+    Ok(KeyRange { key: r.bytes("key")?, end: r.bytes("range end")? })
 }
 
 fn put_put(out: &mut Vec<u8>, req: &PutRequest) {
@@ -225,19 +204,11 @@ fn put_delete(out: &mut Vec<u8>, req: &DeleteRequest) {
 
 fn delete(r: &mut Reader) -> Result<DeleteRequest, Malformed> {
     let prev_kv = r.u8("delete flags")? & 1 != 0;
-    Ok(DeleteRequest {
-        prev_kv,
-        range: range_bounds(r)?,
-    })
+    Ok(DeleteRequest { prev_kv, range: range_bounds(r)? })
 }
 
-const TARGETS: [SortTarget; 5] = [
-    SortTarget::Key,
-    SortTarget::Version,
-    SortTarget::Create,
-    SortTarget::Mod,
-    SortTarget::Value,
-];
+const TARGETS: [SortTarget; 5] =
+    [SortTarget::Key, SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value];
 const ORDERS: [SortOrder; 3] = [SortOrder::None, SortOrder::Ascend, SortOrder::Descend];
 
 fn put_range(out: &mut Vec<u8>, req: &RangeRequest) {
@@ -262,12 +233,8 @@ fn range(r: &mut Reader, total: usize) -> Result<RangeRequest, Malformed> {
     Ok(RangeRequest {
         keys_only: flags & 1 != 0,
         count_only: flags & 2 != 0,
-        order: one_of(r, total, "sort order", |n| {
-            ORDERS.get(usize::from(n)).copied()
-        })?,
-        target: one_of(r, total, "sort target", |n| {
-            TARGETS.get(usize::from(n)).copied()
-        })?,
+        order: one_of(r, total, "sort order", |n| ORDERS.get(usize::from(n)).copied())?,
+        target: one_of(r, total, "sort target", |n| TARGETS.get(usize::from(n)).copied())?,
         range: range_bounds(r)?,
         limit: signed(r, "limit")?,
         revision: signed(r, "revision")?,
@@ -278,12 +245,8 @@ fn range(r: &mut Reader, total: usize) -> Result<RangeRequest, Malformed> {
     })
 }
 
-const RESULTS: [CompareResult; 4] = [
-    CompareResult::Equal,
-    CompareResult::Greater,
-    CompareResult::Less,
-    CompareResult::NotEqual,
-];
+const RESULTS: [CompareResult; 4] =
+    [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual];
 
 fn put_compare(out: &mut Vec<u8>, compare: &Compare) {
     out.push(compare.result as u8);
@@ -301,9 +264,7 @@ fn put_compare(out: &mut Vec<u8>, compare: &Compare) {
 }
 
 fn compare(r: &mut Reader, total: usize) -> Result<Compare, Malformed> {
-    let result = one_of(r, total, "comparison", |n| {
-        RESULTS.get(usize::from(n)).copied()
-    })?;
+    let result = one_of(r, total, "comparison", |n| RESULTS.get(usize::from(n)).copied())?;
     let range = range_bounds(r)?;
     let at = total - r.remaining();
     let target = match r.u8("compare target")? {
@@ -313,17 +274,10 @@ fn compare(r: &mut Reader, total: usize) -> Result<Compare, Malformed> {
         3 => CompareTarget::Lease(signed(r, "lease id")?),
         4 => CompareTarget::Value(r.bytes("value")?),
         _ => {
-            return Err(Malformed {
-                what: "compare target",
-                at,
-            });
+            return Err(Malformed { what: "compare target", at });
         }
     };
-    Ok(Compare {
-        range,
-        target,
-        result,
-    })
+    Ok(Compare { range, target, result })
 }
 
 fn put_txn(out: &mut Vec<u8>, txn: &TxnRequest) {
@@ -377,10 +331,7 @@ fn txn(r: &mut Reader, depth: usize, total: usize) -> Result<TxnRequest, Malform
                 2 => Op::Delete(delete(r)?),
                 3 => Op::Txn(txn(r, depth + 1, total)?),
                 _ => {
-                    return Err(Malformed {
-                        what: "operation kind",
-                        at,
-                    });
+                    return Err(Malformed { what: "operation kind", at });
                 }
             });
         }

@@ -27,9 +27,7 @@ impl<S: Store> State<S> {
             return Ok(Err(Error::FutureRevision));
         }
         // Revision 1 is that of the empty store and has no event.
-        let first = self
-            .overlay()
-            .get(Space::History, &records::place_key((revision, 0)))?;
+        let first = self.overlay().get(Space::History, &records::place_key((revision, 0)))?;
         if let Some(record) = first {
             self.meta.freed = Past::decode((revision, 0), record)?.garbage;
         }
@@ -43,10 +41,9 @@ impl<S: Store> State<S> {
     pub fn compact_step(&mut self, budget: usize) -> Result<bool, StoreError> {
         let sweep = match self.meta.sweep {
             Some(sweep) => sweep,
-            None if self.meta.swept < self.meta.compacted => Sweep {
-                target: self.meta.compacted,
-                cursor: (self.meta.swept, 0),
-            },
+            None if self.meta.swept < self.meta.compacted => {
+                Sweep { target: self.meta.compacted, cursor: (self.meta.swept, 0) }
+            }
             None => return Ok(false),
         };
         let from = records::place_key(sweep.cursor);
@@ -66,10 +63,7 @@ impl<S: Store> State<S> {
         }
         match next {
             Some((key, _)) => {
-                self.meta.sweep = Some(Sweep {
-                    cursor: records::place_of(&key)?,
-                    ..sweep
-                });
+                self.meta.sweep = Some(Sweep { cursor: records::place_of(&key)?, ..sweep });
             }
             None => {
                 self.meta.sweep = None;
@@ -82,15 +76,12 @@ impl<S: Store> State<S> {
     /// Removes what this event made unreadable.
     fn sweep(&mut self, past: &Past, target: i64) {
         if let Some(place) = past.prev {
-            self.writes
-                .remove(Space::History, records::place_key(place));
-            self.writes
-                .remove(Space::Versions, records::version_key(&past.kv.key, place));
+            self.writes.remove(Space::History, records::place_key(place));
+            self.writes.remove(Space::Versions, records::version_key(&past.kv.key, place));
         }
         if past.deleted && past.kv.mod_revision < target {
             let place = (past.kv.mod_revision, past.sub);
-            self.writes
-                .remove(Space::History, records::place_key(place));
+            self.writes.remove(Space::History, records::place_key(place));
         }
     }
 }

@@ -59,17 +59,11 @@ impl<V: View> Published<V> {
         for item in self.view.scan(Space::History, &start, Some(&end), false) {
             let (key, record) = item?;
             let place = records::place_of(&key)?;
-            if gathered
-                .last()
-                .is_some_and(|last| last.kv.mod_revision != place.0)
-            {
+            if gathered.last().is_some_and(|last| last.kv.mod_revision != place.0) {
                 found.extend(self.whole(&at, &mut gathered, prev)?);
             }
             if gathered.is_empty() && (bytes >= max_bytes || seen >= SCAN_MAX) {
-                return Ok(Ok(History {
-                    revisions: found,
-                    next_revision: place.0,
-                }));
+                return Ok(Ok(History { revisions: found, next_revision: place.0 }));
             }
             seen += 1;
             let past = Past::decode(place, record)?;
@@ -79,10 +73,7 @@ impl<V: View> Published<V> {
             }
         }
         found.extend(self.whole(&at, &mut gathered, prev)?);
-        Ok(Ok(History {
-            revisions: found,
-            next_revision: to.saturating_add(1).max(from),
-        }))
+        Ok(Ok(History { revisions: found, next_revision: to.saturating_add(1).max(from) }))
     }
 
     /// Makes a revision of its events.
@@ -106,16 +97,9 @@ impl<V: View> Published<V> {
                 Some(place) if prev && revision > self.compacted => Some(at.past(place)?.kv),
                 _ => None,
             };
-            Ok(Event {
-                deleted: past.deleted,
-                kv: past.kv,
-                prev,
-            })
+            Ok(Event { deleted: past.deleted, kv: past.kv, prev })
         };
-        let events = events
-            .into_iter()
-            .map(event)
-            .collect::<Result<_, StoreError>>()?;
+        let events = events.into_iter().map(event).collect::<Result<_, StoreError>>()?;
         Ok(Some(Revision { revision, events }))
     }
 
@@ -127,11 +111,7 @@ impl<V: View> Published<V> {
         if let Err(e) = at.check_revision(revision) {
             return Ok(Err(e));
         }
-        let hash_revision = if revision <= 0 {
-            self.revision
-        } else {
-            revision
-        };
+        let hash_revision = if revision <= 0 { self.revision } else { revision };
         let mut hash = Hash::default();
         let base = self.compacted.min(hash_revision);
         for kv in at.pairs(&[], None, base) {
@@ -143,11 +123,7 @@ impl<V: View> Published<V> {
             let (key, record) = item?;
             hash.add(&[&key, &record]);
         }
-        Ok(Ok(HashKv {
-            hash: hash.0,
-            compact_revision: self.compacted,
-            hash_revision,
-        }))
+        Ok(Ok(HashKv { hash: hash.0, compact_revision: self.compacted, hash_revision }))
     }
 
     /// A hash over everything that members agree on once they applied the same
@@ -184,10 +160,7 @@ impl<V: View> Published<V> {
 /// Drops those events of the compacted revision that were superseded within
 /// it: removal may or may not have got to them.
 fn drop_compacted(compacted: i64, events: &mut Vec<Past>) {
-    if events
-        .last()
-        .is_none_or(|last| last.kv.mod_revision != compacted)
-    {
+    if events.last().is_none_or(|last| last.kv.mod_revision != compacted) {
         return;
     }
     let superseded: Vec<Place> = events.iter().filter_map(|e| e.prev).collect();

@@ -50,11 +50,7 @@ impl Leases {
 impl<S: Store> State<S> {
     /// At most `max` leases whose time is up at `clock`, earliest first.
     pub fn due_leases(&self, clock: u64, max: usize) -> Vec<i64> {
-        let due = self
-            .leases
-            .due
-            .iter()
-            .take_while(|(expiry, _)| *expiry <= clock);
+        let due = self.leases.due.iter().take_while(|(expiry, _)| *expiry <= clock);
         due.take(max).map(|(_, id)| *id).collect()
     }
 
@@ -69,14 +65,10 @@ impl<S: Store> State<S> {
 
     /// Starts a lease's time (over).
     fn start_lease(&mut self, id: i64, ttl: i64) {
-        let expiry = self
-            .meta
-            .lease_clock
-            .saturating_add((ttl as u64).saturating_mul(1000));
+        let expiry = self.meta.lease_clock.saturating_add((ttl as u64).saturating_mul(1000));
         let times = LeaseTimes { ttl, expiry };
         self.leases.set(id, times);
-        self.writes
-            .put(Space::Leases, records::lease_key(id), times.encode());
+        self.writes.put(Space::Leases, records::lease_key(id), times.encode());
     }
 
     pub(crate) fn lease_grant(&mut self, id: i64, ttl: i64, clock: u64) -> Result<Outcome, Error> {

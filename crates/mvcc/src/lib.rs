@@ -16,6 +16,8 @@
 mod check;
 mod command;
 mod compact;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod history;
 mod lease;
 mod mem;
@@ -28,6 +30,7 @@ mod records;
 mod state;
 mod store;
 mod types;
+mod watch_index;
 mod write;
 
 pub use check::{TxnProblem, check_put, check_txn};
@@ -39,3 +42,4 @@ pub use reader::{LeaseInfo, Published, Reader};
 pub use state::{State, StateLimits};
 pub use store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
 pub use types::*;
+pub use watch_index::WatchIndex;

@@ -124,3 +124,29 @@ impl Store for MemStore {
 fn no_staging() -> StoreError {
     StoreError::io("a snapshot is being installed, but no staging area was begun")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{Bench, run};
+
+    struct Memory;
+
+    impl Bench for Memory {
+        type Store = MemStore;
+
+        fn create(&mut self) -> MemStore {
+            MemStore::new()
+        }
+
+        fn crash(&mut self, mut store: MemStore) -> MemStore {
+            store.lose_unsynced();
+            store
+        }
+    }
+
+    #[test]
+    fn conforms() {
+        run(&mut Memory);
+    }
+}

@@ -71,10 +71,7 @@ impl Default for Meta {
 impl Meta {
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(64);
-        let sweep = self.sweep.unwrap_or(Sweep {
-            target: 0,
-            cursor: (0, 0),
-        });
+        let sweep = self.sweep.unwrap_or(Sweep { target: 0, cursor: (0, 0) });
         for field in [
             FORMAT,
             self.applied,
@@ -113,10 +110,7 @@ impl Meta {
             ..Meta::default()
         };
         let target = r.varint("sweep target")? as i64;
-        let cursor = (
-            r.varint("sweep cursor")? as i64,
-            r.varint("sweep cursor")? as u32,
-        );
+        let cursor = (r.varint("sweep cursor")? as i64, r.varint("sweep cursor")? as u32);
         meta.sweep = (target != 0).then_some(Sweep { target, cursor });
         meta.lease_clock = r.varint("lease clock")?;
         meta.written = r.varint("written bytes")?;
@@ -166,12 +160,7 @@ pub(crate) fn member(r: &mut Reader) -> Result<MemberInfo, Malformed> {
         }
     }
     let [peer_urls, client_urls] = urls;
-    Ok(MemberInfo {
-        id,
-        name,
-        peer_urls,
-        client_urls,
-    })
+    Ok(MemberInfo { id, name, peer_urls, client_urls })
 }
 
 /// The record of the members.

@@ -31,9 +31,7 @@ impl Writes {
         batch.ops.reserve(self.maps.iter().map(BTreeMap::len).sum());
         for (space, map) in Space::ALL.into_iter().zip(&mut self.maps) {
             let map = std::mem::take(map);
-            batch
-                .ops
-                .extend(map.into_iter().map(|(key, value)| (space, key, value)));
+            batch.ops.extend(map.into_iter().map(|(key, value)| (space, key, value)));
         }
         batch
     }
@@ -66,17 +64,9 @@ impl<V: Read> Read for Overlay<'_, V> {
         let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
         let over =
             self.writes.maps[space as usize].range::<[u8], _>((Bound::Included(from), upper));
-        let over = if reverse {
-            Over::Back(over)
-        } else {
-            Over::Forth(over)
-        };
+        let over = if reverse { Over::Back(over) } else { Over::Forth(over) };
         let base = self.base.scan(space, from, to, reverse).peekable();
-        Box::new(Merge {
-            base,
-            over: over.peekable(),
-            reverse,
-        })
+        Box::new(Merge { base, over: over.peekable(), reverse })
     }
 }
 

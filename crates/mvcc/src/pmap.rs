@@ -29,16 +29,12 @@ pub(crate) struct PMap {
 
 impl Default for PMap {
     fn default() -> PMap {
-        PMap {
-            root: Arc::new(Node::Leaf(Vec::new())),
-        }
+        PMap { root: Arc::new(Node::Leaf(Vec::new())) }
     }
 }
 
 fn child_of(children: &[(Bytes, Arc<Node>)], key: &[u8]) -> usize {
-    children
-        .partition_point(|(k, _)| &k[..] <= key)
-        .saturating_sub(1)
+    children.partition_point(|(k, _)| &k[..] <= key).saturating_sub(1)
 }
 
 impl Node {
@@ -143,11 +139,8 @@ impl PMap {
     /// The pairs in `from..to`, ascending, or descending if `reverse`.
     pub(crate) fn range(&self, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Range<'_> {
         let bound = if reverse { Some(from) } else { to };
-        let mut range = Range {
-            stack: Vec::new(),
-            reverse,
-            bound: bound.map(Bytes::copy_from_slice),
-        };
+        let mut range =
+            Range { stack: Vec::new(), reverse, bound: bound.map(Bytes::copy_from_slice) };
         range.seek(&self.root, if reverse { to } else { Some(from) });
         range
     }
@@ -169,17 +162,15 @@ impl<'a> Range<'a> {
         loop {
             match node {
                 Node::Leaf(pairs) => {
-                    let before = at.map_or(pairs.len(), |at| {
-                        pairs.partition_point(|(k, _)| &k[..] < at)
-                    });
+                    let before =
+                        at.map_or(pairs.len(), |at| pairs.partition_point(|(k, _)| &k[..] < at));
                     self.stack.push((node, before));
                     return;
                 }
                 Node::Inner(children) => {
                     let child = at.map_or(children.len() - 1, |at| child_of(children, at));
                     // Going on, this child is done; going back, it still is to be left.
-                    self.stack
-                        .push((node, if self.reverse { child } else { child + 1 }));
+                    self.stack.push((node, if self.reverse { child } else { child + 1 }));
                     node = &children[child].1;
                 }
             }
@@ -204,8 +195,7 @@ impl<'a> Range<'a> {
                 Node::Leaf(pairs) => return Some(&pairs[at]),
                 Node::Inner(children) => {
                     let child: &'a Node = &children[at].1;
-                    self.stack
-                        .push((child, if self.reverse { child.len() } else { 0 }));
+                    self.stack.push((child, if self.reverse { child.len() } else { 0 }));
                 }
             }
         }

@@ -45,9 +45,7 @@ impl<'v, V: Read> At<'v, V> {
     /// The live pair of a key.
     pub(crate) fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
         let record = self.view.get(Space::Latest, key)?;
-        record
-            .map(|record| Live::decode(key.clone(), record))
-            .transpose()
+        record.map(|record| Live::decode(key.clone(), record)).transpose()
     }
 
     /// Whether a read at `revision` (0 or less: the present) can be answered.
@@ -65,10 +63,7 @@ impl<'v, V: Read> At<'v, V> {
     pub(crate) fn past(&self, place: Place) -> Result<Past, StoreError> {
         let record = self.view.get(Space::History, &records::place_key(place))?;
         let record = record.ok_or_else(|| {
-            StoreError::corrupt(format!(
-                "the event of revision {}.{} is missing",
-                place.0, place.1
-            ))
+            StoreError::corrupt(format!("the event of revision {}.{} is missing", place.0, place.1))
         })?;
         Past::decode(place, record)
     }
@@ -89,10 +84,7 @@ impl<'v, V: Read> At<'v, V> {
         }
         let from = records::version_key(key, (revision, u32::MAX));
         let to = records::version_key(key, (0, 0));
-        let newest = self
-            .view
-            .scan(Space::Versions, &from, Some(&to), false)
-            .next();
+        let newest = self.view.scan(Space::Versions, &from, Some(&to), false).next();
         let Some((stored, record)) = newest.transpose()? else {
             return Ok(None);
         };
@@ -135,11 +127,7 @@ impl<'v, V: Read> At<'v, V> {
             skipped: 0,
         };
         let superseded: Founds<'v> = Box::new(superseded);
-        Box::new(Merged {
-            a: live.peekable(),
-            b: superseded.peekable(),
-            reverse,
-        })
+        Box::new(Merged { a: live.peekable(), b: superseded.peekable(), reverse })
     }
 
     /// How many keys are visible in a range.
@@ -162,8 +150,7 @@ impl<'v, V: Read> At<'v, V> {
         to: Option<&[u8]>,
         revision: i64,
     ) -> impl Iterator<Item = Result<KeyValue, StoreError>> + use<'_, 'v, V> {
-        self.founds(from, to, revision, false)
-            .map(|found| self.load(found?))
+        self.founds(from, to, revision, false).map(|found| self.load(found?))
     }
 
     /// See [`RangeRequest`].
@@ -174,18 +161,13 @@ impl<'v, V: Read> At<'v, V> {
         if let Err(e) = self.check_revision(req.revision) {
             return Ok(Err(e));
         }
-        let revision = if req.revision <= 0 {
-            self.revision
-        } else {
-            req.revision
-        };
+        let revision = if req.revision <= 0 { self.revision } else { req.revision };
         let mut result = match bounds(&req.range) {
             None => self.one(req, revision)?,
             Some((from, to)) if to.is_some_and(|to| to <= from) => RangeResult::default(),
-            Some((from, to)) if req.count_only => RangeResult {
-                count: self.count(from, to, revision)?,
-                ..RangeResult::default()
-            },
+            Some((from, to)) if req.count_only => {
+                RangeResult { count: self.count(from, to, revision)?, ..RangeResult::default() }
+            }
             Some((from, to)) if req.target == SortTarget::Key => {
                 self.by_key(req, from, to, revision)?
             }
@@ -203,10 +185,7 @@ impl<'v, V: Read> At<'v, V> {
         let Some(found) = self.find(&req.range.key, revision)? else {
             return Ok(RangeResult::default());
         };
-        let mut result = RangeResult {
-            count: 1,
-            ..RangeResult::default()
-        };
+        let mut result = RangeResult { count: 1, ..RangeResult::default() };
         if !req.count_only {
             let kv = self.load(found)?;
             if passes(req, &kv) {
@@ -224,11 +203,7 @@ impl<'v, V: Read> At<'v, V> {
         revision: i64,
     ) -> Result<RangeResult, StoreError> {
         let reverse = req.order == SortOrder::Descend;
-        let limit = if req.limit > 0 {
-            req.limit as usize
-        } else {
-            usize::MAX
-        };
+        let limit = if req.limit > 0 { req.limit as usize } else { usize::MAX };
         let mut result = RangeResult::default();
         for found in self.founds(from, to, revision, reverse) {
             let found = found?;
@@ -266,11 +241,7 @@ impl<'v, V: Read> At<'v, V> {
         to: Option<&[u8]>,
         revision: i64,
     ) -> Result<RangeResult, StoreError> {
-        let limit = if req.limit > 0 {
-            req.limit as usize
-        } else {
-            usize::MAX
-        };
+        let limit = if req.limit > 0 { req.limit as usize } else { usize::MAX };
         // Only the best `limit` are kept, so that a small answer costs little
         // memory; the cut comes seldom enough for its sort not to matter.
         let room = limit.saturating_mul(2).saturating_add(1024);
@@ -335,9 +306,7 @@ impl<V: Read> Superseded<'_, V> {
     fn pass_over(&mut self, next: impl FnOnce() -> Bytes) {
         self.skipped += 1;
         if self.skipped > SKIPS_MAX && !self.reverse {
-            self.scan = self
-                .view
-                .scan(Space::Versions, &next(), self.to.as_deref(), false);
+            self.scan = self.view.scan(Space::Versions, &next(), self.to.as_deref(), false);
             self.skipped = 0;
         }
     }
@@ -396,10 +365,6 @@ impl Iterator for Merged<'_> {
         } else {
             order
         };
-        if first == Ordering::Less {
-            self.a.next()
-        } else {
-            self.b.next()
-        }
+        if first == Ordering::Less { self.a.next() } else { self.b.next() }
     }
 }

@@ -81,11 +81,7 @@ impl<V> Published<V> {
 
 impl<V: View> Published<V> {
     pub(crate) fn at(&self) -> At<'_, V> {
-        At {
-            view: &self.view,
-            revision: self.revision,
-            compacted: self.compacted,
-        }
+        At { view: &self.view, revision: self.revision, compacted: self.compacted }
     }
 
     /// Answers a read.
@@ -106,16 +102,12 @@ impl<V: View> Published<V> {
         };
         let times = LeaseTimes::decode(record)?;
         let (from, to) = (records::lease_key(id), records::lease_end(id));
-        let keys = self
-            .view
-            .scan(Space::LeaseKeys, &from, to.as_ref().map(|t| &t[..]), false);
+        let keys = self.view.scan(Space::LeaseKeys, &from, to.as_ref().map(|t| &t[..]), false);
         Ok(Some(LeaseInfo {
             id,
             granted_ttl: times.ttl,
             expiry_clock: times.expiry,
-            keys: keys
-                .map(|item| Ok(item?.0.slice(8..)))
-                .collect::<Result<_, StoreError>>()?,
+            keys: keys.map(|item| Ok(item?.0.slice(8..))).collect::<Result<_, StoreError>>()?,
         }))
     }
 }
@@ -127,17 +119,13 @@ pub struct Reader<V> {
 
 impl<V> Clone for Reader<V> {
     fn clone(&self) -> Reader<V> {
-        Reader {
-            newest: Arc::clone(&self.newest),
-        }
+        Reader { newest: Arc::clone(&self.newest) }
     }
 }
 
 impl<V> Reader<V> {
     pub(crate) fn new(first: Published<V>) -> Reader<V> {
-        Reader {
-            newest: Arc::new(RwLock::new(Arc::new(first))),
-        }
+        Reader { newest: Arc::new(RwLock::new(Arc::new(first))) }
     }
 
     pub(crate) fn publish(&self, next: Published<V>) {

@@ -84,14 +84,7 @@ impl Live {
         let version = r.varint("version")? as i64;
         let lease = r.varint("lease")? as i64;
         let value = r.rest();
-        let kv = KeyValue {
-            key,
-            create_revision,
-            mod_revision,
-            version,
-            value,
-            lease,
-        };
+        let kv = KeyValue { key, create_revision, mod_revision, version, value, lease };
         Ok(Live { kv, sub })
     }
 }
@@ -150,20 +143,11 @@ impl Past {
         let mut r = Reader::new(record);
         let flags = r.u8("event flags")?;
         if flags > DELETED | SUPERSEDES | FIRST {
-            return Err(StoreError::corrupt(format!(
-                "an event has unknown flags {flags:#x}"
-            )));
+            return Err(StoreError::corrupt(format!("an event has unknown flags {flags:#x}")));
         }
-        let garbage = if flags & FIRST != 0 {
-            r.varint("garbage")?
-        } else {
-            0
-        };
-        let mut kv = KeyValue {
-            key: r.bytes("key")?,
-            mod_revision: place.0,
-            ..KeyValue::default()
-        };
+        let garbage = if flags & FIRST != 0 { r.varint("garbage")? } else { 0 };
+        let mut kv =
+            KeyValue { key: r.bytes("key")?, mod_revision: place.0, ..KeyValue::default() };
         let prev = if flags & SUPERSEDES != 0 {
             Some((r.varint("previous revision")? as i64, sub_of(&mut r)?))
         } else {
@@ -176,13 +160,7 @@ impl Past {
             kv.lease = r.varint("lease")? as i64;
             kv.value = r.rest();
         }
-        Ok(Past {
-            deleted,
-            kv,
-            sub: place.1,
-            prev,
-            garbage,
-        })
+        Ok(Past { deleted, kv, sub: place.1, prev, garbage })
     }
 }
 
@@ -196,17 +174,11 @@ pub(crate) fn place_key((revision, sub): Place) -> Bytes {
 
 /// The reverse of [`place_key`].
 pub(crate) fn place_of(key: &[u8]) -> Result<Place, StoreError> {
-    match (
-        key.first_chunk::<8>(),
-        key.get(8..).and_then(|s| <[u8; 4]>::try_from(s).ok()),
-    ) {
-        (Some(revision), Some(sub)) => Ok((
-            u64::from_be_bytes(*revision) as i64,
-            u32::from_be_bytes(sub),
-        )),
-        _ => Err(StoreError::corrupt(
-            "a key of the history is not 12 bytes long",
-        )),
+    match (key.first_chunk::<8>(), key.get(8..).and_then(|s| <[u8; 4]>::try_from(s).ok())) {
+        (Some(revision), Some(sub)) => {
+            Ok((u64::from_be_bytes(*revision) as i64, u32::from_be_bytes(sub)))
+        }
+        _ => Err(StoreError::corrupt("a key of the history is not 12 bytes long")),
     }
 }
 
@@ -318,9 +290,6 @@ impl LeaseTimes {
 
     pub(crate) fn decode(record: Bytes) -> Result<LeaseTimes, Malformed> {
         let mut r = Reader::new(record);
-        Ok(LeaseTimes {
-            ttl: r.varint("lease ttl")? as i64,
-            expiry: r.varint("lease expiry")?,
-        })
+        Ok(LeaseTimes { ttl: r.varint("lease ttl")? as i64, expiry: r.varint("lease expiry")? })
     }
 }

@@ -31,10 +31,7 @@ pub struct StateLimits {
 
 impl Default for StateLimits {
     fn default() -> StateLimits {
-        StateLimits {
-            quota_bytes: 0,
-            lease_ttl_min: 2,
-        }
+        StateLimits { quota_bytes: 0, lease_ttl_min: 2 }
     }
 }
 
@@ -63,9 +60,7 @@ struct Loaded {
 fn load(view: &impl Read) -> Result<Loaded, StoreError> {
     let record = |key: &[u8]| view.get(Space::Meta, key);
     let meta = record(meta::META)?.map(Meta::decode).transpose()?;
-    let members = record(meta::MEMBERS)?
-        .map(meta::decode_members)
-        .transpose()?;
+    let members = record(meta::MEMBERS)?.map(meta::decode_members).transpose()?;
     let alarms = record(meta::ALARMS)?.map(meta::decode_alarms).transpose()?;
     Ok(Loaded {
         meta: meta.unwrap_or_default(),
@@ -80,12 +75,7 @@ impl<S: Store> State<S> {
     /// Reads the leases, never the keyspace.
     pub fn open(store: S, limits: StateLimits) -> Result<Self, StoreError> {
         let view = store.view();
-        let Loaded {
-            meta,
-            leases,
-            members,
-            alarms,
-        } = load(&view)?;
+        let Loaded { meta, leases, members, alarms } = load(&view)?;
         let first = publication(view.clone(), &meta, &members, &alarms);
         Ok(State {
             store,
@@ -105,12 +95,7 @@ impl<S: Store> State<S> {
     /// swapped in; what was buffered is dropped. Readers see the new content.
     pub fn reload(&mut self) -> Result<(), StoreError> {
         self.view = self.store.view();
-        let Loaded {
-            meta,
-            leases,
-            members,
-            alarms,
-        } = load(&self.view)?;
+        let Loaded { meta, leases, members, alarms } = load(&self.view)?;
         (self.meta, self.leases, self.members, self.alarms) = (meta, leases, members, alarms);
         self.writes = Writes::default();
         self.revisions.clear();
@@ -200,10 +185,7 @@ impl<S: Store> State<S> {
 
     /// The store with the buffer over it.
     pub(crate) fn overlay(&self) -> Overlay<'_, S::View> {
-        Overlay {
-            base: &self.view,
-            writes: &self.writes,
-        }
+        Overlay { base: &self.view, writes: &self.writes }
     }
 
     /// Applies the command at `index`. The outer error is the store's and
@@ -232,11 +214,7 @@ impl<S: Store> State<S> {
                 self.move_clock(*clock);
                 Ok(Ok(Outcome::Done))
             }
-            Command::Alarm {
-                raise,
-                member,
-                kind,
-            } => {
+            Command::Alarm { raise, member, kind } => {
                 self.set_alarm(*raise, *member, *kind);
                 Ok(Ok(Outcome::Done))
             }
@@ -261,11 +239,7 @@ impl<S: Store> State<S> {
     /// Commits what was applied since the last commit, with the applied index,
     /// in one batch; then readers see it. Returns the revisions made.
     pub fn commit(&mut self) -> Result<Vec<Revision>, StoreError> {
-        self.writes.put(
-            Space::Meta,
-            Bytes::from_static(meta::META),
-            self.meta.encode(),
-        );
+        self.writes.put(Space::Meta, Bytes::from_static(meta::META), self.meta.encode());
         self.store.commit(self.writes.drain())?;
         self.view = self.store.view();
         self.publish();
@@ -319,8 +293,7 @@ impl<S: Store> State<S> {
             alarms.remove(&(member, kind));
         }
         let record = meta::encode_alarms(&self.alarms);
-        self.writes
-            .put(Space::Meta, Bytes::from_static(meta::ALARMS), record);
+        self.writes.put(Space::Meta, Bytes::from_static(meta::ALARMS), record);
     }
 
     fn set_member(&mut self, member: MemberInfo) {
@@ -334,26 +307,19 @@ impl<S: Store> State<S> {
         let alarms = Arc::make_mut(&mut self.alarms);
         alarms.retain(|(member, _)| *member != id);
         let record = meta::encode_alarms(&self.alarms);
-        self.writes
-            .put(Space::Meta, Bytes::from_static(meta::ALARMS), record);
+        self.writes.put(Space::Meta, Bytes::from_static(meta::ALARMS), record);
         self.write_members();
     }
 
     fn write_members(&mut self) {
         let record = meta::encode_members(&self.members);
-        self.writes
-            .put(Space::Meta, Bytes::from_static(meta::MEMBERS), record);
+        self.writes.put(Space::Meta, Bytes::from_static(meta::MEMBERS), record);
     }
 
     /// Answers a read over the buffer: what the next command would see.
     pub fn range(&self, req: &RangeRequest) -> Result<Result<RangeResult, Error>, StoreError> {
         let view = self.overlay();
-        At {
-            view: &view,
-            revision: self.meta.revision,
-            compacted: self.meta.compacted,
-        }
-        .range(req)
+        At { view: &view, revision: self.meta.revision, compacted: self.meta.compacted }.range(req)
     }
 }
 

@@ -68,9 +68,7 @@ impl<S: Store> State<S> {
 
     fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
         let record = self.overlay().get(Space::Latest, key)?;
-        record
-            .map(|record| Live::decode(key.clone(), record))
-            .transpose()
+        record.map(|record| Live::decode(key.clone(), record)).transpose()
     }
 
     /// The live pairs of a range.
@@ -136,11 +134,7 @@ impl<S: Store> State<S> {
         decided: &Decided,
     ) -> Result<Result<(), Error>, StoreError> {
         let view = self.overlay();
-        let at = At {
-            view: &view,
-            revision: self.meta.revision,
-            compacted: self.meta.compacted,
-        };
+        let at = At { view: &view, revision: self.meta.revision, compacted: self.meta.compacted };
         let mut nested = decided.nested.iter();
         for op in branch(txn, decided.succeeded) {
             let checked = match op {
@@ -182,10 +176,7 @@ impl<S: Store> State<S> {
                 },
             });
         }
-        Ok(TxnResult {
-            succeeded: decided.succeeded,
-            responses,
-        })
+        Ok(TxnResult { succeeded: decided.succeeded, responses })
     }
 
     /// A read in a transaction: the present includes its writes so far.
@@ -197,11 +188,7 @@ impl<S: Store> State<S> {
         let wrote = i64::from(!writing.events.is_empty());
         let view = self.overlay();
         let revision = self.meta.revision + wrote;
-        let at = At {
-            view: &view,
-            revision,
-            compacted: self.meta.compacted,
-        };
+        let at = At { view: &view, revision, compacted: self.meta.compacted };
         // The revision was checked before the first write.
         Ok(at.range(req)?.unwrap_or_default())
     }
@@ -228,28 +215,16 @@ impl<S: Store> State<S> {
             create_revision: old_kv.map_or(revision, |kv| kv.create_revision),
             mod_revision: revision,
             version: old_kv.map_or(1, |kv| kv.version + 1),
-            lease: if req.ignore_lease {
-                old_lease
-            } else {
-                req.lease
-            },
+            lease: if req.ignore_lease { old_lease } else { req.lease },
             value,
         };
         let live = Live { kv, sub };
-        self.writes
-            .put(Space::Latest, req.key.clone(), live.encode());
+        self.writes.put(Space::Latest, req.key.clone(), live.encode());
         self.bind(&req.key, old_lease, live.kv.lease);
         writing.written += records::cost(&live.kv.key, &live.kv.value);
         let (place, prev) = self.supersede(old, writing);
         let answer = if req.prev_kv { prev.clone() } else { None };
-        writing.events.push((
-            Event {
-                deleted: false,
-                kv: live.kv,
-                prev,
-            },
-            place,
-        ));
+        writing.events.push((Event { deleted: false, kv: live.kv, prev }, place));
         Ok(answer)
     }
 
@@ -259,15 +234,10 @@ impl<S: Store> State<S> {
             return;
         }
         if from != 0 {
-            self.writes
-                .remove(Space::LeaseKeys, records::lease_key_of(from, key));
+            self.writes.remove(Space::LeaseKeys, records::lease_key_of(from, key));
         }
         if to != 0 {
-            self.writes.put(
-                Space::LeaseKeys,
-                records::lease_key_of(to, key),
-                Bytes::new(),
-            );
+            self.writes.put(Space::LeaseKeys, records::lease_key_of(to, key), Bytes::new());
         }
     }
 
@@ -282,11 +252,7 @@ impl<S: Store> State<S> {
         };
         let place = old.place();
         let record = records::version_record(self.meta.revision + 1);
-        self.writes.put(
-            Space::Versions,
-            records::version_key(&old.kv.key, place),
-            record,
-        );
+        self.writes.put(Space::Versions, records::version_key(&old.kv.key, place), record);
         writing.superseded += records::cost(&old.kv.key, &old.kv.value);
         (Some(place), Some(old.kv))
     }
@@ -318,19 +284,8 @@ impl<S: Store> State<S> {
         writing.tombs += tomb;
         let (place, prev) = self.supersede(Some(live), writing);
         let revision = self.meta.revision + 1;
-        let kv = KeyValue {
-            key,
-            mod_revision: revision,
-            ..KeyValue::default()
-        };
-        writing.events.push((
-            Event {
-                deleted: true,
-                kv,
-                prev,
-            },
-            place,
-        ));
+        let kv = KeyValue { key, mod_revision: revision, ..KeyValue::default() };
+        writing.events.push((Event { deleted: true, kv, prev }, place));
     }
 
     /// Deletes these keys in one revision; those that are missing are passed over.
@@ -364,8 +319,7 @@ impl<S: Store> State<S> {
                 prev,
                 garbage: self.meta.garbage,
             };
-            self.writes
-                .put(Space::History, records::place_key(place), past.encode());
+            self.writes.put(Space::History, records::place_key(place), past.encode());
             events.push(event);
         }
         self.revisions.push(Revision { revision, events });
@@ -373,11 +327,7 @@ impl<S: Store> State<S> {
 }
 
 fn branch(txn: &TxnRequest, succeeded: bool) -> &[Op] {
-    if succeeded {
-        &txn.success
-    } else {
-        &txn.failure
-    }
+    if succeeded { &txn.success } else { &txn.failure }
 }
 
 fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
