@@ -13,6 +13,33 @@
 //! **Must not know**: consensus, protobuf, files, clocks. Lease time is a
 //! number that the leader stamps into commands ([`Command::LeaseRenew`]).
 
+mod check;
+mod command;
+mod compact;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod history;
+mod lease;
+mod mem;
+mod meta;
+mod overlay;
+mod pmap;
+mod read;
+mod reader;
+mod records;
+mod state;
+mod store;
 mod types;
+mod watch_index;
+mod write;
 
+pub use check::{TxnProblem, check_put, check_txn};
+pub use command::TXN_DEPTH_MAX;
+pub use history::{HashKv, History};
+pub use lease::LEASE_TTL_MAX;
+pub use mem::{MemStore, MemView};
+pub use reader::{LeaseInfo, Published, Reader};
+pub use state::{State, StateLimits};
+pub use store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
 pub use types::*;
+pub use watch_index::WatchIndex;

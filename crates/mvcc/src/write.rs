@@ -1,0 +1,347 @@
+//! Puts, deletes and transactions.
+//!
+//! **Invariants**
+//! - A transaction is checked as a whole, and all its conditions decided
+//!   (nested ones too, as etcd does), before its first write.
+//! - All writes of a command have one revision; sub-revisions count from 0
+//!   without holes. A command that writes nothing makes no revision.
+
+use crate::read::At;
+use crate::records::{self, Live, Past, Place, bounds};
+use crate::state::State;
+use crate::store::{Read, Space, Store, StoreError};
+use crate::types::*;
+use bytes::Bytes;
+use std::cmp::Ordering;
+
+/// The writes of one command so far.
+#[derive(Default)]
+pub(crate) struct Writing {
+    events: Vec<(Event, Option<Place>)>,
+    /// Bytes superseded, written, and of deletions.
+    superseded: u64,
+    written: u64,
+    tombs: u64,
+}
+
+/// The conditions of a transaction and those nested in its chosen branch, decided.
+struct Decided {
+    succeeded: bool,
+    /// One for each nested transaction of the branch, in order.
+    nested: Vec<Decided>,
+}
+
+impl<S: Store> State<S> {
+    pub(crate) fn apply_put(
+        &mut self,
+        req: &PutRequest,
+    ) -> Result<Result<Outcome, Error>, StoreError> {
+        if let Err(e) = self.check_put(req)? {
+            return Ok(Err(e));
+        }
+        let mut writing = Writing::default();
+        let prev = self.put(req, &mut writing)?;
+        self.finish(writing);
+        Ok(Ok(Outcome::Put(prev)))
+    }
+
+    pub(crate) fn apply_delete(&mut self, req: &DeleteRequest) -> Result<Outcome, StoreError> {
+        let mut writing = Writing::default();
+        let (n, prevs) = self.delete(req, &mut writing)?;
+        self.finish(writing);
+        Ok(Outcome::Delete(n, prevs))
+    }
+
+    pub(crate) fn apply_txn(
+        &mut self,
+        req: &TxnRequest,
+    ) -> Result<Result<Outcome, Error>, StoreError> {
+        let decided = self.decide(req)?;
+        if let Err(e) = self.check_branch(req, &decided)? {
+            return Ok(Err(e));
+        }
+        let mut writing = Writing::default();
+        let result = self.run(req, &decided, &mut writing)?;
+        self.finish(writing);
+        Ok(Ok(Outcome::Txn(result)))
+    }
+
+    fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
+        let record = self.overlay().get(Space::Latest, key)?;
+        record.map(|record| Live::decode(key.clone(), record)).transpose()
+    }
+
+    /// The live pairs of a range.
+    fn lives(&self, range: &KeyRange) -> Result<Vec<Live>, StoreError> {
+        match bounds(range) {
+            None => Ok(self.live(&range.key)?.into_iter().collect()),
+            Some((from, to)) => {
+                let view = self.overlay();
+                let scan = view.scan(Space::Latest, from, to, false);
+                let decode = |item: crate::store::Item| {
+                    let (key, record) = item?;
+                    Live::decode(key, record)
+                };
+                scan.map(decode).collect()
+            }
+        }
+    }
+
+    fn check_put(&self, req: &PutRequest) -> Result<Result<(), Error>, StoreError> {
+        if (req.ignore_value || req.ignore_lease) && self.live(&req.key)?.is_none() {
+            return Ok(Err(Error::KeyNotFound));
+        }
+        if req.lease != 0 && !req.ignore_lease && !self.leases.contains(req.lease) {
+            return Ok(Err(Error::LeaseNotFound));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Decides the conditions before anything is written.
+    fn decide(&self, txn: &TxnRequest) -> Result<Decided, StoreError> {
+        let mut succeeded = true;
+        for compare in &txn.compare {
+            if !self.holds(compare)? {
+                succeeded = false;
+                break;
+            }
+        }
+        let mut nested = Vec::new();
+        for op in branch(txn, succeeded) {
+            if let Op::Txn(txn) = op {
+                nested.push(self.decide(txn)?);
+            }
+        }
+        Ok(Decided { succeeded, nested })
+    }
+
+    fn holds(&self, compare: &Compare) -> Result<bool, StoreError> {
+        let lives = self.lives(&compare.range)?;
+        if lives.is_empty() {
+            // A missing key has no value to compare; all else of it is 0.
+            return Ok(match compare.target {
+                CompareTarget::Value(_) => false,
+                _ => satisfies(compare, &KeyValue::default()),
+            });
+        }
+        Ok(lives.iter().all(|live| satisfies(compare, &live.kv)))
+    }
+
+    /// Checks what the chosen branches will do against the state before them.
+    fn check_branch(
+        &self,
+        txn: &TxnRequest,
+        decided: &Decided,
+    ) -> Result<Result<(), Error>, StoreError> {
+        let view = self.overlay();
+        let at = At { view: &view, revision: self.meta.revision, compacted: self.meta.compacted };
+        let mut nested = decided.nested.iter();
+        for op in branch(txn, decided.succeeded) {
+            let checked = match op {
+                Op::Range(req) => at.check_revision(req.revision),
+                Op::Put(req) => self.check_put(req)?,
+                Op::Delete(_) => Ok(()),
+                Op::Txn(txn) => match nested.next() {
+                    Some(decided) => self.check_branch(txn, decided)?,
+                    None => Ok(()),
+                },
+            };
+            if checked.is_err() {
+                return Ok(checked);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn run(
+        &mut self,
+        txn: &TxnRequest,
+        decided: &Decided,
+        writing: &mut Writing,
+    ) -> Result<TxnResult, StoreError> {
+        let mut nested = decided.nested.iter();
+        let ops = branch(txn, decided.succeeded);
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            responses.push(match op {
+                Op::Range(req) => OpResult::Range(self.range_within(req, writing)?),
+                Op::Put(req) => OpResult::Put(self.put(req, writing)?),
+                Op::Delete(req) => {
+                    let (n, prevs) = self.delete(req, writing)?;
+                    OpResult::Delete(n, prevs)
+                }
+                Op::Txn(txn) => match nested.next() {
+                    Some(decided) => OpResult::Txn(self.run(txn, decided, writing)?),
+                    None => OpResult::Txn(TxnResult::default()),
+                },
+            });
+        }
+        Ok(TxnResult { succeeded: decided.succeeded, responses })
+    }
+
+    /// A read in a transaction: the present includes its writes so far.
+    fn range_within(
+        &self,
+        req: &RangeRequest,
+        writing: &Writing,
+    ) -> Result<RangeResult, StoreError> {
+        let wrote = i64::from(!writing.events.is_empty());
+        let view = self.overlay();
+        let revision = self.meta.revision + wrote;
+        let at = At { view: &view, revision, compacted: self.meta.compacted };
+        // The revision was checked before the first write.
+        Ok(at.range(req)?.unwrap_or_default())
+    }
+
+    fn put(
+        &mut self,
+        req: &PutRequest,
+        writing: &mut Writing,
+    ) -> Result<Option<KeyValue>, StoreError> {
+        let revision = self.meta.revision + 1;
+        let sub = writing.events.len() as u32;
+        let old = self.live(&req.key)?;
+        let old_kv = old.as_ref().map(|old| &old.kv);
+        let old_lease = old_kv.map_or(0, |kv| kv.lease);
+        // A key to keep the value of was there before the transaction; one that
+        // the transaction itself deleted meanwhile comes back empty.
+        let value = match (req.ignore_value, old_kv) {
+            (false, _) => req.value.clone(),
+            (true, Some(kv)) => kv.value.clone(),
+            (true, None) => Bytes::new(),
+        };
+        let kv = KeyValue {
+            key: req.key.clone(),
+            create_revision: old_kv.map_or(revision, |kv| kv.create_revision),
+            mod_revision: revision,
+            version: old_kv.map_or(1, |kv| kv.version + 1),
+            lease: if req.ignore_lease { old_lease } else { req.lease },
+            value,
+        };
+        let live = Live { kv, sub };
+        self.writes.put(Space::Latest, req.key.clone(), live.encode());
+        self.bind(&req.key, old_lease, live.kv.lease);
+        writing.written += records::cost(&live.kv.key, &live.kv.value);
+        let (place, prev) = self.supersede(old, writing);
+        let answer = if req.prev_kv { prev.clone() } else { None };
+        writing.events.push((Event { deleted: false, kv: live.kv, prev }, place));
+        Ok(answer)
+    }
+
+    /// Moves a key from one lease to another (0: none).
+    fn bind(&mut self, key: &Bytes, from: i64, to: i64) {
+        if from == to {
+            return;
+        }
+        if from != 0 {
+            self.writes.remove(Space::LeaseKeys, records::lease_key_of(from, key));
+        }
+        if to != 0 {
+            self.writes.put(Space::LeaseKeys, records::lease_key_of(to, key), Bytes::new());
+        }
+    }
+
+    /// Makes the pair that is replaced a version of the past.
+    fn supersede(
+        &mut self,
+        old: Option<Live>,
+        writing: &mut Writing,
+    ) -> (Option<Place>, Option<KeyValue>) {
+        let Some(old) = old else {
+            return (None, None);
+        };
+        let place = old.place();
+        let record = records::version_record(self.meta.revision + 1);
+        self.writes.put(Space::Versions, records::version_key(&old.kv.key, place), record);
+        writing.superseded += records::cost(&old.kv.key, &old.kv.value);
+        (Some(place), Some(old.kv))
+    }
+
+    fn delete(
+        &mut self,
+        req: &DeleteRequest,
+        writing: &mut Writing,
+    ) -> Result<(i64, Vec<KeyValue>), StoreError> {
+        let lives = self.lives(&req.range)?;
+        let n = lives.len() as i64;
+        let mut prevs = Vec::new();
+        for live in lives {
+            if req.prev_kv {
+                prevs.push(live.kv.clone());
+            }
+            self.delete_live(live, writing);
+        }
+        Ok((n, prevs))
+    }
+
+    /// Deletes a pair that is there.
+    fn delete_live(&mut self, live: Live, writing: &mut Writing) {
+        let key = live.kv.key.clone();
+        self.writes.remove(Space::Latest, key.clone());
+        self.bind(&key, live.kv.lease, 0);
+        let tomb = records::cost(&key, &[]);
+        writing.written += tomb;
+        writing.tombs += tomb;
+        let (place, prev) = self.supersede(Some(live), writing);
+        let revision = self.meta.revision + 1;
+        let kv = KeyValue { key, mod_revision: revision, ..KeyValue::default() };
+        writing.events.push((Event { deleted: true, kv, prev }, place));
+    }
+
+    /// Deletes these keys in one revision; those that are missing are passed over.
+    pub(crate) fn delete_keys(&mut self, keys: &[Bytes]) -> Result<(), StoreError> {
+        let mut writing = Writing::default();
+        for key in keys {
+            if let Some(live) = self.live(key)? {
+                self.delete_live(live, &mut writing);
+            }
+        }
+        self.finish(writing);
+        Ok(())
+    }
+
+    /// Makes a revision of what a command wrote.
+    fn finish(&mut self, writing: Writing) {
+        if writing.events.is_empty() {
+            return;
+        }
+        let revision = self.meta.begin_revision();
+        self.meta.garbage += writing.superseded;
+        self.meta.written += writing.written;
+        self.meta.tombs = writing.tombs;
+        let mut events = Vec::with_capacity(writing.events.len());
+        for (sub, (event, prev)) in writing.events.into_iter().enumerate() {
+            let place = (revision, sub as u32);
+            let past = Past {
+                deleted: event.deleted,
+                kv: event.kv.clone(),
+                sub: place.1,
+                prev,
+                garbage: self.meta.garbage,
+            };
+            self.writes.put(Space::History, records::place_key(place), past.encode());
+            events.push(event);
+        }
+        self.revisions.push(Revision { revision, events });
+    }
+}
+
+fn branch(txn: &TxnRequest, succeeded: bool) -> &[Op] {
+    if succeeded { &txn.success } else { &txn.failure }
+}
+
+fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
+    let order = match &compare.target {
+        CompareTarget::Version(v) => kv.version.cmp(v),
+        CompareTarget::Create(r) => kv.create_revision.cmp(r),
+        CompareTarget::Mod(r) => kv.mod_revision.cmp(r),
+        CompareTarget::Value(v) => kv.value.cmp(v),
+        CompareTarget::Lease(l) => kv.lease.cmp(l),
+    };
+    match compare.result {
+        CompareResult::Equal => order == Ordering::Equal,
+        CompareResult::Greater => order == Ordering::Greater,
+        CompareResult::Less => order == Ordering::Less,
+        CompareResult::NotEqual => order != Ordering::Equal,
+    }
+}
