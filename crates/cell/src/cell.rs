@@ -216,6 +216,8 @@ pub struct Cell<S: Store> {
     pub(crate) reads: Reads,
     pub(crate) duties: LeaseDuties,
     pub(crate) transfers: Transfers<S::View>,
+    /// Streams that ended, not yet told to the protocol.
+    pub(crate) snapshots_ended: Vec<(NodeId, Option<u64>)>,
     /// Messages that wait for a write, in order of that write.
     gated: VecDeque<(WriteSeq, Outgoing)>,
     persisted: WriteSeq,
@@ -255,6 +257,7 @@ impl<S: Store> Cell<S> {
             reads: Reads::default(),
             duties,
             transfers: Transfers::new(seed),
+            snapshots_ended: Vec::new(),
             gated: VecDeque::new(),
             persisted: WriteSeq(0),
             unsynced_bytes: 0,
@@ -304,6 +307,7 @@ impl<S: Store> Cell<S> {
         self.status = self.core.status();
         self.flush_requests(out);
         self.flush_reads(out);
+        self.report_ended_transfers(out);
         self.maybe_sync(out);
         self.status = self.core.status();
     }

@@ -120,6 +120,11 @@ impl Command {
         Ok(command)
     }
 
+    /// Whether an encoded command carries a lease clock that its proposer sets.
+    pub fn has_clock(encoded: &[u8]) -> bool {
+        matches!(encoded.get(1), Some(5 | 7 | 8 | 9))
+    }
+
     /// Sets the lease clock in a command that carries one.
     pub fn stamp_clock(&mut self, now: u64) {
         match self {

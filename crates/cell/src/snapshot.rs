@@ -1,0 +1,295 @@
+//! Streaming the state to a peer that needs more than the log still holds.
+//!
+//! Piece 0 is the boundary (index, ballot, membership); the others are the
+//! export format of `synod_mvcc`. The sender keeps what is not acknowledged and
+//! sends it again, so a lost piece or a broken connection resumes where it was;
+//! a receiver that lost its staging area asks from the start.
+
+use crate::cell::{Cell, CellOutput, Failure};
+use crate::event::CellEvent;
+use crate::message::PeerMessage;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use synod_base::codec::{Malformed, Reader, put_varint};
+use synod_base::{NodeId, Tick};
+use synod_consensus::{Input, Membership, SnapshotMeta};
+use synod_mvcc::{SnapshotReader, SnapshotWriter, Store, StoreError, View};
+
+const CHUNK_BYTES: usize = 256 << 10;
+const RESEND_MS: u64 = 500;
+
+/// Streams that this node sends, and the one that it receives.
+pub(crate) struct Transfers<V: View> {
+    sending: BTreeMap<NodeId, Sending<V>>,
+    receiving: Option<Receiving>,
+    next_stream: u64,
+}
+
+struct Sending<V: View> {
+    stream: u64,
+    writer: SnapshotWriter<V>,
+    /// Sent or to be sent, not acknowledged: (number, last, bytes).
+    unacked: VecDeque<(u64, bool, Bytes)>,
+    next: u64,
+    complete: bool,
+    heard: Tick,
+    sent: Tick,
+    resend: bool,
+}
+
+struct Receiving {
+    from: NodeId,
+    stream: u64,
+    next: u64,
+    meta: SnapshotMeta,
+    reader: SnapshotReader,
+}
+
+impl<V: View> Transfers<V> {
+    pub fn new(seed: u64) -> Transfers<V> {
+        // Another life's streams have other numbers.
+        Transfers { sending: BTreeMap::new(), receiving: None, next_stream: seed >> 8 }
+    }
+
+    pub fn disconnected(&mut self, peer: NodeId) {
+        if let Some(s) = self.sending.get_mut(&peer) {
+            s.resend = true;
+        }
+    }
+}
+
+fn encode_meta(meta: &SnapshotMeta) -> Bytes {
+    let mut out = Vec::new();
+    put_varint(&mut out, meta.index);
+    put_varint(&mut out, meta.term);
+    meta.membership.encode(&mut out);
+    out.into()
+}
+
+fn decode_meta(bytes: Bytes) -> Result<SnapshotMeta, Malformed> {
+    let mut r = Reader::new(bytes);
+    let (index, term) = (r.varint("index")?, r.varint("term")?);
+    let membership = Membership::decode(&mut r)?;
+    r.end("end of the boundary")?;
+    Ok(SnapshotMeta { index, term, membership })
+}
+
+impl<S: Store> Cell<S> {
+    pub(crate) fn start_transfer(&mut self, to: NodeId, out: &mut Vec<CellOutput>) {
+        if self.transfers.sending.contains_key(&to) {
+            return;
+        }
+        let published = self.state.reader().published();
+        let Some(meta) = self.core.boundary(published.applied()) else {
+            self.end_transfer(to, None, out);
+            return;
+        };
+        let stream = self.transfers.next_stream;
+        self.transfers.next_stream += 1;
+        let index = meta.index;
+        let first = (0, false, encode_meta(&meta));
+        let sending = Sending {
+            stream,
+            writer: SnapshotWriter::new(published),
+            unacked: [first].into(),
+            next: 1,
+            complete: false,
+            heard: self.now,
+            sent: self.now,
+            resend: true,
+        };
+        self.transfers.sending.insert(to, sending);
+        out.push(CellOutput::Event(CellEvent::SnapshotStarted { to, index }));
+        self.pump_transfers(out);
+    }
+
+    fn end_transfer(&mut self, to: NodeId, installed: Option<u64>, out: &mut Vec<CellOutput>) {
+        self.transfers.sending.remove(&to);
+        out.push(CellOutput::Event(CellEvent::SnapshotEnded { to, installed }));
+        // Told at the next tick: this may be inside a step of the protocol.
+        self.snapshots_ended.push((to, installed));
+    }
+
+    /// Sends what the windows allow; gives up streams that nobody answers.
+    pub(crate) fn pump_transfers(&mut self, out: &mut Vec<CellOutput>) {
+        let peers: Vec<NodeId> = self.transfers.sending.keys().copied().collect();
+        for to in peers {
+            let Some(s) = self.transfers.sending.get_mut(&to) else { continue };
+            let member = self.status.membership.all().contains(&to);
+            if !member || self.now.since(s.heard) > self.limits.snapshot_idle_ms {
+                self.end_transfer(to, None, out);
+                continue;
+            }
+            if let Err(e) = pump(s, to, self.now, self.limits.snapshot_window, out) {
+                tracing_note(&e, out);
+                self.end_transfer(to, None, out);
+            }
+        }
+    }
+
+    /// Tells the protocol which streams ended; outside any of its steps.
+    pub(crate) fn report_ended_transfers(&mut self, out: &mut Vec<CellOutput>) {
+        for (to, installed) in std::mem::take(&mut self.snapshots_ended) {
+            self.drive(Input::SnapshotSent { to, installed }, out);
+        }
+    }
+
+    pub(crate) fn chunk_acked(
+        &mut self,
+        from: NodeId,
+        stream: u64,
+        next: u64,
+        installed: Option<u64>,
+        failed: bool,
+        out: &mut Vec<CellOutput>,
+    ) {
+        let Some(s) = self.transfers.sending.get_mut(&from).filter(|s| s.stream == stream) else {
+            return;
+        };
+        s.heard = self.now;
+        let first = s.unacked.front().map_or(s.next, |u| u.0);
+        if failed || installed.is_some() || next < first {
+            // Below what is kept: the receiver started over, so does the stream.
+            self.end_transfer(from, installed, out);
+            return;
+        }
+        while s.unacked.front().is_some_and(|u| u.0 < next) {
+            s.unacked.pop_front();
+        }
+        self.pump_transfers(out);
+    }
+
+    pub(crate) fn take_chunk(
+        &mut self,
+        from: NodeId,
+        stream: u64,
+        number: u64,
+        last: bool,
+        bytes: Bytes,
+        out: &mut Vec<CellOutput>,
+    ) {
+        let (mut installed, mut failed) = (None, false);
+        match self.feed_chunk(from, stream, number, last, bytes, out) {
+            Ok(done) => installed = done,
+            Err(why) => {
+                failed = true;
+                self.transfers.receiving = None;
+                if let Err(e) = self.state.store_mut().stage_abort() {
+                    self.fatal(&e, out);
+                }
+                out.push(CellOutput::Event(CellEvent::SnapshotRefused { from, why }));
+            }
+        }
+        let receiving = self.transfers.receiving.as_ref().filter(|r| r.stream == stream);
+        let next = receiving.map_or(0, |r| r.next);
+        let message = PeerMessage::SnapshotAck { stream, next, installed, failed };
+        out.push(CellOutput::Send { to: from, message });
+    }
+
+    fn feed_chunk(
+        &mut self,
+        from: NodeId,
+        stream: u64,
+        number: u64,
+        last: bool,
+        bytes: Bytes,
+        out: &mut Vec<CellOutput>,
+    ) -> Result<Option<u64>, String> {
+        let known = self.transfers.receiving.as_ref().is_some_and(|r| r.stream == stream);
+        if number == 0 && !known {
+            let meta = decode_meta(bytes).map_err(|e| e.to_string())?;
+            if meta.index <= self.state.applied() {
+                return Ok(Some(self.state.applied()));
+            }
+            self.state.store_mut().stage_begin().map_err(|e| e.to_string())?;
+            let reader = SnapshotReader::new();
+            self.transfers.receiving = Some(Receiving { from, stream, next: 1, meta, reader });
+            return Ok(None);
+        }
+        let Some(r) = self.transfers.receiving.as_mut().filter(|r| r.stream == stream) else {
+            return Ok(None);
+        };
+        if number != r.next {
+            return Ok(None);
+        }
+        r.next += 1;
+        let pairs = r.reader.feed(&bytes).map_err(|e| e.to_string())?;
+        self.state.store_mut().stage_put(pairs).map_err(|e| e.to_string())?;
+        if !last {
+            return Ok(None);
+        }
+        let Some(r) = self.transfers.receiving.take() else { return Ok(None) };
+        r.reader.finish().map_err(|e| e.to_string())?;
+        self.install(r.from, r.meta, out)
+    }
+
+    fn install(
+        &mut self,
+        from: NodeId,
+        meta: SnapshotMeta,
+        out: &mut Vec<CellOutput>,
+    ) -> Result<Option<u64>, String> {
+        let index = meta.index;
+        if index <= self.state.applied() {
+            self.state.store_mut().stage_abort().map_err(|e| e.to_string())?;
+            return Ok(Some(self.state.applied()));
+        }
+        let swapped = self.state.store_mut().stage_swap().and_then(|()| self.state.reload());
+        if let Err(e) = swapped {
+            self.fatal(&e, out);
+            return Ok(None);
+        }
+        if self.state.applied() != index {
+            out.push(CellOutput::Fatal(format!(
+                "the snapshot from {from} promised index {index} and holds {}",
+                self.state.applied()
+            )));
+            return Ok(None);
+        }
+        self.synced = index;
+        self.duties.heard(self.state.lease_clock(), self.now);
+        let revision = self.state.revision();
+        out.push(CellOutput::Event(CellEvent::SnapshotInstalled { from, index, revision }));
+        out.push(CellOutput::Replaced);
+        for ticket in self.requests.swallowed(index) {
+            out.push(CellOutput::Done { ticket, result: Err(Failure::Unknown) });
+        }
+        self.drive(Input::SnapshotInstalled(meta), out);
+        self.tell_applied(out);
+        self.answer_reads(out);
+        Ok(Some(index))
+    }
+}
+
+fn tracing_note(e: &StoreError, out: &mut Vec<CellOutput>) {
+    out.push(CellOutput::Fatal(format!("the state's store failed: {e}")));
+}
+
+fn pump<V: View>(
+    s: &mut Sending<V>,
+    to: NodeId,
+    now: Tick,
+    window: usize,
+    out: &mut Vec<CellOutput>,
+) -> Result<(), StoreError> {
+    let chunk = |stream, (number, last, bytes): &(u64, bool, Bytes)| {
+        let (number, last, bytes) = (*number, *last, bytes.clone());
+        let message = PeerMessage::SnapshotChunk { stream, number, last, bytes };
+        CellOutput::Send { to, message }
+    };
+    if s.resend || (now.since(s.sent) >= RESEND_MS && now.since(s.heard) >= RESEND_MS) {
+        s.resend = false;
+        s.sent = now;
+        out.extend(s.unacked.iter().map(|u| chunk(s.stream, u)));
+    }
+    while s.unacked.len() < window && !s.complete {
+        let Some(bytes) = s.writer.next_chunk(CHUNK_BYTES)? else { break };
+        s.complete = s.writer.is_done();
+        let piece = (s.next, s.complete, bytes);
+        s.next += 1;
+        s.sent = now;
+        out.push(chunk(s.stream, &piece));
+        s.unacked.push_back(piece);
+    }
+    Ok(())
+}
