@@ -1,0 +1,270 @@
+//! One tree in one folder, with the threads that flush and compact it.
+//!
+//! **Invariants**
+//! - Only the writer inserts and seals; flushing and compacting may happen anywhere.
+//! - Nothing that a pinned sequence number can see is dropped.
+//! - The threads end, and are waited for, with their [`Workers`].
+
+use crate::options::{DiskOptions, TABLE_BYTES};
+use bytes::Bytes;
+use lsm_tree::compaction::Leveled;
+use lsm_tree::{AbstractTree, AnyTree, SeqNo, SequenceNumberCounter};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use synod_mvcc::{Batch, Space, StoreError};
+
+/// Sealed memtables that may wait before commits wait for them.
+const SEALED_MAX: usize = 3;
+/// Runs in level 0 from which commits wait for compaction: every read looks
+/// into each of them.
+const L0_RUNS_MAX: usize = 20;
+/// Runs in level 0 from which they are merged into level 1.
+const L0_RUNS: u8 = 4;
+
+/// Which sequence numbers views still read at.
+#[derive(Default)]
+pub(crate) struct Pins(Mutex<BTreeMap<SeqNo, usize>>);
+
+impl Pins {
+    pub(crate) fn add(&self, seqno: SeqNo) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(seqno).or_default() += 1;
+    }
+
+    pub(crate) fn remove(&self, seqno: SeqNo) {
+        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = pins.get_mut(&seqno) {
+            *n -= 1;
+            if *n == 0 {
+                pins.remove(&seqno);
+            }
+        }
+    }
+
+    fn lowest(&self) -> Option<SeqNo> {
+        let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.first_key_value().map(|(seqno, _)| *seqno)
+    }
+}
+
+/// See the file's header.
+pub(crate) struct Generation {
+    pub(crate) tree: AnyTree,
+    pub(crate) pins: Pins,
+    pub(crate) number: u64,
+    path: PathBuf,
+    seqno: SequenceNumberCounter,
+    memtable_bytes: u64,
+    /// Why flushing failed, once it has: commits then fail too.
+    failed: Mutex<Option<StoreError>>,
+    /// Set when this content is superseded: the folder goes with the last view.
+    obsolete: AtomicBool,
+}
+
+impl Generation {
+    pub(crate) fn open(
+        root: &Path,
+        number: u64,
+        options: &DiskOptions,
+    ) -> Result<Arc<Generation>, StoreError> {
+        let path = folder(root, number);
+        let seqno = SequenceNumberCounter::default();
+        let visible = SequenceNumberCounter::default();
+        let config = options.config(&path, seqno.clone(), visible.clone());
+        let tree = config.open().map_err(|e| at("opening the tree", &path, &e))?;
+        // 0 is the sequence number of the first version of an opened tree;
+        // views must be above it.
+        let next = tree.get_highest_persisted_seqno().map_or(1, |seqno| seqno + 1);
+        seqno.set(next);
+        visible.set(next);
+        Ok(Arc::new(Generation {
+            tree,
+            pins: Pins::default(),
+            number,
+            path,
+            seqno,
+            memtable_bytes: options.memtable_bytes,
+            failed: Mutex::default(),
+            obsolete: AtomicBool::new(false),
+        }))
+    }
+
+    /// The sequence number at which everything inserted so far is visible.
+    /// Only the writer may ask, between batches.
+    pub(crate) fn now(&self) -> SeqNo {
+        self.seqno.get()
+    }
+
+    /// Nothing that is visible at or above this number may be dropped.
+    fn watermark(&self) -> SeqNo {
+        self.pins.lowest().unwrap_or_else(|| self.seqno.get()).saturating_sub(1)
+    }
+
+    /// Inserts a batch; then seals the memtable if it is full. Says whether it did.
+    pub(crate) fn insert(&self, batch: Batch) -> bool {
+        let seqno = self.seqno.next();
+        for (space, key, value) in batch.ops {
+            let key = prefixed(space, &key);
+            match value {
+                Some(value) => self.tree.insert(key, value, seqno),
+                None => self.tree.remove(key, seqno),
+            };
+        }
+        let full = self.tree.active_memtable().size() >= self.memtable_bytes;
+        full && self.seal()
+    }
+
+    /// Seals the memtable, so that a flush takes everything inserted so far.
+    pub(crate) fn seal(&self) -> bool {
+        self.tree.rotate_memtable().is_some()
+    }
+
+    /// Flushes what is sealed. Once this has returned, all that was sealed
+    /// before the call is durable.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let lock = self.tree.get_flush_lock();
+        let flushed = self.tree.flush(&lock, self.watermark());
+        flushed.map_err(|e| self.fail(at("flushing", &self.path, &e)))?;
+        Ok(())
+    }
+
+    /// Compacts until there is nothing to do.
+    fn compact(&self, stop: &AtomicBool) -> Result<(), StoreError> {
+        let strategy =
+            Leveled::default().with_l0_threshold(L0_RUNS).with_table_target_size(TABLE_BYTES);
+        let strategy = Arc::new(strategy);
+        while !stop.load(Ordering::Relaxed) {
+            let before = self.tree.current_version().id();
+            let done = self.tree.compact(strategy.clone(), self.watermark());
+            done.map_err(|e| self.fail(at("compacting", &self.path, &e)))?;
+            if self.tree.current_version().id() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&self, error: StoreError) -> StoreError {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert_with(|| error.clone());
+        error
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Waits while flushing or compaction are too far behind: the bound on
+    /// memory and on what a read has to look through.
+    pub(crate) fn wait_for_workers(&self) -> Result<(), StoreError> {
+        while self.tree.sealed_memtable_count() > SEALED_MAX
+            || self.tree.l0_run_count() > L0_RUNS_MAX
+        {
+            self.check()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Removes the folder once nobody reads it any more.
+    pub(crate) fn retire(&self) {
+        self.obsolete.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Relaxed) {
+            // What cannot be removed now is removed at the next opening.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The folder of a generation.
+pub(crate) fn folder(root: &Path, number: u64) -> PathBuf {
+    root.join(format!("generation-{number}"))
+}
+
+/// A key as it is in the tree.
+pub(crate) fn prefixed(space: Space, key: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(space as u8);
+    out.extend_from_slice(key);
+    out.into()
+}
+
+/// An error with what was done and where.
+pub(crate) fn at(what: &str, path: &Path, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::io(format!("{what} in {} failed: {error}", path.display()))
+}
+
+/// The threads of a generation: one flushes, one compacts, so that a long
+/// compaction does not hold up flushing.
+pub(crate) struct Workers {
+    /// `None` once they are to end: the only strong reference is here.
+    wake: Option<Arc<SyncSender<()>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    pub(crate) fn start(generation: &Arc<Generation>) -> Result<Workers, StoreError> {
+        let (wake, sealed) = sync_channel(1);
+        let (flushed, compact) = sync_channel(1);
+        // Left over from the last time, perhaps.
+        let _ = flushed.try_send(());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers =
+            Workers { wake: Some(Arc::new(wake)), stop: Arc::clone(&stop), threads: Vec::new() };
+        let shared = Arc::clone(generation);
+        workers.spawn("state-flush", move || flush_loop(&shared, &sealed, &flushed))?;
+        let shared = Arc::clone(generation);
+        workers.spawn("state-compact", move || {
+            while compact.recv().is_ok() && shared.compact(&stop).is_ok() {}
+        })?;
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        let thread = thread.map_err(|e| StoreError::io(format!("starting thread {name}: {e}")))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Something was sealed (or flushed by somebody else).
+    pub(crate) fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // A full channel means that it will wake anyway.
+            let _ = wake.try_send(());
+        }
+    }
+
+    /// What [`Workers::wake`] does, for elsewhere. It must not keep the threads alive.
+    pub(crate) fn waker(&self) -> Weak<SyncSender<()>> {
+        self.wake.as_ref().map(Arc::downgrade).unwrap_or_default()
+    }
+}
+
+fn flush_loop(generation: &Generation, sealed: &Receiver<()>, flushed: &SyncSender<()>) {
+    while sealed.recv().is_ok() && generation.flush().is_ok() {
+        let _ = flushed.try_send(());
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake = None;
+        for thread in self.threads.drain(..) {
+            // A panic there was a failed flush; `check` has told.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The state on a real disk: [`synod_mvcc::Store`] over the log-structured
+//! merge tree of the fjall project.
+//!
+//! **Why a crate**: the only place that knows the storage library, and threads
+//! and files of the state.
+//!
+//! **Why the tree itself and not the fjall database around it**: fjall keeps a
+//! journal of its own, which our journal makes superfluous (it replays
+//! everything above the applied index), which doubles the bytes written, whose
+//! fsync holds up every commit, and which must be replayed at opening. Without
+//! it a sync is the flush of a memtable to a table file, beside which commits go on.
+//!
+//! **Invariants**
+//! - One tree holds all key spaces, its keys prefixed with the space, so that
+//!   one memtable holds a batch whole: memtables are sealed between batches
+//!   only, and tables are flushed in order, so what is on disk is always the
+//!   state after some commit.
+//! - A view is taken between batches, by the writer; what is on disk is never
+//!   taken from under it (`Pins`).
+//! - Each staged content is a generation with a folder of its own; the file
+//!   `CURRENT` names the one that counts and is replaced atomically.
+//!
+//! **Must not know**: revisions, leases, consensus.
+
+mod disk;
+mod generation;
+mod options;
+mod view;
+
+pub use disk::DiskStore;
+pub use options::DiskOptions;
+pub use view::DiskView;
