@@ -41,9 +41,13 @@ impl Raft {
         self.history.current().quorum(|id| id == self.id)
     }
 
+    /// One whose removal is in its log but not known to be committed still
+    /// campaigns: it may be the only one that holds that entry, and then the
+    /// others, with shorter logs, can never win without it (thesis 4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
-        self.history.current().is_voter(self.id)
-            && self.write_age() <= self.limits.disk_stall_ms
+        let voter = self.history.current().is_voter(self.id)
+            || self.history.at(self.commit).is_voter(self.id);
+        voter && self.write_age() <= self.limits.disk_stall_ms
     }
 
     fn leader_alive(&self) -> bool {
