@@ -27,8 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 use synod_base::{NodeId, Tick, hash64};
 use synod_cell::{Cell, CellLimits, Work};
 use synod_consensus::{Membership, Recovered, SnapshotMeta};
-use synod_mvcc::{Command, MemberInfo, State, StateLimits};
-use synod_store::{FjallStore, StoreOptions};
+use synod_mvcc::{Command, MemberInfo, State, StateLimits, Store};
+use synod_store::{DiskOptions, DiskStore};
 use synod_wal::{Journal, Options};
 use tokio::sync::{oneshot, watch};
 
@@ -396,9 +396,9 @@ async fn ask_all(urls: &[String], opening: &Opening) -> Vec<(String, Answer)> {
 fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     let id = NodeId(identity.id);
     let begun = Instant::now();
-    let store = FjallStore::open(
+    let store = DiskStore::open(
         &config.data_dir.join("state"),
-        StoreOptions { cache_bytes: config.cache_bytes, ..StoreOptions::default() },
+        DiskOptions { cache_bytes: config.cache_bytes, ..DiskOptions::default() },
     )
     .map_err(fail("cannot open the state"))?;
     let limits = StateLimits {
@@ -444,7 +444,7 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
 }
 
 /// The state that all first members begin with: index 1.
-fn found(config: &Config, state: &mut State<FjallStore>) -> Result<(), StartError> {
+fn found(config: &Config, state: &mut State<DiskStore>) -> Result<(), StartError> {
     let members = first_members(config).into_iter().map(|(id, (name, peer_urls))| MemberInfo {
         id: NodeId(id),
         name,
@@ -454,13 +454,13 @@ fn found(config: &Config, state: &mut State<FjallStore>) -> Result<(), StartErro
     state.bootstrap(members);
     state.skip(1, 1);
     state.commit().map_err(fail("cannot write the first state"))?;
-    state.store_mut().sync_now().map_err(fail("cannot sync the first state"))
+    state.store_mut().sync().map_err(fail("cannot sync the first state"))
 }
 
 fn assemble(
     config: &Config,
     identity: &Identity,
-    cell: Cell<FjallStore>,
+    cell: Cell<DiskStore>,
     journal: Journal<FileDisk>,
 ) -> Result<CoreLoop, StartError> {
     let id = NodeId(identity.id);

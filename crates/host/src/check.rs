@@ -34,7 +34,7 @@ impl Checker {
         }
         self.next = (self.every_ms > 0).then(|| now.plus(self.every_ms));
         self.told.clear();
-        self.revision = handle.published().revision;
+        self.revision = handle.published().revision();
         Some(self.revision)
     }
 

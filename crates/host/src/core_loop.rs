@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use synod_base::{CellId, NodeId, Tick};
 use synod_cell::{Cell, CellEvent, CellInput, CellOutput, Failure, PeerMessage, Reply};
 use synod_consensus::{Role, WriteSeq};
-use synod_store::FjallStore;
+use synod_mvcc::Store;
+use synod_store::DiskStore;
 use tokio::sync::oneshot;
 
 /// The one cell of a node, until nodes host several.
@@ -38,7 +39,7 @@ pub(crate) enum ToCore {
 }
 
 pub(crate) struct CoreLoop {
-    pub cell: Cell<FjallStore>,
+    pub cell: Cell<DiskStore>,
     pub handle: Handle,
     pub links: Links,
     pub journal: Sender<JournalJob>,
@@ -192,7 +193,7 @@ impl CoreLoop {
 
     /// Makes the store durable without holding up the turn.
     fn sync_state(&mut self, index: u64) {
-        let syncer = self.cell.state_mut().syncer();
+        let syncer = self.cell.state().store().syncer();
         let mailbox = self.handle.0.mailbox.clone();
         tokio::task::spawn_blocking(move || {
             let done = syncer().map(|()| index).map_err(|e| e.to_string());
@@ -244,7 +245,7 @@ impl CoreLoop {
         *shared.status.lock().unwrap_or_else(|e| e.into_inner()) = status;
         let clock = self.cell.lease_clock(self.now());
         *shared.lease_clock.lock().unwrap_or_else(|e| e.into_inner()) = (clock, Instant::now());
-        shared.store_disk.store(self.cell.state().store_size().on_disk, Ordering::Relaxed);
+        shared.store_disk.store(self.cell.state().size().on_disk, Ordering::Relaxed);
     }
 
     fn start_hash_round(&mut self, revision: i64) {
@@ -261,7 +262,7 @@ impl CoreLoop {
         let mailbox = self.handle.0.mailbox.clone();
         tokio::task::spawn_blocking(move || {
             let hash = match published.hash_kv(revision) {
-                Ok(Ok((hash, compacted, _))) => Some((hash, compacted)),
+                Ok(Ok(h)) => Some((h.hash, h.compact_revision)),
                 Ok(Err(_)) | Err(_) => None,
             };
             mailbox.push(ToCore::Hashed { peer, revision, hash });

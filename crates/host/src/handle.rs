@@ -14,7 +14,7 @@ use synod_mvcc::{Outcome, Published, Reader, Store};
 use tokio::sync::{oneshot, watch};
 
 /// A pinned view of the store that the host uses.
-pub type HostView = <synod_store::FjallStore as Store>::View;
+pub type HostView = <synod_store::DiskStore as Store>::View;
 
 /// An event with the wall time at which this node saw it.
 #[derive(Clone, Debug)]
