@@ -477,6 +477,7 @@ fn assemble(
         leader: AtomicU64::new(0),
         term: AtomicU64::new(0),
         leads: AtomicBool::new(false),
+        learner: AtomicBool::new(identity.voters.is_empty()),
         reads_alone: AtomicBool::new(false),
         status: Mutex::new(Arc::new(cell.status())),
         lease_clock: Mutex::new((cell.lease_clock(Tick(0)), Instant::now())),

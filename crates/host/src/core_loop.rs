@@ -236,6 +236,8 @@ impl CoreLoop {
         let shared = &self.handle.0;
         shared.term.store(status.term, Ordering::Release);
         shared.leads.store(leads, Ordering::Release);
+        let learner = !status.membership.is_voter(shared.id);
+        shared.learner.store(learner, Ordering::Relaxed);
         shared.reads_alone.store(status.reads_alone, Ordering::Release);
     }
 

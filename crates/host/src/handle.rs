@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub leader: AtomicU64,
     pub term: AtomicU64,
     pub leads: AtomicBool,
+    pub learner: AtomicBool,
     /// A linearizable read needs nobody else (see [`synod_consensus::Status`]).
     pub reads_alone: AtomicBool,
     pub status: Mutex<Arc<CellStatus>>,
@@ -133,6 +134,11 @@ impl Handle {
     /// Where it stands, at most a few ticks old.
     pub fn status(&self) -> Arc<CellStatus> {
         self.0.status.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Whether it only receives the log and does not count.
+    pub fn is_learner(&self) -> bool {
+        self.0.learner.load(Ordering::Relaxed)
     }
 
     /// Lease time now by this node's reckoning, ms (exact on the leader).

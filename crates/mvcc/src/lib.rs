@@ -43,4 +43,3 @@ pub use state::{State, StateLimits};
 pub use store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
 pub use types::*;
 pub use watch_index::WatchIndex;
-mod snapstub; pub use snapstub::*;

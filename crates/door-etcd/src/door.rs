@@ -1,0 +1,97 @@
+//! What all services of the door share.
+
+use crate::error;
+use std::sync::Arc;
+use synod_cell::Work;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_host::Handle;
+use synod_mvcc::{Command, Outcome};
+use tonic::Status;
+
+/// The version of etcd whose interface this is; clients choose features by it.
+pub const ETCD_VERSION: &str = "3.7.0";
+
+/// Bounds and timings of the door.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Largest request, bytes (etcd's --max-request-bytes).
+    pub request_bytes_max: usize,
+    /// Most operations in a list of a transaction (etcd's --max-txn-ops).
+    pub txn_ops_max: usize,
+    /// Interval of progress notes on idle watches that asked for them, ms.
+    pub progress_ms: u64,
+    /// Bytes of answers that may wait for one slow watch stream.
+    pub watch_buffer_bytes: usize,
+    /// The quota that the cell was given, told by Status; 0: none.
+    pub quota_bytes: u64,
+    /// Most concurrent streams of one HTTP/2 connection.
+    pub streams_max: u32,
+}
+
+impl Default for DoorConfig {
+    fn default() -> DoorConfig {
+        DoorConfig {
+            request_bytes_max: 1536 << 10,
+            txn_ops_max: 128,
+            progress_ms: 600_000,
+            watch_buffer_bytes: 1 << 20,
+            quota_bytes: 2 << 30,
+            streams_max: u32::MAX,
+        }
+    }
+}
+
+/// One member's etcd door. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    handle: Handle,
+    config: DoorConfig,
+}
+
+impl Door {
+    /// A door in front of this member.
+    pub fn new(handle: Handle, config: DoorConfig) -> Door {
+        Door(Arc::new(Inner { handle, config }))
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.0.handle
+    }
+
+    pub(crate) fn config(&self) -> &DoorConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn header(&self, revision: i64, term: u64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.0.handle.cluster_id(),
+            member_id: self.0.handle.id().0,
+            revision,
+            raft_term: term,
+        }
+    }
+
+    /// A header with the present revision and ballot.
+    pub(crate) fn header_now(&self) -> pb::ResponseHeader {
+        self.header(self.0.handle.published().revision(), self.0.handle.term())
+    }
+
+    /// Has a command agreed on; gives its outcome and the header.
+    pub(crate) async fn run(&self, command: Command) -> Result<(Outcome, pb::ResponseHeader), Status> {
+        self.refuse_on_learner()?;
+        let encoded = command.encode();
+        if encoded.len() > self.0.config.request_bytes_max {
+            return Err(error::request_too_large());
+        }
+        let done = self.0.handle.propose(Work::Command(encoded)).await;
+        let (outcome, revision, term) = done.map_err(error::of_request)?;
+        Ok((outcome, self.header(revision, term)))
+    }
+
+    /// A learner serves serializable reads and status only.
+    pub(crate) fn refuse_on_learner(&self) -> Result<(), Status> {
+        if self.0.handle.is_learner() { Err(error::not_for_learner()) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,122 @@
+//! The keyspace's calls.
+
+use crate::door::Door;
+use crate::{convert, error};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_mvcc::{Command, Op, Outcome, RangeRequest, TxnRequest, check_put, check_txn};
+use tonic::Status;
+
+/// Ranges that may touch more pairs than this are read on another thread.
+const INLINE_LIMIT: i64 = 1_000;
+
+impl Door {
+    pub(crate) async fn range(&self, r: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        if r.key.is_empty() {
+            return Err(error::key_not_provided());
+        }
+        let serializable = r.serializable;
+        let request = convert::range(r)?;
+        self.read_barrier(serializable).await?;
+        let (result, header) = self.read(request).await?;
+        Ok(convert::range_response(result, Some(header)))
+    }
+
+    pub(crate) async fn read_barrier(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            return Ok(());
+        }
+        self.refuse_on_learner()?;
+        self.handle().barrier().await.map_err(error::of_request)
+    }
+
+    /// Reads what is published, large ranges on a thread for that.
+    pub(crate) async fn read(
+        &self,
+        request: RangeRequest,
+    ) -> Result<(synod_mvcc::RangeResult, pb::ResponseHeader), Status> {
+        let published = self.handle().published();
+        let header = self.header(published.revision(), self.handle().term());
+        let small = request.range.end.is_empty()
+            || (1..=INLINE_LIMIT).contains(&request.limit);
+        let result = if small {
+            published.range(&request)
+        } else {
+            let read = tokio::task::spawn_blocking(move || published.range(&request)).await;
+            read.map_err(|_| error::stopped())?
+        };
+        let result = result.map_err(error::of_store)?.map_err(error::of_state)?;
+        Ok((result, header))
+    }
+
+    pub(crate) async fn put(&self, r: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        let request = convert::put(r);
+        check_put(&request).map_err(error::of_problem)?;
+        match self.run(Command::Put(request)).await? {
+            (Outcome::Put(prev), header) => Ok(pb::PutResponse {
+                header: Some(header),
+                prev_kv: prev.map(convert::key_value),
+            }),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn delete_range(
+        &self,
+        r: pb::DeleteRangeRequest,
+    ) -> Result<pb::DeleteRangeResponse, Status> {
+        if r.key.is_empty() {
+            return Err(error::key_not_provided());
+        }
+        match self.run(Command::Delete(convert::delete(r))).await? {
+            (Outcome::Delete(deleted, prev), header) => Ok(pb::DeleteRangeResponse {
+                header: Some(header),
+                deleted,
+                prev_kvs: prev.into_iter().map(convert::key_value).collect(),
+            }),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn txn(&self, r: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        let request = convert::txn(r)?;
+        check_txn(&request, self.config().txn_ops_max).map_err(error::of_problem)?;
+        if reads_only(&request) {
+            return self.read_txn(request).await;
+        }
+        match self.run(Command::Txn(request)).await? {
+            (Outcome::Txn(result), header) => Ok(convert::txn_response(result, &header)),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// A transaction that writes nothing needs a barrier and no entry.
+    async fn read_txn(&self, request: TxnRequest) -> Result<pb::TxnResponse, Status> {
+        self.read_barrier(false).await?;
+        let published = self.handle().published();
+        let header = self.header(published.revision(), self.handle().term());
+        let read = tokio::task::spawn_blocking(move || published.read_txn(&request)).await;
+        let result = read.map_err(|_| error::stopped())?;
+        let result = result.map_err(error::of_store)?.map_err(error::of_state)?;
+        Ok(convert::txn_response(result, &header))
+    }
+
+    pub(crate) async fn compact(
+        &self,
+        r: pb::CompactionRequest,
+    ) -> Result<pb::CompactionResponse, Status> {
+        let (_, header) = self.run(Command::Compact { revision: r.revision }).await?;
+        Ok(pb::CompactionResponse { header: Some(header) })
+    }
+}
+
+pub(crate) fn unexpected(outcome: &Outcome) -> Status {
+    Status::internal(format!("the state answered with something else: {outcome:?}"))
+}
+
+fn reads_only(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| match op {
+        Op::Range(_) => true,
+        Op::Txn(nested) => reads_only(nested),
+        Op::Put(_) | Op::Delete(_) => false,
+    })
+}
