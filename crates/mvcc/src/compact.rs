@@ -13,7 +13,11 @@ use crate::meta::Sweep;
 use crate::records::{self, Past};
 use crate::state::State;
 use crate::store::{Read, Space, Store, StoreError};
-use crate::types::{Error, Outcome};
+use crate::types::{Error, MemberInfo, Outcome};
+
+/// By how much a restore moves the revision up, unless told otherwise: more
+/// than a cell writes between a backup and its loss.
+pub const REVISION_BUMP: i64 = 1_000_000_000;
 
 impl<S: Store> State<S> {
     pub(crate) fn apply_compact(
@@ -71,6 +75,33 @@ impl<S: Store> State<S> {
             }
         }
         Ok(self.meta.sweep.is_some() || self.meta.swept < self.meta.compacted)
+    }
+
+    /// Makes a restored state that of a new cell: its revision moves up by
+    /// `bump` (so that no revision that clients saw after the backup comes
+    /// again with another content; etcd #16028) with all before it compacted,
+    /// its applied index and term and its members are the new cell's. Live
+    /// pairs and leases stay. Commit afterwards.
+    pub fn rebase(
+        &mut self,
+        bump: i64,
+        applied: u64,
+        term: u64,
+        members: impl IntoIterator<Item = MemberInfo>,
+    ) {
+        let meta = &mut self.meta;
+        (meta.applied, meta.term) = (applied, term);
+        if bump > 0 {
+            meta.revision = meta.revision.saturating_add(bump);
+            meta.compacted = meta.revision;
+            meta.garbage += std::mem::take(&mut meta.tombs);
+            meta.freed = meta.garbage;
+        }
+        let old: Vec<_> = self.members.keys().copied().collect();
+        for member in old {
+            self.remove_member(member);
+        }
+        self.bootstrap(members);
     }
 
     /// Removes what this event made unreadable.

@@ -27,6 +27,7 @@ mod pmap;
 mod read;
 mod reader;
 mod records;
+mod snapshot;
 mod state;
 mod store;
 mod types;
@@ -35,10 +36,14 @@ mod write;
 
 pub use check::{TxnProblem, check_put, check_txn};
 pub use command::TXN_DEPTH_MAX;
+pub use compact::REVISION_BUMP;
 pub use history::{HashKv, History};
 pub use lease::LEASE_TTL_MAX;
 pub use mem::{MemStore, MemView};
 pub use reader::{LeaseInfo, Published, Reader};
+pub use snapshot::{
+    SnapshotCursor, SnapshotError, SnapshotHead, SnapshotReader, SnapshotWriter, StagedPairs,
+};
 pub use state::{State, StateLimits};
 pub use store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
 pub use types::*;

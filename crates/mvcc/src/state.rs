@@ -301,7 +301,7 @@ impl<S: Store> State<S> {
         self.write_members();
     }
 
-    fn remove_member(&mut self, id: NodeId) {
+    pub(crate) fn remove_member(&mut self, id: NodeId) {
         Arc::make_mut(&mut self.members).remove(&id);
         // Nobody is left to clear its alarms.
         let alarms = Arc::make_mut(&mut self.alarms);
