@@ -224,7 +224,8 @@ impl World {
             if (self.now + id.0).is_multiple_of(5) {
                 self.step(id, Input::Tick);
             }
-            let slow = if self.faulty && (self.now / 400 + id.0).is_multiple_of(7) { 400 } else { 2 };
+            let slow =
+                if self.faulty && (self.now / 400 + id.0).is_multiple_of(7) { 400 } else { 2 };
             if self.nodes[&id].unwritten() > 0 && self.rng.one_in(slow) {
                 let n = 1 + self.rng.below(4) as usize;
                 let effects = self.nodes.get_mut(&id).unwrap().persist(n);

@@ -152,9 +152,7 @@ impl Raft {
         let mut log = Log::new(replayed.start.index, replayed.start.term);
         let mut history = History::new(replayed.start.index, replayed.start.membership);
         for (i, entry) in replayed.entries.into_iter().enumerate() {
-            history
-                .note(&entry)
-                .map_err(|error| RecoverError::Malformed { record: i, error })?;
+            history.note(&entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
             log.append(entry);
         }
         let applied = applied.max(log.start());
@@ -262,8 +260,7 @@ impl Raft {
         if dirty.hard || dirty.entries_from.is_some() || dirty.boundary.is_some() {
             let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
-            let record =
-                Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
+            let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
             self.minted = self.coming();
             let (seq, last) = (self.minted, self.log.last());
             self.unfinished.push_back(Unfinished { seq, last, since: self.now });
@@ -353,16 +350,19 @@ impl Raft {
         // answer our campaign; nothing else of it counts.
         let from_leader = matches!(
             body,
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Committed { .. } | Body::TimeoutNow
+            Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::Committed { .. }
+                | Body::TimeoutNow
         );
         let known = self.history.current().all().contains(&from);
         if !known && !from_leader && self.leader != Some(from) {
             return;
         }
-        if let Body::PreVoteAnswer(answer) = body {
-            if answer.refused.is_none() || term <= self.term {
-                return self.on_pre_vote_answer(from, answer);
-            }
+        if let Body::PreVoteAnswer(answer) = body
+            && (answer.refused.is_none() || term <= self.term)
+        {
+            return self.on_pre_vote_answer(from, answer);
         }
         if term > self.term {
             self.follow(term, None, Some(StandDownReason::LaterTerm { from }));
@@ -482,8 +482,8 @@ impl Consensus for Raft {
             Role::Follower if !membership.is_voter(self.id) => Role::Learner,
             role => role,
         };
-        let lead = self.lead.as_ref();
-        let matched = |l: &Box<Lead>| l.peers.iter().map(|(&id, p)| (id, p.matched())).collect();
+        let lead = self.lead.as_deref();
+        let matched = |l: &Lead| l.peers.iter().map(|(&id, p)| (id, p.matched())).collect();
         Status {
             id: self.id,
             role,
