@@ -307,7 +307,8 @@ impl World {
             4 | 5 => self.cut.clear(),
             6 => {
                 self.ticket += 1;
-                let (ticket, to) = (self.ticket, Some(self.any()).filter(|_| self.ticket % 2 == 0));
+                let (ticket, to) =
+                    (self.ticket, Some(self.any()).filter(|_| self.ticket.is_multiple_of(2)));
                 self.step(id, Input::Transfer { ticket, to });
             }
             _ => self.change_members(),
