@@ -210,7 +210,10 @@ impl Raft {
                 _ => self.lead(),
             };
         }
-        if !members.quorum(|id| !poll.refused.contains_key(&id)) {
+        // Waiting for the answer of a leader that was killed would turn a split
+        // vote into a full time-out.
+        let may_come = |id| !poll.refused.contains_key(&id) && self.gone != Some(id);
+        if !poll.refused.is_empty() && !members.quorum(may_come) {
             self.lose();
         }
     }
@@ -294,7 +297,7 @@ impl Raft {
         let why = if leader.is_some() { Refusal::LeaderChanged } else { Refusal::NoLeader };
         self.refuse_asked_reads(why);
         if let Some(id) = leader {
-            self.eager = 0;
+            (self.eager, self.gone) = (0, None);
             if id != self.id {
                 self.event(Event::FollowsLeader { leader: id, term: self.term });
             }
@@ -309,7 +312,7 @@ impl Raft {
         }
         self.set_leader(Some(from));
         self.heard = Some(self.now);
-        self.dropped = false;
+        (self.dropped, self.gone) = (false, None);
         self.draw_deadline();
     }
 

@@ -19,7 +19,9 @@
 //! differs between two lives of a node, so that an answer to a read of an
 //! earlier life is not taken for one of this; a node that lost its disk comes
 //! back under another id; a failed write or fsync stops the node. What may be
-//! dropped after `Forget` is told in [`record`].
+//! dropped after `Forget` is told in [`record`]. `Disconnected` comes after all
+//! that was received over that connection: a later message of the leader would
+//! count as a sign of life and cost a full time-out.
 //!
 //! **Must not know**: clocks (time is an argument), threads, other protocols.
 
@@ -95,6 +97,8 @@ pub struct Raft {
     heard: Option<Tick>,
     /// The connection to the leader dropped since.
     dropped: bool,
+    /// The leader whose connection dropped: nobody waits for its vote.
+    gone: Option<NodeId>,
     /// Early retries of the election that are left after a drop.
     eager: u8,
     deadline: Tick,
@@ -180,6 +184,7 @@ impl Raft {
             leader: None,
             heard: None,
             dropped: false,
+            gone: None,
             eager: 0,
             deadline: now,
             started: now,
@@ -419,6 +424,7 @@ impl Raft {
             }
         } else if self.leader == Some(peer) && !self.dropped {
             self.dropped = true;
+            self.gone = Some(peer);
             self.eager = 3;
             let early = self.now.plus(self.rng.below(self.limits.heartbeat_ms.max(1)));
             self.deadline = self.deadline.min(early);
