@@ -5,21 +5,21 @@
 //! leadership transfer (3.10), learners and joint consensus (4.3).
 //!
 //! **Invariants**
-//! - At most one journal record a step ([`record`]). Term and vote are in a
+//! - At most one journal record a step (`record.rs`). Term and vote are in a
 //!   record no later than the send that relies on them, and that send waits
 //!   for it. A leader counts itself for an index only once that is durable.
 //! - Only an entry of the own term is committed by counting (figure 8).
 //! - `applied <= emitted <= min(commit, persisted)`, `commit <= last`,
 //!   `persisted <= last`.
 //! - A configuration is in force from the moment it is in the log
-//!   ([`members`]).
+//!   (`members.rs`).
 //!
 //! **What the driver guarantees**: `Persisted` reports a contiguous prefix of
 //! the writes, in order; a `Send` starts after its `after` is durable; a seed
 //! differs between two lives of a node, so that an answer to a read of an
 //! earlier life is not taken for one of this; a node that lost its disk comes
 //! back under another id; a failed write or fsync stops the node. What may be
-//! dropped after `Forget` is told in [`record`]. `Disconnected` comes after all
+//! dropped after `Forget` is told in `record.rs`. `Disconnected` comes after all
 //! that was received over that connection: a later message of the leader would
 //! count as a sign of life and cost a full time-out.
 //!
