@@ -2,7 +2,7 @@
 //! Zab have their place beside it).
 //!
 //! **Why a crate**: a protocol decides and does nothing else. It takes an
-//! [`Input`] and the present [`Tick`], and pushes [`Output`]s: records to
+//! [`Input`] and the present [`Tick`](synod_base::Tick), and pushes [`Output`]s: records to
 //! write, messages to send, commits, answers, events. The host binds that to a
 //! real machine, the simulator to a simulated one, and both run the same code.
 //!

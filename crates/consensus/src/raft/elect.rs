@@ -90,11 +90,8 @@ impl Raft {
         self.draw_deadline();
         let term = self.term + 1;
         self.event(Event::Campaigned { term, pre, why });
-        self.poll = Some(Poll {
-            term,
-            granted: BTreeSet::from([self.id]),
-            refused: BTreeMap::new(),
-        });
+        self.poll =
+            Some(Poll { term, granted: BTreeSet::from([self.id]), refused: BTreeMap::new() });
         if pre {
             self.role = Role::PreCandidate;
         } else {
@@ -137,11 +134,8 @@ impl Raft {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, _term: u64, ask: Ask) {
-        let verdict = if ask.term <= self.term {
-            Err(VoteRefusal::OldTerm)
-        } else {
-            self.judge(from, &ask)
-        };
+        let verdict =
+            if ask.term <= self.term { Err(VoteRefusal::OldTerm) } else { self.judge(from, &ask) };
         if let Err(why) = verdict {
             self.event(Event::VoteRefused { to: from, term: ask.term, pre: true, why });
         }
@@ -216,7 +210,10 @@ impl Raft {
                 _ => self.lead(),
             };
         }
-        if !members.quorum(|id| !poll.refused.contains_key(&id)) {
+        // Waiting for the answer of a leader that was killed would turn a split
+        // vote into a full time-out.
+        let may_come = |id| !poll.refused.contains_key(&id) && self.gone != Some(id);
+        if !poll.refused.is_empty() && !members.quorum(may_come) {
             self.lose();
         }
     }
@@ -271,9 +268,6 @@ impl Raft {
         if let (Role::Leader | Role::Candidate, Some(why)) = (was, why) {
             self.event(Event::StoodDown { term: self.term, why });
         }
-        if let Some(lead) = self.lead.take() {
-            self.refuse_leader_reads(lead.reads);
-        }
         self.poll = None;
         self.role = Role::Follower;
         if term > self.term {
@@ -281,8 +275,9 @@ impl Raft {
             self.hard_changed();
             self.set_leader(None);
         }
-        if was == Role::Leader {
+        if let Some(lead) = self.lead.take() {
             self.set_leader(None);
+            self.refuse_leader_reads(lead.reads);
         }
         if leader.is_some() {
             self.set_leader(leader);
@@ -302,7 +297,7 @@ impl Raft {
         let why = if leader.is_some() { Refusal::LeaderChanged } else { Refusal::NoLeader };
         self.refuse_asked_reads(why);
         if let Some(id) = leader {
-            self.eager = 0;
+            (self.eager, self.gone) = (0, None);
             if id != self.id {
                 self.event(Event::FollowsLeader { leader: id, term: self.term });
             }
@@ -317,7 +312,7 @@ impl Raft {
         }
         self.set_leader(Some(from));
         self.heard = Some(self.now);
-        self.dropped = false;
+        (self.dropped, self.gone) = (false, None);
         self.draw_deadline();
     }
 

@@ -5,21 +5,23 @@
 //! leadership transfer (3.10), learners and joint consensus (4.3).
 //!
 //! **Invariants**
-//! - At most one journal record a step ([`record`]). Term and vote are in a
+//! - At most one journal record a step (`record.rs`). Term and vote are in a
 //!   record no later than the send that relies on them, and that send waits
 //!   for it. A leader counts itself for an index only once that is durable.
 //! - Only an entry of the own term is committed by counting (figure 8).
 //! - `applied <= emitted <= min(commit, persisted)`, `commit <= last`,
 //!   `persisted <= last`.
 //! - A configuration is in force from the moment it is in the log
-//!   ([`members`]).
+//!   (`members.rs`).
 //!
 //! **What the driver guarantees**: `Persisted` reports a contiguous prefix of
 //! the writes, in order; a `Send` starts after its `after` is durable; a seed
 //! differs between two lives of a node, so that an answer to a read of an
 //! earlier life is not taken for one of this; a node that lost its disk comes
 //! back under another id; a failed write or fsync stops the node. What may be
-//! dropped after `Forget` is told in [`record`].
+//! dropped after `Forget` is told in `record.rs`. `Disconnected` comes after all
+//! that was received over that connection: a later message of the leader would
+//! count as a sign of life and cost a full time-out.
 //!
 //! **Must not know**: clocks (time is an argument), threads, other protocols.
 
@@ -95,6 +97,8 @@ pub struct Raft {
     heard: Option<Tick>,
     /// The connection to the leader dropped since.
     dropped: bool,
+    /// The leader whose connection dropped: nobody waits for its vote.
+    gone: Option<NodeId>,
     /// Early retries of the election that are left after a drop.
     eager: u8,
     deadline: Tick,
@@ -152,9 +156,7 @@ impl Raft {
         let mut log = Log::new(replayed.start.index, replayed.start.term);
         let mut history = History::new(replayed.start.index, replayed.start.membership);
         for (i, entry) in replayed.entries.into_iter().enumerate() {
-            history
-                .note(&entry)
-                .map_err(|error| RecoverError::Malformed { record: i, error })?;
+            history.note(&entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
             log.append(entry);
         }
         let applied = applied.max(log.start());
@@ -182,6 +184,7 @@ impl Raft {
             leader: None,
             heard: None,
             dropped: false,
+            gone: None,
             eager: 0,
             deadline: now,
             started: now,
@@ -262,8 +265,7 @@ impl Raft {
         if dirty.hard || dirty.entries_from.is_some() || dirty.boundary.is_some() {
             let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
-            let record =
-                Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
+            let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
             self.minted = self.coming();
             let (seq, last) = (self.minted, self.log.last());
             self.unfinished.push_back(Unfinished { seq, last, since: self.now });
@@ -353,16 +355,19 @@ impl Raft {
         // answer our campaign; nothing else of it counts.
         let from_leader = matches!(
             body,
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Committed { .. } | Body::TimeoutNow
+            Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::Committed { .. }
+                | Body::TimeoutNow
         );
         let known = self.history.current().all().contains(&from);
         if !known && !from_leader && self.leader != Some(from) {
             return;
         }
-        if let Body::PreVoteAnswer(answer) = body {
-            if answer.refused.is_none() || term <= self.term {
-                return self.on_pre_vote_answer(from, answer);
-            }
+        if let Body::PreVoteAnswer(answer) = body
+            && (answer.refused.is_none() || term <= self.term)
+        {
+            return self.on_pre_vote_answer(from, answer);
         }
         if term > self.term {
             self.follow(term, None, Some(StandDownReason::LaterTerm { from }));
@@ -419,6 +424,7 @@ impl Raft {
             }
         } else if self.leader == Some(peer) && !self.dropped {
             self.dropped = true;
+            self.gone = Some(peer);
             self.eager = 3;
             let early = self.now.plus(self.rng.below(self.limits.heartbeat_ms.max(1)));
             self.deadline = self.deadline.min(early);
@@ -482,8 +488,8 @@ impl Consensus for Raft {
             Role::Follower if !membership.is_voter(self.id) => Role::Learner,
             role => role,
         };
-        let lead = self.lead.as_ref();
-        let matched = |l: &Box<Lead>| l.peers.iter().map(|(&id, p)| (id, p.matched())).collect();
+        let lead = self.lead.as_deref();
+        let matched = |l: &Lead| l.peers.iter().map(|(&id, p)| (id, p.matched())).collect();
         Status {
             id: self.id,
             role,

@@ -31,6 +31,8 @@ pub(super) struct Progress {
     phase: Phase,
     flights: VecDeque<Flight>,
     flight_bytes: u64,
+    /// It said itself that its log ends (or differs) before the retained one.
+    behind: bool,
     /// When anything of this term was last heard from it.
     pub heard: Tick,
     /// Highest heartbeat round that it answered.
@@ -48,6 +50,7 @@ impl Progress {
             phase: Phase::Probe { quiet_until: Tick(0) },
             flights: VecDeque::new(),
             flight_bytes: 0,
+            behind: false,
             heard: now,
             round: 0,
             commit_sent: 0,
@@ -118,7 +121,19 @@ impl Progress {
         news
     }
 
+    /// What it needs is not in the log. Before that costs a snapshot, it is
+    /// asked whether it holds the log's start: the guess may be older than
+    /// the compaction. False if it is known not to.
+    pub fn try_start(&mut self, start: u64) -> bool {
+        if self.behind || !matches!(self.phase, Phase::Probe { .. }) {
+            return false;
+        }
+        self.next = self.next.max(start + 1);
+        true
+    }
+
     fn replicate(&mut self) {
+        self.behind = false;
         self.phase = Phase::Replicate;
         self.next = self.matched + 1;
         self.clear();
@@ -126,13 +141,14 @@ impl Progress {
 
     /// The peer refused an append after `rejected`; the logs may agree at
     /// `agree`. False if the refusal is out of date.
-    pub fn refused(&mut self, rejected: u64, agree: u64) -> bool {
+    pub fn refused(&mut self, rejected: u64, agree: u64, log_start: u64) -> bool {
         if rejected <= self.matched {
             return false;
         }
         match self.phase {
             Phase::Replicate => self.probe(Tick(0)),
             Phase::Probe { .. } if rejected == self.next - 1 => {
+                self.behind |= agree < log_start || rejected <= log_start;
                 self.next = (agree + 1).min(rejected).max(self.matched + 1);
                 self.phase = Phase::Probe { quiet_until: Tick(0) };
             }
@@ -152,6 +168,7 @@ impl Progress {
     /// The stream of a snapshot ended with the peer at `installed`.
     pub fn probe_after(&mut self, installed: u64) {
         self.probe(Tick(0));
+        self.behind = false;
         self.next = self.next.max(installed + 1);
     }
 

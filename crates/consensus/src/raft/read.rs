@@ -140,8 +140,7 @@ impl Raft {
     fn confirmed_round(&mut self) -> Option<Open> {
         let lead = self.lead.as_mut()?;
         let round = lead.reads.open.as_ref()?.round;
-        let answered =
-            |id| id == self.id || lead.peers.get(&id).is_some_and(|p| p.round >= round);
+        let answered = |id| id == self.id || lead.peers.get(&id).is_some_and(|p| p.round >= round);
         if !self.history.current().quorum(answered) {
             return None;
         }
@@ -161,9 +160,7 @@ impl Raft {
         });
         let sent = lead.reads.sent.iter().rev().find(|(round, _)| *round <= answered);
         let percent = 100u64.saturating_sub(self.limits.lease_drift_percent);
-        sent.is_some_and(|&(_, at)| {
-            self.now.since(at) < self.limits.election_ms * percent / 100
-        })
+        sent.is_some_and(|&(_, at)| self.now.since(at) < self.limits.election_ms * percent / 100)
     }
 
     fn answer(&mut self, batch: Batch, index: u64) {

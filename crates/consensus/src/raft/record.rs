@@ -183,8 +183,8 @@ pub(super) fn replay(recovered: Recovered) -> Result<Replayed, RecoverError> {
     let mut log: BTreeMap<u64, Entry> = BTreeMap::new();
     let mut start: Option<SnapshotMeta> = None;
     for (i, bytes) in recovered.records.into_iter().enumerate() {
-        let record = Record::decode(bytes)
-            .map_err(|error| RecoverError::Malformed { record: i, error })?;
+        let record =
+            Record::decode(bytes).map_err(|error| RecoverError::Malformed { record: i, error })?;
         hard = record.hard;
         if let Some(Boundary { meta, reset }) = record.boundary {
             if reset {

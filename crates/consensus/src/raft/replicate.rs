@@ -77,8 +77,10 @@ impl Raft {
                     break;
                 }
                 let Some(prev_term) = self.log.term(prev_index) else {
-                    let why =
-                        SnapshotReason::BelowLog { next: p.next(), first: self.log.first() };
+                    if p.try_start(self.log.start()) {
+                        continue;
+                    }
+                    let why = SnapshotReason::BelowLog { next: p.next(), first: self.log.first() };
                     p.snapshot();
                     self.out.push(Output::Event(Event::SnapshotNeeded { to, why }));
                     self.out.push(Output::NeedSnapshot { to });
@@ -188,10 +190,9 @@ impl Raft {
         if matched > last {
             return self.event(Event::BadMessage { from, what: "acknowledges what is not there" });
         }
-        if p.acknowledged(matched, start) {
-            if let Some(lead) = &mut self.lead {
-                lead.moved = true;
-            }
+        let news = p.acknowledged(matched, start);
+        if let Some(lead) = &mut self.lead {
+            lead.moved |= news;
         }
     }
 
@@ -201,7 +202,7 @@ impl Raft {
         // Below the retained log nobody knows; then the hint itself decides,
         // and most likely a snapshot is needed.
         let agree = if hint < self.log.start() { hint } else { agree.0 };
-        p.refused(rejected, agree);
+        p.refused(rejected, agree, self.log.start());
     }
 }
 
