@@ -34,7 +34,9 @@ impl<S: Store> Cell<S> {
     fn apply_one(&mut self, entry: Entry, answers: &mut Vec<CellOutput>) -> Result<(), String> {
         let (index, term) = (entry.index, entry.term);
         let broken = |e: &dyn std::fmt::Display| {
-            format!("the agreed entry {index} cannot be applied: {e}; its bytes must have been damaged")
+            format!(
+                "the agreed entry {index} cannot be applied: {e}; its bytes must have been damaged"
+            )
         };
         let (origin, ticket, commands) = match entry.kind {
             EntryKind::Noop => (synod_base::NodeId::NONE, 0, Vec::new()),

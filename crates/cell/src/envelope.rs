@@ -33,7 +33,9 @@ impl Work {
             }
             Work::Change(change, commands) => {
                 out.push(1);
-                for set in [&change.add_learners, &change.promote, &change.add_voters, &change.remove] {
+                for set in
+                    [&change.add_learners, &change.promote, &change.add_voters, &change.remove]
+                {
                     put_varint(out, set.len() as u64);
                     for id in set {
                         put_varint(out, id.0);
@@ -55,7 +57,8 @@ impl Work {
             let n = r.count("member count")?;
             (0..n).map(|_| Ok(NodeId(r.varint("member id")?))).collect()
         };
-        let change = Change { add_learners: set()?, promote: set()?, add_voters: set()?, remove: set()? };
+        let change =
+            Change { add_learners: set()?, promote: set()?, add_voters: set()?, remove: set()? };
         let n = r.count("command count")?;
         let commands = (0..n).map(|_| r.bytes("command")).collect::<Result<_, _>>()?;
         Ok(Work::Change(change, commands))

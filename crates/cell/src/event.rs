@@ -74,7 +74,10 @@ impl fmt::Display for CellEvent {
         match self {
             CellEvent::Consensus(e) => write!(f, "{e}"),
             CellEvent::SnapshotStarted { to, index } => {
-                write!(f, "sending a snapshot at index {index} to {to}: it needs entries that are no longer held")
+                write!(
+                    f,
+                    "sending a snapshot at index {index} to {to}: it needs entries that are no longer held"
+                )
             }
             CellEvent::SnapshotEnded { to, installed: Some(i) } => {
                 write!(f, "{to} installed the snapshot at index {i}")

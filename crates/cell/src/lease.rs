@@ -117,11 +117,17 @@ impl<S: Store> Cell<S> {
         if quota > 0 && size >= quota && raised.is_empty() {
             let why = format!("{size} bytes of keyspace reach the quota of {quota}");
             let member = self.id;
-            out.push(CellOutput::Event(CellEvent::AlarmProposed { raise: true, member, kind, why }));
+            out.push(CellOutput::Event(CellEvent::AlarmProposed {
+                raise: true,
+                member,
+                kind,
+                why,
+            }));
             self.propose_own(&Command::Alarm { raise: true, member, kind });
         } else if quota == 0 || size < quota - quota / 20 {
             for member in raised {
-                let why = format!("{size} bytes of keyspace are under 95 % of the quota of {quota}");
+                let why =
+                    format!("{size} bytes of keyspace are under 95 % of the quota of {quota}");
                 out.push(CellOutput::Event(CellEvent::AlarmProposed {
                     raise: false,
                     member,
@@ -154,12 +160,16 @@ impl<S: Store> Cell<S> {
         let ready = membership.learners.iter().find_map(|learner| {
             let old = twin(learner)?;
             let matched = self.status.matched.iter().find(|(id, _)| id == learner)?.1;
-            (matched > 0 && matched + IN_SYNC_ENTRIES >= self.status.last).then_some((*learner, old))
+            (matched > 0 && matched + IN_SYNC_ENTRIES >= self.status.last)
+                .then_some((*learner, old))
         });
         if let Some((new, old)) = ready {
             let change =
                 Change { promote: [new].into(), remove: [old].into(), ..Change::default() };
-            out.push(CellOutput::Event(CellEvent::AutoPromoted { member: new, replaces: Some(old) }));
+            out.push(CellOutput::Event(CellEvent::AutoPromoted {
+                member: new,
+                replaces: Some(old),
+            }));
             self.requests.push_own_change(change, vec![Command::MemberRemove(old).encode()]);
         }
     }

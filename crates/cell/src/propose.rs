@@ -17,8 +17,8 @@ enum Place {
     Here,
     /// With this leader, who has not said where it put it.
     Sent(NodeId),
-    /// In the log at this index, in this ballot.
-    Log(u64, u64),
+    /// In the log at this index.
+    Log(u64),
 }
 
 struct Pending {
@@ -81,7 +81,7 @@ impl Requests {
         let pending = self.pending.remove(&ticket)?;
         self.bytes -= pending.work.size();
         self.deadlines.remove(&(pending.deadline, ticket));
-        if let Place::Log(index, _) = pending.place
+        if let Place::Log(index) = pending.place
             && self.placed.get(&index).is_some_and(|(_, t)| *t == ticket)
         {
             self.placed.remove(&index);
@@ -97,7 +97,7 @@ impl Requests {
 
     fn place(&mut self, ticket: u64, index: u64, term: u64) {
         if let Some(pending) = self.pending.get_mut(&ticket) {
-            pending.place = Place::Log(index, term);
+            pending.place = Place::Log(index);
             self.placed.insert(index, (term, ticket));
         }
     }
@@ -233,9 +233,11 @@ impl<S: Store> Cell<S> {
         out: &mut Vec<CellOutput>,
     ) {
         for (ticket, result) in items {
-            let sent = self.requests.pending.get(&ticket).is_some_and(
-                |p| matches!(p.place, Place::Sent(leader) if leader == from),
-            );
+            let sent = self
+                .requests
+                .pending
+                .get(&ticket)
+                .is_some_and(|p| matches!(p.place, Place::Sent(leader) if leader == from));
             if sent {
                 self.answer(Asker::Own(ticket), result, out);
             }

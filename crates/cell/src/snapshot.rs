@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use synod_base::codec::{Malformed, Reader, put_varint};
 use synod_base::{NodeId, Tick};
 use synod_consensus::{Input, Membership, SnapshotMeta};
-use synod_mvcc::{SnapshotReader, SnapshotWriter, Store, StoreError, View};
+use synod_mvcc::{SnapshotCursor, SnapshotReader, SnapshotWriter, Store, StoreError, View};
 
 const CHUNK_BYTES: usize = 256 << 10;
 const RESEND_MS: u64 = 500;
@@ -28,6 +28,7 @@ pub(crate) struct Transfers<V: View> {
 struct Sending<V: View> {
     stream: u64,
     writer: SnapshotWriter<V>,
+    cursor: SnapshotCursor,
     /// Sent or to be sent, not acknowledged: (number, last, bytes).
     unacked: VecDeque<(u64, bool, Bytes)>,
     next: u64,
@@ -90,7 +91,8 @@ impl<S: Store> Cell<S> {
         let first = (0, false, encode_meta(&meta));
         let sending = Sending {
             stream,
-            writer: SnapshotWriter::new(published),
+            writer: SnapshotWriter::new(published, CHUNK_BYTES),
+            cursor: SnapshotCursor::default(),
             unacked: [first].into(),
             next: 1,
             complete: false,
@@ -283,8 +285,9 @@ fn pump<V: View>(
         out.extend(s.unacked.iter().map(|u| chunk(s.stream, u)));
     }
     while s.unacked.len() < window && !s.complete {
-        let Some(bytes) = s.writer.next_chunk(CHUNK_BYTES)? else { break };
-        s.complete = s.writer.is_done();
+        let Some((bytes, cursor)) = s.writer.chunk(&s.cursor)? else { break };
+        s.complete = cursor.is_end();
+        s.cursor = cursor;
         let piece = (s.next, s.complete, bytes);
         s.next += 1;
         s.sent = now;

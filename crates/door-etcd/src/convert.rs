@@ -77,7 +77,8 @@ fn op(op: pb::RequestOp) -> Result<Op, Status> {
 
 fn compare(c: pb::Compare) -> Result<Compare, Status> {
     use pb::compare::{CompareResult as PbResult, CompareTarget as PbTarget, TargetUnion};
-    let unknown = |what: &str| Status::invalid_argument(format!("etcdserver: unknown compare {what}"));
+    let unknown =
+        |what: &str| Status::invalid_argument(format!("etcdserver: unknown compare {what}"));
     let result = match PbResult::try_from(c.result) {
         Ok(PbResult::Equal) => CompareResult::Equal,
         Ok(PbResult::Greater) => CompareResult::Greater,
@@ -86,7 +87,8 @@ fn compare(c: pb::Compare) -> Result<Compare, Status> {
         Err(_) => return Err(unknown("result")),
     };
     // The named target decides; an operand of another kind counts as absent.
-    let number = |of: fn(&TargetUnion) -> Option<i64>| c.target_union.as_ref().and_then(of).unwrap_or(0);
+    let number =
+        |of: fn(&TargetUnion) -> Option<i64>| c.target_union.as_ref().and_then(of).unwrap_or(0);
     let target = match PbTarget::try_from(c.target) {
         Ok(PbTarget::Version) => CompareTarget::Version(number(|t| match t {
             TargetUnion::Version(v) => Some(*v),
@@ -125,7 +127,8 @@ pub(crate) fn key_value(kv: KeyValue) -> mvccpb::KeyValue {
 }
 
 pub(crate) fn event(e: &Event, prev: bool) -> mvccpb::Event {
-    let kind = if e.deleted { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
+    let kind =
+        if e.deleted { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
     mvccpb::Event {
         r#type: kind.into(),
         kv: Some(key_value(e.kv.clone())),
@@ -133,7 +136,10 @@ pub(crate) fn event(e: &Event, prev: bool) -> mvccpb::Event {
     }
 }
 
-pub(crate) fn range_response(r: RangeResult, header: Option<pb::ResponseHeader>) -> pb::RangeResponse {
+pub(crate) fn range_response(
+    r: RangeResult,
+    header: Option<pb::ResponseHeader>,
+) -> pb::RangeResponse {
     pb::RangeResponse {
         header,
         kvs: r.kvs.into_iter().map(key_value).collect(),

@@ -79,7 +79,10 @@ impl Door {
     }
 
     /// Has a command agreed on; gives its outcome and the header.
-    pub(crate) async fn run(&self, command: Command) -> Result<(Outcome, pb::ResponseHeader), Status> {
+    pub(crate) async fn run(
+        &self,
+        command: Command,
+    ) -> Result<(Outcome, pb::ResponseHeader), Status> {
         self.refuse_on_learner()?;
         let encoded = command.encode();
         if encoded.len() > self.0.config.request_bytes_max {

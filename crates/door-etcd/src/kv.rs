@@ -3,7 +3,7 @@
 use crate::door::Door;
 use crate::{convert, error};
 use synod_etcd_proto::etcdserverpb as pb;
-use synod_mvcc::{Command, Op, Outcome, RangeRequest, TxnRequest, check_put, check_txn};
+use synod_mvcc::{Command, Outcome, RangeRequest, check_put, check_txn};
 use tonic::Status;
 
 /// Ranges that may touch more pairs than this are read on another thread.
@@ -36,8 +36,7 @@ impl Door {
     ) -> Result<(synod_mvcc::RangeResult, pb::ResponseHeader), Status> {
         let published = self.handle().published();
         let header = self.header(published.revision(), self.handle().term());
-        let small = request.range.end.is_empty()
-            || (1..=INLINE_LIMIT).contains(&request.limit);
+        let small = request.range.end.is_empty() || (1..=INLINE_LIMIT).contains(&request.limit);
         let result = if small {
             published.range(&request)
         } else {
@@ -52,10 +51,9 @@ impl Door {
         let request = convert::put(r);
         check_put(&request).map_err(error::of_problem)?;
         match self.run(Command::Put(request)).await? {
-            (Outcome::Put(prev), header) => Ok(pb::PutResponse {
-                header: Some(header),
-                prev_kv: prev.map(convert::key_value),
-            }),
+            (Outcome::Put(prev), header) => {
+                Ok(pb::PutResponse { header: Some(header), prev_kv: prev.map(convert::key_value) })
+            }
             (other, _) => Err(unexpected(&other)),
         }
     }
@@ -80,24 +78,10 @@ impl Door {
     pub(crate) async fn txn(&self, r: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         let request = convert::txn(r)?;
         check_txn(&request, self.config().txn_ops_max).map_err(error::of_problem)?;
-        if reads_only(&request) {
-            return self.read_txn(request).await;
-        }
         match self.run(Command::Txn(request)).await? {
             (Outcome::Txn(result), header) => Ok(convert::txn_response(result, &header)),
             (other, _) => Err(unexpected(&other)),
         }
-    }
-
-    /// A transaction that writes nothing needs a barrier and no entry.
-    async fn read_txn(&self, request: TxnRequest) -> Result<pb::TxnResponse, Status> {
-        self.read_barrier(false).await?;
-        let published = self.handle().published();
-        let header = self.header(published.revision(), self.handle().term());
-        let read = tokio::task::spawn_blocking(move || published.read_txn(&request)).await;
-        let result = read.map_err(|_| error::stopped())?;
-        let result = result.map_err(error::of_store)?.map_err(error::of_state)?;
-        Ok(convert::txn_response(result, &header))
     }
 
     pub(crate) async fn compact(
@@ -111,12 +95,4 @@ impl Door {
 
 pub(crate) fn unexpected(outcome: &Outcome) -> Status {
     Status::internal(format!("the state answered with something else: {outcome:?}"))
-}
-
-fn reads_only(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| match op {
-        Op::Range(_) => true,
-        Op::Txn(nested) => reads_only(nested),
-        Op::Put(_) | Op::Delete(_) => false,
-    })
 }

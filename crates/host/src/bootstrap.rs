@@ -401,10 +401,8 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
         DiskOptions { cache_bytes: config.cache_bytes, ..DiskOptions::default() },
     )
     .map_err(fail("cannot open the state"))?;
-    let limits = StateLimits {
-        quota_bytes: config.cell.quota_bytes,
-        lease_ttl_min: config.lease_ttl_min,
-    };
+    let limits =
+        StateLimits { quota_bytes: config.cell.quota_bytes, lease_ttl_min: config.lease_ttl_min };
     let mut state = State::open(store, limits).map_err(fail("cannot read the state"))?;
     let mut snapshot = SnapshotMeta::default();
     if !identity.voters.is_empty() {
@@ -422,12 +420,8 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     if let Some((file, offset)) = &recovery.cut {
         tracing::warn!("journal: a torn write at byte {offset} of {file} was cut");
     }
-    let records: Vec<_> = recovery
-        .records
-        .into_iter()
-        .filter(|r| r.cell == MAIN_CELL)
-        .map(|r| r.bytes)
-        .collect();
+    let records: Vec<_> =
+        recovery.records.into_iter().filter(|r| r.cell == MAIN_CELL).map(|r| r.bytes).collect();
     tracing::info!(
         "opened {}: applied index {}, revision {}, {} journal records, {} ms",
         config.data_dir.display(),

@@ -30,10 +30,18 @@ pub(crate) enum ToCore {
     Ask(Ask, Answer),
     Persisted(WriteSeq),
     Synced(Result<u64, String>),
-    Peer { from: NodeId, cell: u32, message: PeerMessage },
+    Peer {
+        from: NodeId,
+        cell: u32,
+        message: PeerMessage,
+    },
     Disconnected(NodeId),
     /// A hash was computed here, for a peer or for the check of this leader.
-    Hashed { peer: Option<NodeId>, revision: i64, hash: Option<(u32, i64)> },
+    Hashed {
+        peer: Option<NodeId>,
+        revision: i64,
+        hash: Option<(u32, i64)>,
+    },
     Fatal(String),
     Stop,
 }

@@ -23,8 +23,8 @@ mod feed;
 mod handle;
 mod journal;
 mod mailbox;
-mod peer_server;
 pub mod metrics;
+mod peer_server;
 mod transport;
 mod wire;
 

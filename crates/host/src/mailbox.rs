@@ -13,7 +13,11 @@ pub(crate) struct Mailbox<T> {
 
 impl<T> Mailbox<T> {
     pub fn new() -> Mailbox<T> {
-        Mailbox { items: Mutex::new(Vec::new()), woken: AtomicBool::new(false), notify: Notify::new() }
+        Mailbox {
+            items: Mutex::new(Vec::new()),
+            woken: AtomicBool::new(false),
+            notify: Notify::new(),
+        }
     }
 
     pub fn push(&self, item: T) {
