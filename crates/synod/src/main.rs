@@ -1,2 +1,42 @@
-//! The binary: commands, configuration, wiring.
-fn main() {}
+//! The binary: commands, configuration, wiring. What a command does stands in
+//! its module; what a node is stands in the crates below.
+
+mod node;
+mod settings;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Coordination of distributed systems in one binary.
+#[derive(Parser)]
+#[command(name = "synod", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine, each node a process of its own
+    Up(up::UpArgs),
+    /// Run one node of a cluster
+    Server(settings::ServerArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Up(args) => up::run(args),
+        Command::Server(args) => node::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("synod: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What went wrong, in words for the person who typed the command.
+pub(crate) type Outcome<T = ()> = Result<T, String>;

@@ -1,0 +1,287 @@
+//! The settings of a node: flags, `SYNOD_*` variables and a TOML file, the same
+//! names in all three (a flag `--data-dir` is `SYNOD_DATA_DIR` and `data-dir`).
+//! A flag beats a variable, a variable beats the file, the file the default.
+
+use crate::Outcome;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use synod_cell::CellLimits;
+use synod_consensus::Limits;
+use synod_door_etcd::DoorConfig;
+use synod_host::{ClusterState, Config};
+
+/// Arguments of `synod server`.
+#[derive(Args, Default)]
+pub struct ServerArgs {
+    /// TOML file with any of the settings below
+    #[arg(long, env = "SYNOD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the resulting configuration as TOML and exit
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    pub settings: PartialSettings,
+}
+
+/// Declares every setting once: its name, type, default and help.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $env:literal, $value:literal;)*) => {
+        /// Settings as one source gives them: what is absent is left to the next.
+        #[derive(Args, Serialize, Deserialize, Clone, Default, Debug)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct PartialSettings {
+            $($(#[doc = $doc])*
+            #[arg(long, env = $env, value_name = $value)]
+            pub $name: Option<$type>,)*
+        }
+
+        /// All settings of a node.
+        #[derive(Serialize, Clone, Debug)]
+        #[serde(rename_all = "kebab-case")]
+        pub struct Settings {
+            $($(#[doc = $doc])* pub $name: $type,)*
+        }
+
+        impl Default for Settings {
+            fn default() -> Settings {
+                Settings { $($name: $default,)* }
+            }
+        }
+
+        impl PartialSettings {
+            /// What is given here, else what is given in `below`, else the default.
+            pub fn over(self, below: PartialSettings) -> Settings {
+                let default = Settings::default();
+                Settings { $($name: self.$name.or(below.$name).unwrap_or(default.$name),)* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// The node's name, as in the initial cluster
+    name: String = "default".into(), "SYNOD_NAME", "NAME";
+    /// Where it keeps its data [default: NAME.synod]
+    data_dir: PathBuf = PathBuf::new(), "SYNOD_DATA_DIR", "DIR";
+    /// Addresses for clients (gRPC, JSON, health, metrics), separated by commas [default: http://127.0.0.1:2379]
+    listen_client_urls: String = "http://127.0.0.1:2379".into(), "SYNOD_LISTEN_CLIENT_URLS", "URLS";
+    /// Addresses for peers, separated by commas [default: http://127.0.0.1:2380]
+    listen_peer_urls: String = "http://127.0.0.1:2380".into(), "SYNOD_LISTEN_PEER_URLS", "URLS";
+    /// Addresses for people and monitoring (metrics, health), separated by commas; empty: none [default: http://127.0.0.1:7070]
+    listen_http_urls: String = "http://127.0.0.1:7070".into(), "SYNOD_LISTEN_HTTP_URLS", "URLS";
+    /// What clients are told to connect to [default: the listening addresses]
+    advertise_client_urls: String = String::new(), "SYNOD_ADVERTISE_CLIENT_URLS", "URLS";
+    /// What peers are told to connect to [default: the listening addresses]
+    initial_advertise_peer_urls: String = String::new(), "SYNOD_INITIAL_ADVERTISE_PEER_URLS", "URLS";
+    /// The first members, NAME=URL separated by commas [default: this node alone]
+    initial_cluster: String = String::new(), "SYNOD_INITIAL_CLUSTER", "MEMBERS";
+    /// `new` to make the cluster, `existing` to join one that has added this node [default: new]
+    initial_cluster_state: String = "new".into(), "SYNOD_INITIAL_CLUSTER_STATE", "STATE";
+    /// Tells apart clusters with equal addresses [default: synod-cluster]
+    initial_cluster_token: String = "synod-cluster".into(), "SYNOD_INITIAL_CLUSTER_TOKEN", "TOKEN";
+    /// How a cell agrees; fixed when the cell is made [default: raft]
+    protocol: String = "raft".into(), "SYNOD_PROTOCOL", "NAME";
+    /// A leader's heartbeat, ms. 10 to 1000 [default: 20]
+    heartbeat_ms: u64 = Limits::default().heartbeat_ms, "SYNOD_HEARTBEAT_MS", "MS";
+    /// Silence after which a follower campaigns (up to twice this), ms. At least 3 heartbeats [default: 150]
+    election_ms: u64 = Limits::default().election_ms, "SYNOD_ELECTION_MS", "MS";
+    /// A leader whose journal write takes longer hands over, ms. At least election-ms [default: 1000]
+    disk_stall_ms: u64 = Limits::default().disk_stall_ms, "SYNOD_DISK_STALL_MS", "MS";
+    /// Answer linearizable reads within a leader's lease; assumes clocks that differ in rate by less than 10 % [default: false]
+    lease_reads: bool = false, "SYNOD_LEASE_READS", "BOOL";
+    /// Bytes of keyspace at which writes are refused; 0: no quota [default: 0]
+    quota_bytes: u64 = 0, "SYNOD_QUOTA_BYTES", "BYTES";
+    /// Largest request, bytes [default: 1572864]
+    max_request_bytes: usize = DoorConfig::default().request_bytes_max, "SYNOD_MAX_REQUEST_BYTES", "BYTES";
+    /// Most operations in one list of a transaction [default: 128]
+    max_txn_ops: usize = DoorConfig::default().txn_ops_max, "SYNOD_MAX_TXN_OPS", "COUNT";
+    /// Interval of progress notes on idle watches that ask for them, ms [default: 600000]
+    watch_progress_ms: u64 = DoorConfig::default().progress_ms, "SYNOD_WATCH_PROGRESS_MS", "MS";
+    /// Keep this much history and compact what is older, s; 0: never [default: 0]
+    auto_compaction_s: u64 = 0, "SYNOD_AUTO_COMPACTION_S", "SECONDS";
+    /// Keep this many revisions and compact what is older; 0: never [default: 0]
+    auto_compaction_revisions: u64 = 0, "SYNOD_AUTO_COMPACTION_REVISIONS", "COUNT";
+    /// Compare all members' data this often, s; 0: only after elections [default: 3600]
+    corrupt_check_s: u64 = 3_600, "SYNOD_CORRUPT_CHECK_S", "SECONDS";
+    /// Memory for the state's cache, bytes [default: 67108864]
+    cache_bytes: u64 = 64 << 20, "SYNOD_CACHE_BYTES", "BYTES";
+    /// Size of a journal segment, bytes; larger than the largest request [default: 16777216]
+    segment_bytes: u64 = 16 << 20, "SYNOD_SEGMENT_BYTES", "BYTES";
+    /// Memory for recent revisions that watches follow, bytes [default: 33554432]
+    feed_bytes: usize = 32 << 20, "SYNOD_FEED_BYTES", "BYTES";
+    /// Threads that serve clients; 0: by the number of cores [default: 0]
+    door_threads: usize = 0, "SYNOD_DOOR_THREADS", "COUNT";
+    /// error, warn, info, debug or trace [default: info]
+    log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
+    /// text or json [default: text]
+    log_format: String = "text".into(), "SYNOD_LOG_FORMAT", "FORMAT";
+    /// Set damaged data aside and fetch everything from the peers [default: false]
+    rebuild: bool = false, "SYNOD_REBUILD", "BOOL";
+}
+
+impl ServerArgs {
+    /// The settings of all sources together.
+    pub fn resolve(&self) -> Outcome<Settings> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => PartialSettings::default(),
+        };
+        let mut settings = self.settings.clone().over(file);
+        settings.complete();
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+fn read_file(path: &Path) -> Outcome<PartialSettings> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("cannot read the configuration {}: {e}", path.display()))?;
+    toml::from_str(&text).map_err(|e| format!("in the configuration {}: {e}", path.display()))
+}
+
+pub(crate) fn urls(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|u| !u.is_empty()).map(str::to_owned).collect()
+}
+
+/// The addresses to listen on that a list of URLs names.
+pub(crate) fn addresses(what: &str, list: &str) -> Outcome<Vec<SocketAddr>> {
+    let mut all = Vec::new();
+    for url in urls(list) {
+        let Some(rest) = url.strip_prefix("http://") else {
+            return Err(format!(
+                "{what}: {url:?} is not an http:// URL (TLS and unix sockets are not built yet)"
+            ));
+        };
+        let rest = rest.trim_end_matches('/');
+        let found = rest
+            .to_socket_addrs()
+            .map_err(|e| format!("{what}: {url:?} does not name HOST:PORT: {e}"))?;
+        all.extend(found.take(1));
+    }
+    Ok(all)
+}
+
+impl Settings {
+    /// Fills in what follows from other settings.
+    pub fn complete(&mut self) {
+        if self.data_dir.as_os_str().is_empty() {
+            self.data_dir = PathBuf::from(format!("{}.synod", self.name));
+        }
+        if self.advertise_client_urls.is_empty() {
+            self.advertise_client_urls.clone_from(&self.listen_client_urls);
+        }
+        if self.initial_advertise_peer_urls.is_empty() {
+            self.initial_advertise_peer_urls.clone_from(&self.listen_peer_urls);
+        }
+        if self.initial_cluster.is_empty() {
+            let urls = urls(&self.initial_advertise_peer_urls);
+            let members: Vec<_> = urls.iter().map(|u| format!("{}={u}", self.name)).collect();
+            self.initial_cluster = members.join(",");
+        }
+    }
+
+    fn check(&self) -> Outcome {
+        if self.protocol != "raft" {
+            return Err(format!("protocol {:?} is not built: only raft is, so far", self.protocol));
+        }
+        if self.election_ms < 3 * self.heartbeat_ms || self.heartbeat_ms == 0 {
+            return Err(format!(
+                "election-ms ({}) must be at least three times heartbeat-ms ({})",
+                self.election_ms, self.heartbeat_ms
+            ));
+        }
+        if self.disk_stall_ms < self.election_ms {
+            return Err("disk-stall-ms must be at least election-ms".into());
+        }
+        if (self.segment_bytes as usize) < 4 * self.max_request_bytes.max(1 << 18) {
+            return Err("segment-bytes must be at least four times max-request-bytes".into());
+        }
+        self.cluster_state().map(drop)
+    }
+
+    fn cluster_state(&self) -> Outcome<ClusterState> {
+        match self.initial_cluster_state.as_str() {
+            "new" => Ok(ClusterState::New),
+            "existing" => Ok(ClusterState::Existing),
+            other => Err(format!("initial-cluster-state is {other:?}; say new or existing")),
+        }
+    }
+
+    fn members(&self) -> Outcome<Vec<(String, String)>> {
+        let pair = |m: String| match m.split_once('=') {
+            Some((name, url)) if url.contains("://") => Ok((name.to_owned(), url.to_owned())),
+            _ => Err(format!("initial-cluster: {m:?} is not NAME=URL")),
+        };
+        urls(&self.initial_cluster).into_iter().map(pair).collect()
+    }
+
+    /// What the host needs of them.
+    pub fn host(&self) -> Outcome<Config> {
+        let consensus = Limits {
+            heartbeat_ms: self.heartbeat_ms,
+            election_ms: self.election_ms,
+            disk_stall_ms: self.disk_stall_ms,
+            lease_reads: self.lease_reads,
+            ..Limits::default()
+        };
+        // etcd's: five seconds, and two of its own election time-outs.
+        let cell = CellLimits { consensus, quota_bytes: self.quota_bytes, ..CellLimits::default() };
+        Ok(Config {
+            name: self.name.clone(),
+            data_dir: self.data_dir.clone(),
+            listen_peers: addresses("listen-peer-urls", &self.listen_peer_urls)?,
+            peer_urls: urls(&self.initial_advertise_peer_urls),
+            client_urls: urls(&self.advertise_client_urls),
+            initial_cluster: self.members()?,
+            cluster_state: self.cluster_state()?,
+            token: self.initial_cluster_token.clone(),
+            cell,
+            lease_ttl_min: 2,
+            cache_bytes: self.cache_bytes,
+            segment_bytes: self.segment_bytes,
+            feed_bytes: self.feed_bytes,
+            check_ms: self.corrupt_check_s * 1_000,
+            rebuild: self.rebuild,
+        })
+    }
+
+    /// What the door needs of them.
+    pub fn door(&self) -> DoorConfig {
+        DoorConfig {
+            request_bytes_max: self.max_request_bytes,
+            txn_ops_max: self.max_txn_ops,
+            progress_ms: self.watch_progress_ms,
+            quota_bytes: self.quota_bytes,
+            ..DoorConfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_read_back() {
+        let mut settings = Settings::default();
+        settings.complete();
+        let text = toml::to_string(&settings).expect("TOML");
+        let read: PartialSettings = toml::from_str(&text).expect("the same names");
+        assert_eq!(text, toml::to_string(&read.over(PartialSettings::default())).expect("TOML"));
+    }
+
+    #[test]
+    fn the_nearer_source_wins() {
+        let file: PartialSettings = toml::from_str("name = \"file\"\nheartbeat-ms = 50").expect("ok");
+        let flags = PartialSettings { name: Some("flag".into()), ..Default::default() };
+        let settings = flags.over(file);
+        assert_eq!((settings.name.as_str(), settings.heartbeat_ms), ("flag", 50));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused() {
+        assert!(toml::from_str::<PartialSettings>("nmae = \"x\"").is_err());
+    }
+}

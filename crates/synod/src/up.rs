@@ -1,0 +1,285 @@
+//! `synod up`: a whole cluster on this machine, each node a process.
+
+use crate::Outcome;
+use clap::Args;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Ports of one node are this far from those of the one before.
+const PORT_STEP: u16 = 20_000;
+/// Where the fourth node's ports begin: further steps would pass 65535.
+const CLIENT_PORT: u16 = 2_379;
+const HTTP_PORT: u16 = 7_070;
+const NODES_MAX: usize = 9;
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Arguments of `synod up`.
+#[derive(Args)]
+pub struct UpArgs {
+    /// How many nodes (an odd number survives more than the even one above it)
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    nodes: usize,
+    /// Where the nodes keep their data; found again at the next start
+    #[arg(long, default_value = "synod-data", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Start over: remove what earlier runs left in the data directory
+    #[arg(long)]
+    fresh: bool,
+    /// Further settings for every node, as `synod server` takes them (after --)
+    #[arg(last = true, value_name = "SETTINGS")]
+    settings: Vec<String>,
+}
+
+struct Node {
+    name: String,
+    client: u16,
+    peer: u16,
+    http: u16,
+    dir: PathBuf,
+}
+
+/// `synod up`.
+pub fn run(args: UpArgs) -> Outcome {
+    if args.nodes == 0 || args.nodes > NODES_MAX {
+        return Err(format!("--nodes is 1 to {NODES_MAX}"));
+    }
+    let nodes: Vec<Node> = (0..args.nodes).map(|i| node(i, &args.data_dir)).collect();
+    check_ports(&nodes)?;
+    prepare_dirs(&args, &nodes)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start a runtime: {e}"))?;
+    runtime.block_on(supervise(&args, &nodes))
+}
+
+fn node(i: usize, data_dir: &Path) -> Node {
+    let name = format!("n{}", i + 1);
+    // Three to a column: 2379, 22379, 32379, then 2479, 22479, 32479, ...
+    let (row, column) = ((i / 3) as u16 * 100, (i % 3) as u16);
+    let step = if column == 0 { 0 } else { PORT_STEP + (column - 1) * 10_000 };
+    Node {
+        client: CLIENT_PORT + row + step,
+        peer: CLIENT_PORT + 1 + row + step,
+        http: HTTP_PORT + row + step,
+        dir: data_dir.join(&name),
+        name,
+    }
+}
+
+fn check_ports(nodes: &[Node]) -> Outcome {
+    for node in nodes {
+        for (what, port) in [("clients", node.client), ("peers", node.peer), ("http", node.http)] {
+            if let Err(e) = TcpListener::bind(("127.0.0.1", port)) {
+                return Err(format!(
+                    "port {port} ({what} of {}) is not free: {e}; is another cluster or an etcd \
+                     running here? Stop it first (`ss -ltnp 'sport = :{port}'` names it)",
+                    node.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare_dirs(args: &UpArgs, nodes: &[Node]) -> Outcome {
+    if args.fresh && args.data_dir.exists() {
+        // Only what nodes left: the directory may have been named by mistake.
+        for i in 0..NODES_MAX {
+            let dir = node(i, &args.data_dir).dir;
+            if dir.join("LOCK").exists() {
+                std::fs::remove_dir_all(&dir)
+                    .map_err(|e| format!("cannot remove {}: {e}", dir.display()))?;
+            }
+        }
+    }
+    let extra = node(nodes.len(), &args.data_dir).dir;
+    if extra.join("member.json").exists() {
+        return Err(format!(
+            "{} holds a cluster of more than {} nodes: start it with as many, or begin again with \
+             --fresh",
+            args.data_dir.display(),
+            nodes.len()
+        ));
+    }
+    let made = nodes.iter().filter(|n| n.dir.join("member.json").exists()).count();
+    if made > 0 && made < nodes.len() && !nodes[made..].iter().all(|n| n.dir.exists()) {
+        return Err(format!(
+            "{} holds a cluster of {made} nodes: start it with --nodes {made}, or begin again with \
+             --fresh",
+            args.data_dir.display(),
+        ));
+    }
+    for node in nodes {
+        std::fs::create_dir_all(&node.dir)
+            .map_err(|e| format!("cannot make {}: {e}", node.dir.display()))?;
+    }
+    Ok(())
+}
+
+fn start(node: &Node, nodes: &[Node], settings: &[String]) -> Outcome<Child> {
+    let program = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
+    let log = node.dir.join("log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|e| format!("cannot open {}: {e}", log.display()))?;
+    let members: Vec<_> =
+        nodes.iter().map(|n| format!("{}=http://127.0.0.1:{}", n.name, n.peer)).collect();
+    let mut command = Command::new(program);
+    command
+        .arg("server")
+        .args(["--name", &node.name])
+        .arg("--data-dir")
+        .arg(&node.dir)
+        .args(["--listen-client-urls", &format!("http://127.0.0.1:{}", node.client)])
+        .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
+        .args(["--listen-http-urls", &format!("http://127.0.0.1:{}", node.http)])
+        .args(["--initial-cluster", &members.join(",")])
+        .args(settings)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        // Ctrl-C reaches the whole group; the nodes are stopped one by one.
+        .process_group(0)
+        .kill_on_drop(true);
+    command.spawn().map_err(|e| format!("cannot start {}: {e}", node.name))
+}
+
+async fn supervise(args: &UpArgs, nodes: &[Node]) -> Outcome {
+    let begun = Instant::now();
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut children = Vec::new();
+    for node in nodes {
+        children.push(start(node, nodes, &args.settings)?);
+    }
+    let ended = tokio::select! {
+        ready = wait_ready(nodes) => ready.err(),
+        end = first_to_end(nodes, &mut children) => Some(end),
+        _ = interrupt.recv() => Some(String::new()),
+        _ = terminate.recv() => Some(String::new()),
+    };
+    if let Some(why) = ended {
+        stop(&mut children).await;
+        return if why.is_empty() { Ok(()) } else { Err(why) };
+    }
+    banner(args, nodes, begun.elapsed());
+    let mut told = vec![false; nodes.len()];
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        }
+        tell_ended(nodes, &mut children, &mut told);
+        if told.iter().all(|t| *t) {
+            return Err("all nodes have ended; their logs say why".into());
+        }
+    }
+    println!("stopping");
+    stop(&mut children).await;
+    Ok(())
+}
+
+/// A node that ends by itself (or is killed for practice) is told, not mourned:
+/// the others go on.
+fn tell_ended(nodes: &[Node], children: &mut [Child], told: &mut [bool]) {
+    for ((node, child), told) in nodes.iter().zip(children).zip(told) {
+        if let (false, Ok(Some(status))) = (*told, child.try_wait()) {
+            *told = true;
+            println!("{} has ended ({status}); see {}", node.name, node.dir.join("log").display());
+        }
+    }
+}
+
+async fn first_to_end(nodes: &[Node], children: &mut [Child]) -> String {
+    loop {
+        for (node, child) in nodes.iter().zip(children.iter_mut()) {
+            if let Ok(Some(status)) = child.try_wait() {
+                let log = node.dir.join("log");
+                return format!(
+                    "{} ended at its start ({status}):\n{}(the whole log: {})",
+                    node.name,
+                    last_lines(&log, 3),
+                    log.display()
+                );
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(count);
+    lines[from..].iter().map(|l| format!("  {l}\n")).collect()
+}
+
+/// Until every node answers and knows a leader.
+async fn wait_ready(nodes: &[Node]) -> Outcome {
+    let begun = Instant::now();
+    for node in nodes {
+        while !knows_leader(node).await {
+            if begun.elapsed() > READY_WITHIN {
+                return Err(format!("{} is not ready after {READY_WITHIN:?}", node.name));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn knows_leader(node: &Node) -> bool {
+    let Ok(mut client) =
+        MaintenanceClient::connect(format!("http://127.0.0.1:{}", node.client)).await
+    else {
+        return false;
+    };
+    let status = client.status(pb::StatusRequest {}).await;
+    status.is_ok_and(|s| s.into_inner().leader != 0)
+}
+
+fn banner(args: &UpArgs, nodes: &[Node], after: Duration) {
+    let list = |port: fn(&Node) -> u16| {
+        nodes.iter().map(|n| format!("127.0.0.1:{}", port(n))).collect::<Vec<_>>().join("  ")
+    };
+    println!("{} nodes are up after {:.1} s", nodes.len(), after.as_secs_f64());
+    println!("  etcd clients  {}", list(|n| n.client));
+    println!("  http          {}  (/metrics, /health)", list(|n| n.http));
+    println!("  data, logs    {}", args.data_dir.display());
+    println!("try   synod put greeting hello");
+    println!("      synod watch --prefix '' --from 1");
+    println!("      synod status");
+    println!("Ctrl-C stops them; the data stay.");
+}
+
+async fn stop(children: &mut [Child]) {
+    for child in children.iter_mut() {
+        if let (Ok(None), Some(id)) = (child.try_wait(), child.id()) {
+            terminate(id);
+        }
+    }
+    for child in children {
+        let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+        if ended.is_err() {
+            let _ = child.kill().await;
+        }
+    }
+}
+
+fn terminate(id: u32) {
+    let Ok(id) = i32::try_from(id) else { return };
+    if let Some(pid) = rustix::process::Pid::from_raw(id) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
