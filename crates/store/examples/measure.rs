@@ -19,10 +19,13 @@ fn main() {
         eprintln!("usage: measure load|read FOLDER KEYS");
         std::process::exit(2);
     };
-    let keys: u64 = keys.parse().expect("KEYS is a number");
+    let keys = keys.parse::<u64>().expect("KEYS is a number").next_multiple_of(BATCH);
     let mut options = DiskOptions::default();
     if let Ok(mib) = std::env::var("MEMTABLE_MIB") {
         options.memtable_bytes = mib.parse::<u64>().expect("a number") << 20;
+    }
+    if let Ok(mib) = std::env::var("CACHE_MIB") {
+        options.cache_bytes = mib.parse::<u64>().expect("a number") << 20;
     }
     if std::env::var("PLAIN").is_ok() {
         options.compress = false;
