@@ -318,9 +318,11 @@ impl<S: Store> Cell<S> {
         self.expire_requests(out);
         self.lead_duties(out);
         self.pump_transfers(out);
-        match self.state.compact_step(self.limits.compact_budget) {
-            Ok(_) => {}
-            Err(e) => self.fatal(&e, out),
+        if self.state.compaction_due() {
+            let swept = self.state.compact_step(self.limits.compact_budget);
+            if let Err(e) = swept.and_then(|_| self.state.commit()) {
+                self.fatal(&e, out);
+            }
         }
     }
 

@@ -39,6 +39,11 @@ impl<S: Store> State<S> {
         Ok(Ok(Outcome::Done))
     }
 
+    /// Whether a compaction has left something to remove.
+    pub fn compaction_due(&self) -> bool {
+        self.meta.sweep.is_some() || self.meta.swept < self.meta.compacted
+    }
+
     /// Removes what a compaction left behind, looking at no more than `budget`
     /// events; says whether there is more to do. Buffered like a command: the
     /// next [`State::commit`] writes it, and a restart goes on from there.
