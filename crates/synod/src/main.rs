@@ -1,6 +1,7 @@
 //! The binary: commands, configuration, wiring. What a command does stands in
 //! its module; what a node is stands in the crates below.
 
+mod bench;
 mod node;
 mod settings;
 mod up;
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Start a cluster on this machine, each node a process of its own
     Up(up::UpArgs),
+    /// Put load on any etcd endpoint and measure it
+    Bench(bench::BenchArgs),
     /// Run one node of a cluster
     Server(settings::ServerArgs),
 }
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(args) => up::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Server(args) => node::run(args),
     };
     match done {
