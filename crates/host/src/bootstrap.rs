@@ -10,7 +10,7 @@ use crate::core_loop::{CoreLoop, MAIN_CELL, ToCore};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
 use crate::feed::Feed;
 use crate::handle::{Handle, Shared};
-use crate::journal;
+use crate::journal::{self, SpareMaker};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::transport::{Links, ask};
@@ -479,8 +479,10 @@ fn assemble(
         stopped: watch::Sender::new(None),
         store_disk: AtomicU64::new(0),
     };
-    let (jobs, _thread) = journal::start(journal, cell.last_index(), mailbox, metrics.clone())
-        .map_err(fail("cannot start the journal's thread"))?;
+    let spares = SpareMaker::new(config.data_dir.join("journal"), config.segment_bytes);
+    let (jobs, _thread) =
+        journal::start(journal, spares, cell.last_index(), mailbox, metrics.clone())
+            .map_err(fail("cannot start the journal's thread"))?;
     let seeds = identity.seeds.iter().map(|p| (NodeId(p.id), p.peer_urls.clone())).collect();
     // Tickets of one life never meet those of another in the log.
     let life = getrandom::u32().map_err(fail("no entropy"))?;

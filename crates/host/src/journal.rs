@@ -7,12 +7,13 @@ use crate::disk::FileDisk;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use bytes::Bytes;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 use synod_base::CellId;
 use synod_consensus::WriteSeq;
-use synod_wal::{Journal, JournalError};
+use synod_wal::{Disk, Journal, JournalError};
 
 /// What the core asks of the journal's thread.
 pub(crate) enum JournalJob {
@@ -24,13 +25,14 @@ pub(crate) enum JournalJob {
 
 pub(crate) fn start(
     journal: Journal<FileDisk>,
+    spares: SpareMaker,
     last: u64,
     mailbox: Arc<Mailbox<ToCore>>,
     metrics: Arc<Metrics>,
 ) -> std::io::Result<(Sender<JournalJob>, std::thread::JoinHandle<()>)> {
     let (tx, rx) = channel();
     let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
-        if let Err(error) = run(journal, last, &rx, &mailbox, &metrics) {
+        if let Err(error) = run(journal, spares, last, &rx, &mailbox, &metrics) {
             mailbox.push(ToCore::Fatal(error.to_string()));
         }
     })?;
@@ -39,6 +41,7 @@ pub(crate) fn start(
 
 fn run(
     mut journal: Journal<FileDisk>,
+    mut spares: SpareMaker,
     last: u64,
     jobs: &Receiver<JournalJob>,
     mailbox: &Mailbox<ToCore>,
@@ -47,6 +50,7 @@ fn run(
     // Segment -> the last index that it may hold.
     let mut held: Vec<(u64, u64)> = journal.segments().iter().map(|s| (*s, last)).collect();
     let mut records: Vec<(u32, Bytes)> = Vec::new();
+    spares.keep_one(&mut journal);
     while let Ok(first) = jobs.recv() {
         let mut done: Option<WriteSeq> = None;
         let mut forget = None;
@@ -77,6 +81,7 @@ fn run(
                 _ => held.push((segment, last)),
             }
             mailbox.push(ToCore::Persisted(seq));
+            spares.keep_one(&mut journal);
         }
         if let Some(upto) = forget {
             let keep = held.iter().find(|(_, l)| *l > upto).map_or(journal.segment(), |(s, _)| *s);
@@ -85,6 +90,45 @@ fn run(
         }
     }
     Ok(())
+}
+
+/// Makes the next segment while the present one is written to, on a thread of
+/// its own: zeroing and syncing it would hold up a batch for long.
+pub(crate) struct SpareMaker {
+    dir: PathBuf,
+    segment_bytes: u64,
+    making: Option<Receiver<Option<String>>>,
+}
+
+impl SpareMaker {
+    pub fn new(dir: PathBuf, segment_bytes: u64) -> SpareMaker {
+        SpareMaker { dir, segment_bytes, making: None }
+    }
+
+    fn keep_one(&mut self, journal: &mut Journal<FileDisk>) {
+        if let Some(made) = &self.making {
+            match made.try_recv() {
+                Ok(Some(name)) => journal.add_spare(name),
+                // A full disk, say: the journal will meet it itself, and name it.
+                Ok(None) | Err(TryRecvError::Disconnected) => {}
+                Err(TryRecvError::Empty) => return,
+            }
+            self.making = None;
+        }
+        let Some(name) = journal.wants_spare() else { return };
+        let (tx, rx) = channel();
+        let (dir, bytes) = (self.dir.clone(), self.segment_bytes);
+        let thread = std::thread::Builder::new().name("spare".into());
+        let started = thread.spawn(move || {
+            let made = FileDisk::open(&dir).and_then(|mut disk| {
+                let making = format!("{name}.making");
+                disk.create(&making, bytes)?;
+                disk.rename(&making, &name)
+            });
+            let _ = tx.send(made.ok().map(|()| name));
+        });
+        self.making = started.ok().map(|_| rx);
+    }
 }
 
 const BATCH_BYTES_MAX: usize = 4 << 20;

@@ -6,6 +6,11 @@ mod node;
 mod settings;
 mod up;
 
+/// The system's allocator spends a tenth of a loaded node's time; see
+/// `docs/decisions/0002-dependencies.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 

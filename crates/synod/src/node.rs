@@ -22,8 +22,7 @@ pub fn run(args: ServerArgs) -> Outcome {
 pub fn start_logging(settings: &Settings) -> Outcome {
     let filter = EnvFilter::try_new(&settings.log_level)
         .map_err(|e| format!("log-level {:?}: {e}", settings.log_level))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format.as_str() {
         "json" => builder.json().init(),
         "text" => builder.with_ansi(false).init(),
@@ -46,10 +45,8 @@ pub fn run_node(settings: &Settings) -> Outcome {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    let runtime = builder
-        .enable_all()
-        .build()
-        .map_err(|e| format!("cannot start a runtime: {e}"))?;
+    let runtime =
+        builder.enable_all().build().map_err(|e| format!("cannot start a runtime: {e}"))?;
     runtime.block_on(serve(settings))
 }
 

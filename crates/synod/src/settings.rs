@@ -274,7 +274,8 @@ mod tests {
 
     #[test]
     fn the_nearer_source_wins() {
-        let file: PartialSettings = toml::from_str("name = \"file\"\nheartbeat-ms = 50").expect("ok");
+        let file: PartialSettings =
+            toml::from_str("name = \"file\"\nheartbeat-ms = 50").expect("ok");
         let flags = PartialSettings { name: Some("flag".into()), ..Default::default() };
         let settings = flags.over(file);
         assert_eq!((settings.name.as_str(), settings.heartbeat_ms), ("flag", 50));

@@ -309,6 +309,22 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
+    /// The name under which a segment made beforehand would be welcome, when
+    /// the present one is half full and no spare is left. Whoever makes it (with
+    /// [`Disk::create`], the size of a segment) hands it in by
+    /// [`Journal::add_spare`], so that appends never wait for it.
+    pub fn wants_spare(&self) -> Option<String> {
+        let half = self.end as u64 * 2 >= self.options.segment_bytes;
+        let first = self.end == 0 || self.segments.len() == 1;
+        let wanted = self.spares.is_empty() && (half || first);
+        wanted.then(|| format!("{:016x}-{}.spare", self.segment(), self.next_batch))
+    }
+
+    /// Takes a segment that was made beforehand.
+    pub fn add_spare(&mut self, name: String) {
+        self.spares.push(name);
+    }
+
     /// Live segments, oldest first.
     pub fn segments(&self) -> &[u64] {
         &self.segments
