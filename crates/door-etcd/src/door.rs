@@ -1,6 +1,9 @@
 //! What all services of the door share.
 
 use crate::error;
+use crate::lease::Renewals;
+use crate::metrics::CallMetrics;
+use crate::watch::hub::Hub;
 use std::sync::Arc;
 use synod_cell::Work;
 use synod_etcd_proto::etcdserverpb as pb;
@@ -48,12 +51,30 @@ pub struct Door(Arc<Inner>);
 struct Inner {
     handle: Handle,
     config: DoorConfig,
+    hub: Arc<Hub>,
+    renewals: Renewals,
+    metrics: CallMetrics,
 }
 
 impl Door {
-    /// A door in front of this member.
+    /// A door in front of this member. Call it within a runtime: its tasks run there.
     pub fn new(handle: Handle, config: DoorConfig) -> Door {
-        Door(Arc::new(Inner { handle, config }))
+        let hub = Hub::new(handle.clone());
+        tokio::spawn(hub.clone().run());
+        let (renewals, metrics) = (Renewals::default(), CallMetrics::default());
+        Door(Arc::new(Inner { handle, config, hub, renewals, metrics }))
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.0.hub
+    }
+
+    pub(crate) fn renewals(&self) -> &Renewals {
+        &self.0.renewals
+    }
+
+    pub(crate) fn call_metrics(&self) -> &CallMetrics {
+        &self.0.metrics
     }
 
     pub(crate) fn handle(&self) -> &Handle {

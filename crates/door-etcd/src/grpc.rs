@@ -149,3 +149,144 @@ fn response(body: UnaryBody, status: Option<HeaderMap>) -> Response<UnaryBody> {
     }
     response
 }
+
+/// Messages of a stream, read one after another.
+pub(crate) struct MessageReader {
+    body: Incoming,
+    buffer: BytesMut,
+    bytes_max: usize,
+}
+
+impl MessageReader {
+    pub fn new(body: Incoming, bytes_max: usize) -> MessageReader {
+        MessageReader { body, buffer: BytesMut::new(), bytes_max }
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(bytes) = self.split()? {
+                let message = M::decode(bytes)
+                    .map_err(|e| Status::internal(format!("malformed protobuf: {e}")))?;
+                return Ok(Some(message));
+            }
+            match next_frame(&mut self.body).await {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(Status::cancelled(e.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+    }
+
+    fn split(&mut self) -> Result<Option<Bytes>, Status> {
+        split_message(&mut self.buffer, self.bytes_max)
+    }
+}
+
+/// Takes one whole message off the front.
+fn split_message(b: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, Status> {
+    if b.len() < 5 {
+        return Ok(None);
+    }
+    let length = u32::from_be_bytes([b[1], b[2], b[3], b[4]]) as usize;
+    if b[0] != 0 {
+        return Err(Status::unimplemented("compressed messages are not read on this stream"));
+    }
+    if length > bytes_max {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({length} vs. {bytes_max})"
+        )));
+    }
+    if b.len() < 5 + length {
+        return Ok(None);
+    }
+    let _ = b.split_to(5);
+    Ok(Some(b.split_to(length).freeze()))
+}
+
+/// All messages of a body that is there.
+pub(crate) fn split_messages<M: Message + Default>(mut b: BytesMut) -> Result<Vec<M>, Status> {
+    let mut all = Vec::new();
+    while let Some(bytes) = split_message(&mut b, usize::MAX)? {
+        let message =
+            M::decode(bytes).map_err(|e| Status::internal(format!("malformed protobuf: {e}")))?;
+        all.push(message);
+    }
+    Ok(all)
+}
+
+/// A stream of encoded messages; an error ends it with that status.
+pub(crate) struct StreamBody {
+    messages: Option<tokio::sync::mpsc::Receiver<Result<Bytes, Status>>>,
+    trailers: Option<HeaderMap>,
+    /// Whether each message has gRPC's five bytes before it.
+    framed: bool,
+}
+
+/// Messages joined into one frame of HTTP/2.
+const FRAME_BYTES: usize = 64 << 10;
+
+impl StreamBody {
+    /// The messages as they are, without frames and trailers (for JSON).
+    pub fn plain(messages: tokio::sync::mpsc::Receiver<Result<Bytes, Status>>) -> StreamBody {
+        StreamBody { messages: Some(messages), trailers: None, framed: false }
+    }
+
+    fn end(&mut self, status: &Status) {
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", HeaderValue::from_static("13"));
+        }
+        self.messages = None;
+        self.trailers = self.framed.then_some(trailers);
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut out = BytesMut::new();
+        while let Some(messages) = &mut self.messages {
+            match messages.poll_recv(cx) {
+                Poll::Ready(Some(Ok(message))) => {
+                    out.reserve(message.len() + 5);
+                    if self.framed {
+                        out.put_u8(0);
+                        out.put_u32(message.len() as u32);
+                    }
+                    out.put_slice(&message);
+                    if out.len() >= FRAME_BYTES {
+                        break;
+                    }
+                }
+                Poll::Ready(Some(Err(status))) => self.end(&status),
+                Poll::Ready(None) => self.end(&Status::new(Code::Ok, "")),
+                Poll::Pending if out.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        if !out.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+        }
+        Poll::Ready(self.trailers.take().map(|t| Ok(Frame::trailers(t))))
+    }
+}
+
+/// A response that streams what comes through the channel.
+pub(crate) fn streaming(
+    messages: tokio::sync::mpsc::Receiver<Result<Bytes, Status>>,
+) -> Response<StreamBody> {
+    let mut response =
+        Response::new(StreamBody { messages: Some(messages), trailers: None, framed: true });
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}

@@ -16,12 +16,24 @@
 //!
 //! **Must not know**: consensus, journal, store.
 
+mod auth;
+mod cluster;
 mod convert;
 mod door;
+mod election;
 mod error;
+mod gateway;
 mod grpc;
+mod health;
 mod kv;
+mod lease;
+mod lock;
+mod maintenance;
+mod metrics;
+mod pages;
 mod server;
+mod services;
+mod watch;
 
 pub use door::{Door, DoorConfig, ETCD_VERSION};
 pub use server::{Serving, serve};

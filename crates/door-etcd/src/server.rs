@@ -1,29 +1,44 @@
 //! Connections: HTTP/1 and HTTP/2 on one port, and who answers which path.
 
 use crate::door::Door;
-use crate::error;
-use crate::grpc::{self, UnaryBody};
-use bytes::Bytes;
-use http::{Request, Response};
+use crate::grpc::{self, MessageReader, StreamBody, UnaryBody};
+use crate::metrics::{Counted, Started};
+use crate::watch::stream::WatchStream;
+use crate::{error, gateway, pages, services};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
+use synod_etcd_proto::etcdserverpb as pb;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tonic::service::Routes;
 use tonic::{Code, Status};
+use tower_service::Service;
 
-type OtherBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type OtherBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 type Answer = Response<Either<UnaryBody, OtherBody>>;
+
+/// Requests of one watch stream that wait for its task.
+const WATCH_REQUESTS: usize = 16;
+/// Answers that wait for the connection.
+const WATCH_ANSWERS: usize = 64;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// A door that is open; closing it ends its listeners.
 pub struct Serving {
     tasks: Vec<JoinHandle<()>>,
+    /// What it listens on (with the real ports where 0 was asked for).
+    pub addresses: Vec<SocketAddr>,
 }
 
 impl Serving {
@@ -37,17 +52,20 @@ impl Serving {
 
 /// Serves the door on these addresses, on the present runtime.
 pub async fn serve(door: Door, addresses: &[SocketAddr]) -> std::io::Result<Serving> {
-    let mut tasks = Vec::new();
+    let site = Site { routes: services::routes(&door), door };
+    let mut serving = Serving { tasks: Vec::new(), addresses: Vec::new() };
     for address in addresses {
         let listener = TcpListener::bind(address).await.map_err(|e| {
-            std::io::Error::new(e.kind(), format!("cannot listen for clients on {address}: {e}"))
+            let why = format!("cannot listen for clients on {address}: {e}; is it in use?");
+            std::io::Error::new(e.kind(), why)
         })?;
-        tasks.push(tokio::spawn(accept(listener, door.clone())));
+        serving.addresses.push(listener.local_addr()?);
+        serving.tasks.push(tokio::spawn(accept(listener, site.clone())));
     }
-    Ok(Serving { tasks })
+    Ok(serving)
 }
 
-async fn accept(listener: TcpListener, door: Door) {
+async fn accept(listener: TcpListener, site: Site) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -58,15 +76,18 @@ async fn accept(listener: TcpListener, door: Door) {
             }
         };
         let _ = stream.set_nodelay(true);
-        let door = door.clone();
+        let site = site.clone();
         tokio::spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder
                 .http2()
-                .max_concurrent_streams(door.config().streams_max)
+                .timer(TokioTimer::new())
+                .keep_alive_interval(KEEPALIVE_EVERY)
+                .keep_alive_timeout(KEEPALIVE_WITHIN)
+                .max_concurrent_streams(site.door.config().streams_max)
                 .initial_stream_window_size(1 << 20)
                 .initial_connection_window_size(16 << 20);
-            let service = service_fn(move |request| answer(door.clone(), request));
+            let service = service_fn(move |request| site.clone().answer(request));
             let served = builder.serve_connection(TokioIo::new(stream), service).await;
             if let Err(e) = served {
                 tracing::debug!("a client's connection ended: {e}");
@@ -75,17 +96,137 @@ async fn accept(listener: TcpListener, door: Door) {
     }
 }
 
-async fn answer(door: Door, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    let hot = request.uri().path().strip_prefix("/etcdserverpb.KV/");
-    if let Some(call) = hot.and_then(Hot::of)
-        && grpc::is_plain(&request)
-    {
-        let (response, _code) = answer_hot(&door, call, request).await;
-        return Ok(response.map(Either::Left));
-    }
-    Ok(door.answer_other(request).await.map(Either::Right))
+/// The door with its services, as a connection uses them.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub door: Door,
+    pub routes: Routes,
 }
 
+impl Site {
+    async fn answer(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let hot = request.uri().path().strip_prefix("/etcdserverpb.KV/");
+        if let Some(call) = hot.and_then(Hot::of)
+            && grpc::is_plain(&request)
+        {
+            let started = self.door.call_metrics().start_hot(call as usize);
+            let (response, code) = answer_hot(&self.door, call, request).await;
+            started.handled(code);
+            return Ok(response.map(Either::Left));
+        }
+        Ok(self.answer_other(request).await.map(Either::Right))
+    }
+
+    async fn answer_other(mut self, request: Request<Incoming>) -> Response<OtherBody> {
+        let path = request.uri().path().to_owned();
+        let is_grpc = request
+            .headers()
+            .get("content-type")
+            .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc {
+            let started = self.door.call_metrics().start(&path);
+            if grpc::wants_leader(request.headers()) && self.door.handle().leader().is_none() {
+                started.handled(Code::Unavailable);
+                return grpc::refused(&error::no_leader()).map(boxed);
+            }
+            return self.call(request, &path, started).await;
+        }
+        if gateway::is_mine(&path) {
+            return gateway::answer(&mut self, request).await;
+        }
+        let query = request.uri().query().unwrap_or("").to_owned();
+        let page = self.door.page(request.method(), &path, &query).await;
+        let (code, kind, text) = page.unwrap_or_else(|| pages::not_found(&path));
+        let mut response = Response::new(boxed(Full::new(Bytes::from(text))));
+        *response.status_mut() = code;
+        response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+        response
+    }
+
+    async fn call(
+        mut self,
+        request: Request<Incoming>,
+        path: &str,
+        started: Started,
+    ) -> Response<OtherBody> {
+        if path == "/etcdserverpb.Watch/Watch" && grpc::is_plain(&request) {
+            let body = Counted::new(self.watch(request).into_body(), started);
+            return grpc_response(boxed(body));
+        }
+        let response = match self.routes.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        // A status in the headers is an answer without a body.
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            started.handled(status.code());
+            return response.map(boxed);
+        }
+        response.map(|body| boxed(Counted::new(body, started)))
+    }
+
+    fn watch(&self, request: Request<Incoming>) -> Response<StreamBody> {
+        let most = self.door.config().request_bytes_max + (512 << 10);
+        let wants_leader = grpc::wants_leader(request.headers());
+        let (tx, rx) = mpsc::channel(WATCH_REQUESTS);
+        let mut reader = MessageReader::new(request.into_body(), most);
+        let (out, answers) = mpsc::channel(WATCH_ANSWERS);
+        let errors = out.clone();
+        tokio::spawn(async move {
+            loop {
+                match reader.next::<pb::WatchRequest>().await {
+                    Ok(Some(message)) => {
+                        if tx.send(message).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(status) => {
+                        let _ = errors.send(Err(status)).await;
+                        return;
+                    }
+                }
+            }
+        });
+        tokio::spawn(WatchStream::new(self.door.clone(), wants_leader, out).run(rx));
+        grpc::streaming(answers)
+    }
+
+    /// A watch whose requests are all there (from the JSON gateway); it lasts
+    /// until the client goes.
+    pub fn watch_messages(&self, frames: BytesMut) -> Result<Response<StreamBody>, Status> {
+        let requests = grpc::split_messages::<pb::WatchRequest>(frames)?;
+        let (tx, rx) = mpsc::channel(requests.len().max(1));
+        for request in requests {
+            // Never full: it was made for all of them.
+            let _ = tx.try_send(request);
+        }
+        let (out, answers) = mpsc::channel(WATCH_ANSWERS);
+        let gone = out.clone();
+        tokio::spawn(async move {
+            gone.closed().await;
+            drop(tx);
+        });
+        tokio::spawn(WatchStream::new(self.door.clone(), false, out).run(rx));
+        Ok(grpc::streaming(answers))
+    }
+}
+
+fn boxed<B>(body: B) -> OtherBody
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+fn grpc_response(body: OtherBody) -> Response<OtherBody> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// The calls that run on the bare stream, in the order of [`HOT_PATHS`].
 #[derive(Clone, Copy)]
 enum Hot {
     Range,
@@ -93,6 +234,14 @@ enum Hot {
     Delete,
     Txn,
 }
+
+/// Their paths, for the metrics.
+pub(crate) const HOT_PATHS: [&str; 4] = [
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.KV/Put",
+    "/etcdserverpb.KV/DeleteRange",
+    "/etcdserverpb.KV/Txn",
+];
 
 impl Hot {
     fn of(method: &str) -> Option<Hot> {
@@ -123,18 +272,5 @@ async fn answer_hot(
         Hot::Put => grpc::unary(body, most, |m| door.put(m)).await,
         Hot::Delete => grpc::unary(body, most, |m| door.delete_range(m)).await,
         Hot::Txn => grpc::unary(body, most, |m| door.txn(m)).await,
-    }
-}
-
-impl Door {
-    async fn answer_other(&self, _request: Request<Incoming>) -> Response<OtherBody> {
-        let status = Status::unimplemented("not here yet");
-        let body = http_body_util::Empty::new().map_err(|e| match e {});
-        let mut response = Response::new(body.boxed_unsync());
-        let _ = status.add_header(response.headers_mut());
-        response
-            .headers_mut()
-            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
-        response
     }
 }

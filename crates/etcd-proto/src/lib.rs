@@ -29,5 +29,10 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// Health checks.
+pub mod healthpb {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// The encoded `FileDescriptorSet` of all of the above (for JSON and reflection).
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

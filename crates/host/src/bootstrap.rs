@@ -497,6 +497,7 @@ fn assemble(
         next_ticket: u64::from(life >> 1) << 32,
         waiting: HashMap::new(),
         members_changed: true,
+        was_member: false,
         ticks: 0,
         end: None,
     })

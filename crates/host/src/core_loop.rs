@@ -22,6 +22,7 @@ pub(crate) const MAIN_CELL: CellId = CellId(1);
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// Ticks between two publications of the full status.
 const STATUS_EVERY: u64 = 10;
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, Failure>>;
 
@@ -58,6 +59,7 @@ pub(crate) struct CoreLoop {
     pub next_ticket: u64,
     pub waiting: HashMap<u64, Answer>,
     pub members_changed: bool,
+    pub was_member: bool,
     pub ticks: u64,
     pub end: Option<Result<(), String>>,
 }
@@ -84,6 +86,7 @@ impl CoreLoop {
             mailbox.take(&mut inbox);
             // Messages before the tick: what waited in the queue while this
             // process was starved must not look like silence.
+            let (begun, applied) = (Instant::now(), self.cell.state().applied());
             for item in inbox.drain(..) {
                 self.take(item, now, &mut out);
             }
@@ -91,6 +94,9 @@ impl CoreLoop {
                 self.tick(due, now, &mut out);
             }
             self.cell.turn(&mut out);
+            if self.cell.state().applied() > applied {
+                self.count_apply(begun.elapsed());
+            }
             for output in out.drain(..) {
                 self.carry_out(output);
             }
@@ -105,6 +111,7 @@ impl CoreLoop {
         self.handle.0.metrics.tick_late_us.add(due.elapsed().as_micros() as u64);
         self.ticks += 1;
         self.cell.step(now, CellInput::Tick, out);
+        self.stop_if_removed();
         if self.members_changed || self.ticks.is_multiple_of(100) {
             self.refresh_links();
         }
@@ -187,6 +194,31 @@ impl CoreLoop {
             CellOutput::Hash { peer, message } => self.hash_message(peer, message),
             CellOutput::Event(event) => self.handle.log(event),
             CellOutput::Fatal(why) => self.end = Some(Err(why)),
+        }
+    }
+
+    /// A turn that applied something: its time is that of the commit to the
+    /// state and little else.
+    fn count_apply(&self, took: Duration) {
+        let metrics = &self.handle.0.metrics;
+        metrics.apply.observe_us(took.as_micros() as u64);
+        if took > SLOW_APPLY {
+            metrics.slow_apply.inc();
+        }
+    }
+
+    /// A member that was removed has no part in the cluster any more.
+    fn stop_if_removed(&mut self) {
+        let id = self.handle.id();
+        let here = self.cell.membership().all().contains(&id);
+        self.was_member |= here;
+        let told = !self.cell.state().members().is_empty()
+            && !self.cell.state().members().contains_key(&id);
+        if self.was_member && !here && told {
+            self.end =
+                Some(Err("this member was removed from the cluster; to take part again it \
+                                 must be added as a new one, with an empty data directory"
+                    .into()));
         }
     }
 

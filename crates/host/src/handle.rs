@@ -36,6 +36,7 @@ pub enum RequestError {
 
 /// How many events are kept to look at.
 const EVENTS_KEPT: usize = 2_000;
+const SLOW_READ: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) struct Shared {
     pub mailbox: Arc<Mailbox<ToCore>>,
@@ -93,7 +94,15 @@ impl Handle {
         if self.0.reads_alone.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.ask(Ask::Read).await.map(drop)
+        let begun = std::time::Instant::now();
+        let answer = self.ask(Ask::Read).await.map(drop);
+        if begun.elapsed() > SLOW_READ {
+            self.0.metrics.slow_reads.inc();
+        }
+        if answer.is_err() {
+            self.0.metrics.reads_failed.inc();
+        }
+        answer
     }
 
     /// Hands leadership over; only the leader can.

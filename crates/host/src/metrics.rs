@@ -45,31 +45,32 @@ impl Gauge {
     }
 }
 
-/// Seconds in buckets that double, as etcd's disk histograms.
+/// Seconds in buckets.
 #[derive(Debug)]
 pub struct Histogram {
-    first_bound_us: u64,
+    /// Upper bounds in microseconds, ascending.
+    bounds_us: Vec<u64>,
     buckets: Vec<AtomicU64>,
     sum_us: AtomicU64,
 }
 
 impl Histogram {
-    /// `count` buckets from `first_bound_us` (microseconds) up, each twice the
-    /// one before; larger values count only in the total.
-    pub fn doubling(first_bound_us: u64, count: usize) -> Histogram {
-        let buckets = (0..=count).map(|_| AtomicU64::new(0)).collect();
-        Histogram { first_bound_us, buckets, sum_us: AtomicU64::new(0) }
+    /// Buckets with these upper bounds (microseconds); larger values count only
+    /// in the total.
+    pub fn with_bounds(bounds_us: &[u64]) -> Histogram {
+        let buckets = (0..=bounds_us.len()).map(|_| AtomicU64::new(0)).collect();
+        Histogram { bounds_us: bounds_us.to_vec(), buckets, sum_us: AtomicU64::new(0) }
+    }
+
+    /// `count` buckets from `first_us` up, each twice the one before, as etcd's
+    /// disk histograms.
+    pub fn doubling(first_us: u64, count: u32) -> Histogram {
+        Histogram::with_bounds(&(0..count).map(|i| first_us << i).collect::<Vec<_>>())
     }
 
     /// Counts one value.
     pub fn observe_us(&self, us: u64) {
-        let mut bound = self.first_bound_us;
-        let last = self.buckets.len() - 1;
-        let mut at = 0;
-        while at < last && us > bound {
-            at += 1;
-            bound *= 2;
-        }
+        let at = self.bounds_us.partition_point(|bound| *bound < us);
         self.buckets[at].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
     }
@@ -78,14 +79,12 @@ impl Histogram {
     /// total count and the sum in seconds.
     pub fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
         let mut rows = Vec::new();
-        let (mut total, mut bound) = (0, self.first_bound_us);
-        let last = self.buckets.len() - 1;
-        for bucket in &self.buckets[..last] {
+        let mut total = 0;
+        for (bound, bucket) in self.bounds_us.iter().zip(&self.buckets) {
             total += bucket.load(Relaxed);
-            rows.push((bound as f64 / 1e6, total));
-            bound *= 2;
+            rows.push((*bound as f64 / 1e6, total));
         }
-        total += self.buckets[last].load(Relaxed);
+        total += self.buckets[self.bounds_us.len()].load(Relaxed);
         (rows, total, self.sum_us.load(Relaxed) as f64 / 1e6)
     }
 }
@@ -119,6 +118,10 @@ pub struct Metrics {
     pub peer_received_bytes: Counter,
     /// Snapshots installed here.
     pub snapshots_installed: Counter,
+    /// Applies of committed entries that took longer than 100 ms.
+    pub slow_apply: Counter,
+    /// Linearizable reads that waited longer than a second for their barrier.
+    pub slow_reads: Counter,
 }
 
 impl Default for Metrics {
@@ -137,6 +140,8 @@ impl Default for Metrics {
             peer_sent_bytes: Counter::default(),
             peer_received_bytes: Counter::default(),
             snapshots_installed: Counter::default(),
+            slow_apply: Counter::default(),
+            slow_reads: Counter::default(),
         }
     }
 }

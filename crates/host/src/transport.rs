@@ -101,11 +101,6 @@ impl Links {
             link.queue.notify.notify_one();
         }
     }
-
-    /// Whether a connection to the peer stands.
-    pub fn connected(&self) -> usize {
-        self.links.values().filter(|l| l.queue.connected.get()).count()
-    }
 }
 
 async fn keep_dialling(

@@ -1,0 +1,183 @@
+//! Who belongs to the cluster.
+
+use crate::door::Door;
+use crate::error;
+use std::collections::BTreeSet;
+use synod_base::{NodeId, hash64};
+use synod_cell::Work;
+use synod_consensus::Change;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::cluster_server::Cluster;
+use synod_mvcc::{Command, MemberInfo};
+use tonic::{Request, Response, Status};
+
+/// Most learners at once, as in etcd: each costs the leader a copy of the log.
+const LEARNERS_MAX: usize = 1;
+
+impl Door {
+    fn member_list(&self) -> Vec<pb::Member> {
+        let published = self.handle().published();
+        let learners = &self.handle().status().consensus.membership.learners;
+        let member = |m: &MemberInfo| pb::Member {
+            id: m.id.0,
+            name: m.name.clone(),
+            peer_ur_ls: m.peer_urls.clone(),
+            client_ur_ls: m.client_urls.clone(),
+            is_learner: learners.contains(&m.id),
+        };
+        published.members().values().map(member).collect()
+    }
+
+    async fn change(&self, change: Change, commands: Vec<Command>) -> Result<(), Status> {
+        self.refuse_on_learner()?;
+        let commands = commands.iter().map(Command::encode).collect();
+        let done = self.handle().propose(Work::Change(change, commands)).await;
+        done.map(drop).map_err(error::of_request)
+    }
+
+    fn member(&self, id: u64) -> Result<MemberInfo, Status> {
+        let published = self.handle().published();
+        published.members().get(&NodeId(id)).cloned().ok_or_else(error::member_not_found)
+    }
+
+    /// Refuses peer URLs that are malformed or another member's.
+    fn check_urls(&self, urls: &[String], but: Option<NodeId>) -> Result<(), Status> {
+        let valid = |u: &String| {
+            let rest = u.strip_prefix("http://").or_else(|| u.strip_prefix("https://"));
+            rest.and_then(|r| r.trim_end_matches('/').rsplit_once(':'))
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if urls.is_empty() || !urls.iter().all(valid) {
+            return Err(error::bad_member_urls());
+        }
+        let published = self.handle().published();
+        let taken = published
+            .members()
+            .values()
+            .filter(|m| Some(m.id) != but)
+            .any(|m| m.peer_urls.iter().any(|u| urls.contains(u)));
+        if taken { Err(error::peer_urls_exist()) } else { Ok(()) }
+    }
+
+    /// Would the voters that have started be a quorum of these?
+    fn check_started(&self, voters: &BTreeSet<NodeId>) -> Result<(), Status> {
+        let published = self.handle().published();
+        let started =
+            |id: &&NodeId| published.members().get(id).is_some_and(|m| !m.client_urls.is_empty());
+        let count = voters.iter().filter(started).count();
+        if count > voters.len() / 2 { Ok(()) } else { Err(error::not_enough_started()) }
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Door {
+    async fn member_add(
+        &self,
+        request: Request<pb::MemberAddRequest>,
+    ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        let r = request.into_inner();
+        self.read_barrier(false).await?;
+        self.check_urls(&r.peer_ur_ls, None)?;
+        let membership = self.handle().status().consensus.membership.clone();
+        let life = getrandom::u64().map_err(|e| Status::internal(format!("no entropy: {e}")))?;
+        let id = NodeId(hash64(&[r.peer_ur_ls.join(",").as_bytes(), &life.to_le_bytes()]).max(1));
+        let mut change = Change::default();
+        if r.is_learner {
+            if membership.learners.len() >= LEARNERS_MAX {
+                return Err(error::too_many_learners());
+            }
+            change.add_learners.insert(id);
+        } else {
+            let mut voters = membership.voters;
+            voters.insert(id);
+            self.check_started(&voters)?;
+            change.add_voters.insert(id);
+        }
+        let peer_urls = r.peer_ur_ls.clone();
+        let info = MemberInfo { id, peer_urls, ..MemberInfo::default() };
+        self.change(change, vec![Command::MemberSet(info)]).await?;
+        let member = pb::Member {
+            id: id.0,
+            peer_ur_ls: r.peer_ur_ls,
+            is_learner: r.is_learner,
+            ..Default::default()
+        };
+        Ok(Response::new(pb::MemberAddResponse {
+            header: Some(self.header_now()),
+            member: Some(member),
+            members: self.member_list(),
+        }))
+    }
+
+    async fn member_remove(
+        &self,
+        request: Request<pb::MemberRemoveRequest>,
+    ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        self.read_barrier(false).await?;
+        let member = self.member(request.into_inner().id)?;
+        let mut voters = self.handle().status().consensus.membership.voters.clone();
+        if voters.remove(&member.id) {
+            if voters.is_empty() {
+                return Err(error::not_enough_started());
+            }
+            self.check_started(&voters)?;
+        }
+        let change = Change { remove: [member.id].into(), ..Change::default() };
+        self.change(change, vec![Command::MemberRemove(member.id)]).await?;
+        Ok(Response::new(pb::MemberRemoveResponse {
+            header: Some(self.header_now()),
+            members: self.member_list(),
+        }))
+    }
+
+    async fn member_update(
+        &self,
+        request: Request<pb::MemberUpdateRequest>,
+    ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        let r = request.into_inner();
+        self.read_barrier(false).await?;
+        let member = self.member(r.id)?;
+        self.check_urls(&r.peer_ur_ls, Some(member.id))?;
+        let info = MemberInfo { peer_urls: r.peer_ur_ls, ..member };
+        self.run(Command::MemberSet(info)).await?;
+        Ok(Response::new(pb::MemberUpdateResponse {
+            header: Some(self.header_now()),
+            members: self.member_list(),
+        }))
+    }
+
+    async fn member_list(
+        &self,
+        request: Request<pb::MemberListRequest>,
+    ) -> Result<Response<pb::MemberListResponse>, Status> {
+        if request.into_inner().linearizable {
+            self.read_barrier(false).await?;
+        }
+        Ok(Response::new(pb::MemberListResponse {
+            header: Some(self.header_now()),
+            members: Door::member_list(self),
+        }))
+    }
+
+    async fn member_promote(
+        &self,
+        request: Request<pb::MemberPromoteRequest>,
+    ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        self.read_barrier(false).await?;
+        let member = self.member(request.into_inner().id)?;
+        let membership = self.handle().status().consensus.membership.clone();
+        if !membership.learners.contains(&member.id) {
+            return Err(error::not_learner());
+        }
+        if member.client_urls.is_empty() {
+            // Never started, so it cannot be in sync.
+            return Err(error::learner_not_ready());
+        }
+        let change = Change { promote: [member.id].into(), ..Change::default() };
+        self.change(change, vec![Command::MemberSet(member)]).await?;
+        Ok(Response::new(pb::MemberPromoteResponse {
+            header: Some(self.header_now()),
+            members: self.member_list(),
+        }))
+    }
+}

@@ -1,0 +1,192 @@
+//! Leases. Renewals are agreed on like writes (so a new leader knows of them),
+//! but all that wait at this door share one command.
+
+use crate::door::Door;
+use crate::error;
+use crate::kv::unexpected;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::lease_server::Lease;
+use synod_mvcc::{Command, LEASE_TTL_MAX, Outcome};
+use tokio::sync::oneshot;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+type Waiting = Vec<(i64, oneshot::Sender<Result<i64, Status>>)>;
+
+/// Renewals that wait for the one in flight.
+#[derive(Default)]
+pub(crate) struct Renewals {
+    state: Mutex<(Waiting, bool)>,
+}
+
+impl Renewals {
+    fn lock(&self) -> MutexGuard<'_, (Waiting, bool)> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Door {
+    pub(crate) async fn lease_grant(
+        &self,
+        r: pb::LeaseGrantRequest,
+    ) -> Result<pb::LeaseGrantResponse, Status> {
+        if r.ttl > LEASE_TTL_MAX {
+            return Err(error::lease_ttl_too_large());
+        }
+        loop {
+            let id = if r.id == 0 { random_id()? } else { r.id };
+            let command = Command::LeaseGrant { id, ttl: r.ttl, clock: 0 };
+            match self.run(command).await {
+                Ok((Outcome::LeaseGranted(ttl), header)) => {
+                    let header = Some(header);
+                    return Ok(pb::LeaseGrantResponse { header, id, ttl, error: String::new() });
+                }
+                Ok((other, _)) => return Err(unexpected(&other)),
+                // A drawn number that was taken: draw again.
+                Err(e) if r.id == 0 && e.message() == error::lease_exists().message() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Renews a lease; the time to live granted, or 0 if there is no such lease.
+    pub(crate) async fn renew(&self, id: i64) -> Result<i64, Status> {
+        let (tx, rx) = oneshot::channel();
+        let begin = {
+            let mut state = self.renewals().lock();
+            state.0.push((id, tx));
+            !std::mem::replace(&mut state.1, true)
+        };
+        if begin {
+            let door = self.clone();
+            tokio::spawn(async move { door.renew_all().await });
+        }
+        rx.await.map_err(|_| error::stopped())?
+    }
+
+    /// One command after another, each for all that waited.
+    async fn renew_all(&self) {
+        loop {
+            let waiting = {
+                let mut state = self.renewals().lock();
+                if state.0.is_empty() {
+                    state.1 = false;
+                    return;
+                }
+                std::mem::take(&mut state.0)
+            };
+            let mut ids: Vec<i64> = waiting.iter().map(|(id, _)| *id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            let answer = self.run(Command::LeaseRenew { ids, clock: 0 }).await;
+            for (id, tx) in waiting {
+                let result = match &answer {
+                    Ok((Outcome::LeaseRenewed(ttls), _)) => {
+                        let found = ttls.iter().find(|(i, _)| *i == id);
+                        Ok(found.map_or(0, |(_, ttl)| *ttl))
+                    }
+                    Ok((other, _)) => Err(unexpected(other)),
+                    Err(e) => Err(e.clone()),
+                };
+                let _ = tx.send(result);
+            }
+        }
+    }
+
+    async fn time_to_live(
+        &self,
+        r: pb::LeaseTimeToLiveRequest,
+    ) -> Result<pb::LeaseTimeToLiveResponse, Status> {
+        self.read_barrier(false).await?;
+        let published = self.handle().published();
+        let header = Some(self.header(published.revision(), self.handle().term()));
+        let Some(lease) = published.lease(r.id).map_err(error::of_store)? else {
+            return Ok(pb::LeaseTimeToLiveResponse {
+                header,
+                id: r.id,
+                ttl: -1,
+                ..Default::default()
+            });
+        };
+        let left_ms = lease.expiry_clock.saturating_sub(self.handle().lease_clock());
+        Ok(pb::LeaseTimeToLiveResponse {
+            header,
+            id: r.id,
+            ttl: (left_ms / 1_000) as i64,
+            granted_ttl: lease.granted_ttl,
+            keys: if r.keys { lease.keys } else { Vec::new() },
+        })
+    }
+}
+
+fn random_id() -> Result<i64, Status> {
+    let bits = getrandom::u64().map_err(|e| Status::internal(format!("no entropy: {e}")))?;
+    // Positive and not zero.
+    Ok(((bits >> 1) as i64).max(1))
+}
+
+#[tonic::async_trait]
+impl Lease for Door {
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        Door::lease_grant(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let id = request.into_inner().id;
+        let (_, header) = self.run(Command::LeaseRevoke { id }).await?;
+        Ok(Response::new(pb::LeaseRevokeResponse { header: Some(header) }))
+    }
+
+    type LeaseKeepAliveStream =
+        Pin<Box<dyn Stream<Item = Result<pb::LeaseKeepAliveResponse, Status>> + Send>>;
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let wants_leader =
+            request.metadata().get("hasleader").is_some_and(|v| v.as_bytes() == b"true");
+        let door = self.clone();
+        let answers = request.into_inner().then(move |message| {
+            let door = door.clone();
+            async move {
+                let id = message?.id;
+                if wants_leader && door.handle().leader().is_none() {
+                    return Err(error::no_leader());
+                }
+                // Taken before the renewal, so that it never claims more than was seen.
+                let header = Some(door.header_now());
+                let ttl = door.renew(id).await?;
+                Ok(pb::LeaseKeepAliveResponse { header, id, ttl })
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        self.time_to_live(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        self.read_barrier(false).await?;
+        let published = self.handle().published();
+        let header = Some(self.header(published.revision(), self.handle().term()));
+        let ids = published.leases().map_err(error::of_store)?;
+        let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+        Ok(Response::new(pb::LeaseLeasesResponse { header, leases }))
+    }
+}

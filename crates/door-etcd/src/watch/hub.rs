@@ -1,0 +1,276 @@
+//! Who hears of what: the index of all synced watches of the door.
+
+use crate::convert;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use synod_host::Handle;
+use synod_mvcc::{Event, KeyRange, Revision, WatchIndex};
+use tokio::sync::Notify;
+
+/// A watch, over all streams of the door.
+pub(crate) type WatchKey = u64;
+
+/// An event as it stands in a response, encoded once for all who hear of it.
+pub(crate) struct Encoded {
+    pub plain: Bytes,
+    /// With the pair before it; made when somebody wants it.
+    pub with_prev: Option<Bytes>,
+}
+
+/// What waits for a stream's task.
+pub(crate) enum Item {
+    /// Events of one revision for one watch.
+    Events { watch: WatchKey, revision: i64, events: Vec<Bytes> },
+    /// The watch left the hub: it has everything before this revision.
+    Behind { watch: WatchKey, next: i64 },
+    /// Everything up to this revision was handed over to every watch.
+    Progress { revision: i64 },
+}
+
+/// The queue between the hub and one stream.
+pub(crate) struct Queue {
+    items: Mutex<(VecDeque<Item>, usize)>,
+    pub notify: Notify,
+    bytes_max: usize,
+}
+
+impl Queue {
+    pub fn new(bytes_max: usize) -> Queue {
+        Queue { items: Mutex::default(), notify: Notify::new(), bytes_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<Item>, usize)> {
+        self.items.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// False when it is full; notes without events always find room.
+    fn push(&self, item: Item) -> bool {
+        let bytes = match &item {
+            Item::Events { events, .. } => events.iter().map(|e| e.len() + 64).sum(),
+            _ => 0,
+        };
+        let mut items = self.lock();
+        if bytes > 0 && items.1 > 0 && items.1 + bytes > self.bytes_max {
+            return false;
+        }
+        items.1 += bytes;
+        items.0.push_back(item);
+        drop(items);
+        self.notify.notify_one();
+        true
+    }
+
+    /// Everything that waits.
+    pub fn take(&self) -> VecDeque<Item> {
+        let mut items = self.lock();
+        items.1 = 0;
+        std::mem::take(&mut items.0)
+    }
+}
+
+/// What the hub knows of a watch.
+pub(crate) struct Watcher {
+    pub queue: Arc<Queue>,
+    pub range: KeyRange,
+    /// The first revision that it wants.
+    pub next: i64,
+    pub no_put: bool,
+    pub no_delete: bool,
+    pub prev_kv: bool,
+}
+
+impl Watcher {
+    fn wants(&self, revision: i64, event: &Event) -> bool {
+        revision >= self.next && !(if event.deleted { self.no_delete } else { self.no_put })
+    }
+}
+
+#[derive(Default)]
+struct State {
+    index: WatchIndex<WatchKey>,
+    watchers: HashMap<WatchKey, Watcher>,
+    /// Everything up to this revision was dispatched.
+    position: i64,
+    next_key: WatchKey,
+    slow: u64,
+}
+
+/// See the file's header.
+pub(crate) struct Hub {
+    handle: Handle,
+    state: Mutex<State>,
+}
+
+/// What came of an attempt to join.
+pub(crate) enum Joined {
+    /// From now on the hub delivers.
+    Yes,
+    /// The watch is too far behind: read history first.
+    Behind(Watcher),
+}
+
+impl Hub {
+    pub fn new(handle: Handle) -> Arc<Hub> {
+        let position = handle.feed().since(i64::MAX).map_or(0, |(_, newest)| newest);
+        let state = State { position, ..State::default() };
+        Arc::new(Hub { handle, state: Mutex::new(state) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Follows the feed for as long as the door is open.
+    pub async fn run(self: Arc<Hub>) {
+        let mut news = self.handle.feed().subscribe();
+        loop {
+            self.dispatch_news();
+            if news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn dispatch_news(&self) {
+        let mut state = self.lock();
+        match self.handle.feed().since(state.position) {
+            Some((revisions, newest)) => {
+                for revision in &revisions {
+                    dispatch(&mut state, revision);
+                }
+                state.position = state.position.max(newest);
+            }
+            // The feed was reset, or ran away from us: everybody reads history.
+            None => {
+                let keys: Vec<WatchKey> = state.watchers.keys().copied().collect();
+                let next = state.position + 1;
+                for key in keys {
+                    drop_out(&mut state, key, next);
+                }
+                let (_, newest) = self.handle.feed().since(i64::MAX).unwrap_or_default();
+                state.position = newest;
+            }
+        }
+    }
+
+    /// A number for a new watch.
+    pub fn new_key(&self) -> WatchKey {
+        let mut state = self.lock();
+        state.next_key += 1;
+        state.next_key
+    }
+
+    /// Lets a watch in that has everything before `watcher.next`.
+    pub fn join(&self, key: WatchKey, watcher: Watcher) -> Joined {
+        let mut state = self.lock();
+        if watcher.next <= state.position {
+            let Some((missed, _)) = self.handle.feed().since(watcher.next - 1) else {
+                return Joined::Behind(watcher);
+            };
+            for revision in missed.iter().filter(|r| r.revision <= state.position) {
+                let events = select(&watcher, revision);
+                let (watch, at) = (key, revision.revision);
+                if !events.is_empty()
+                    && !watcher.queue.push(Item::Events { watch, revision: at, events })
+                {
+                    return Joined::Behind(Watcher { next: at, ..watcher });
+                }
+            }
+        }
+        state.index.add(key, watcher.range.clone());
+        state.watchers.insert(key, watcher);
+        Joined::Yes
+    }
+
+    /// Forgets a watch.
+    pub fn leave(&self, key: WatchKey) {
+        let mut state = self.lock();
+        state.index.remove(key);
+        state.watchers.remove(&key);
+    }
+
+    /// Queues a progress note behind all events, if all of the stream's watches
+    /// are here and none of them starts in the future.
+    pub fn progress(&self, queue: &Queue, keys: &[WatchKey]) -> bool {
+        let state = self.lock();
+        let revision = state.position;
+        let all =
+            keys.iter().all(|k| state.watchers.get(k).is_some_and(|w| w.next <= revision + 1));
+        all && queue.push(Item::Progress { revision })
+    }
+
+    /// The revision up to which this watch has everything, if it is here.
+    pub fn progress_of(&self, key: WatchKey) -> Option<i64> {
+        let state = self.lock();
+        let revision = state.position;
+        state.watchers.get(&key).filter(|w| w.next <= revision + 1).map(|_| revision)
+    }
+
+    /// (watches here, how often one fell behind).
+    pub fn counts(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.watchers.len(), state.slow)
+    }
+}
+
+/// The events of a revision that a watch wants.
+pub(crate) fn select(watcher: &Watcher, revision: &Revision) -> Vec<Bytes> {
+    let wanted = revision
+        .events
+        .iter()
+        .filter(|e| watcher.wants(revision.revision, e) && in_range(&watcher.range, &e.kv.key));
+    wanted.map(|e| encode(e, watcher.prev_kv)).collect()
+}
+
+fn in_range(range: &KeyRange, key: &[u8]) -> bool {
+    match &range.end[..] {
+        [] => range.key == key,
+        [0] => *range.key <= *key,
+        end => *range.key <= *key && key < end,
+    }
+}
+
+fn encode(event: &Event, prev: bool) -> Bytes {
+    convert::event(event, prev).encode_to_vec().into()
+}
+
+fn dispatch(state: &mut State, revision: &Revision) {
+    let mut hits: BTreeMap<WatchKey, Vec<usize>> = BTreeMap::new();
+    for (i, event) in revision.events.iter().enumerate() {
+        state.index.matches(&event.kv.key, &mut |key| hits.entry(key).or_default().push(i));
+    }
+    let mut encoded: Vec<Option<Encoded>> = revision.events.iter().map(|_| None).collect();
+    for (key, numbers) in hits {
+        let Some(watcher) = state.watchers.get(&key) else { continue };
+        let mut events = Vec::with_capacity(numbers.len());
+        for i in numbers {
+            let event = &revision.events[i];
+            if !watcher.wants(revision.revision, event) {
+                continue;
+            }
+            let once = encoded[i]
+                .get_or_insert_with(|| Encoded { plain: encode(event, false), with_prev: None });
+            events.push(if watcher.prev_kv {
+                once.with_prev.get_or_insert_with(|| encode(event, true)).clone()
+            } else {
+                once.plain.clone()
+            });
+        }
+        let item = Item::Events { watch: key, revision: revision.revision, events };
+        let wanted = matches!(&item, Item::Events { events, .. } if !events.is_empty());
+        if wanted && !watcher.queue.push(item) {
+            state.slow += 1;
+            drop_out(state, key, revision.revision);
+        }
+    }
+}
+
+fn drop_out(state: &mut State, key: WatchKey, next: i64) {
+    state.index.remove(key);
+    if let Some(watcher) = state.watchers.remove(&key) {
+        let next = next.max(watcher.next);
+        watcher.queue.push(Item::Behind { watch: key, next });
+    }
+}
