@@ -6,6 +6,10 @@ use synod_base::NodeId;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
 use synod_consensus::{Message, Refusal};
 
+/// What became of one forwarded ticket: the (index, term) where it stands, or
+/// why it was not proposed.
+pub type Verdict = (u64, Result<(u64, u64), Refusal>);
+
 /// A message from one member of a cell to another.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PeerMessage {
@@ -15,7 +19,7 @@ pub enum PeerMessage {
     Forward(Vec<(u64, Work)>),
     /// What became of forwarded work: it stands at (index, term), or was not
     /// proposed at all.
-    Forwarded(Vec<(u64, Result<(u64, u64), Refusal>)>),
+    Forwarded(Vec<Verdict>),
     /// A piece of a snapshot.
     SnapshotChunk {
         /// The sender's number of the stream.

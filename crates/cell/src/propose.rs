@@ -4,7 +4,7 @@
 use crate::cell::{Cell, CellOutput, Failure, Reply};
 use crate::envelope::{ConfigContext, Work, seal};
 use crate::event::CellEvent;
-use crate::message::PeerMessage;
+use crate::message::{PeerMessage, Verdict};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_base::{NodeId, Tick};
@@ -56,7 +56,7 @@ pub(crate) struct Requests {
     askers: BTreeMap<u64, Asker>,
     next_core_ticket: u64,
     /// What to tell other nodes at the end of the turn.
-    verdicts: BTreeMap<NodeId, Vec<(u64, Result<(u64, u64), Refusal>)>>,
+    verdicts: BTreeMap<NodeId, Vec<Verdict>>,
 }
 
 impl Requests {
@@ -229,7 +229,7 @@ impl<S: Store> Cell<S> {
     pub(crate) fn forwarded(
         &mut self,
         from: NodeId,
-        items: Vec<(u64, Result<(u64, u64), Refusal>)>,
+        items: Vec<Verdict>,
         out: &mut Vec<CellOutput>,
     ) {
         for (ticket, result) in items {

@@ -29,7 +29,6 @@ etcd_errors! {
     lease_exists: FailedPrecondition "etcdserver: lease already exists";
     lease_ttl_too_large: OutOfRange "etcdserver: too large lease TTL";
     member_not_found: NotFound "etcdserver: member not found";
-    member_exists: FailedPrecondition "etcdserver: member ID already exist";
     peer_urls_exist: FailedPrecondition "etcdserver: Peer URLs already exists";
     bad_member_urls: InvalidArgument "etcdserver: given member URLs are invalid";
     not_enough_started: FailedPrecondition "etcdserver: re-configuration failed due to not enough started members";

@@ -154,10 +154,10 @@ where
         return Ok(stream_json(method.clone(), answer.into_body()));
     }
     let body = answer.into_body().collect().await?;
-    if let Some(status) = body.trailers().and_then(Status::from_header_map) {
-        if status.code() != Code::Ok {
-            return Err(status);
-        }
+    if let Some(status) = body.trailers().and_then(Status::from_header_map)
+        && status.code() != Code::Ok
+    {
+        return Err(status);
     }
     let text = to_json(method, body.to_bytes().slice(5..))?;
     Ok(respond(StatusCode::OK, text))
@@ -186,9 +186,9 @@ fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<BytesMut, Status> {
     let mut out = BytesMut::new();
     let bad = |e: serde_json::Error| Status::invalid_argument(e.to_string());
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let mut values = serde_json::Deserializer::from_slice(json).into_iter::<serde_json::Value>();
+    let values = serde_json::Deserializer::from_slice(json).into_iter::<serde_json::Value>();
     let mut count = 0;
-    while let Some(value) = values.next() {
+    for value in values {
         let value = value.map_err(bad)?;
         let message = DynamicMessage::deserialize_with_options(method.input(), value, &options);
         put_frame(&mut out, &message.map_err(bad)?);

@@ -397,7 +397,7 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     let id = NodeId(identity.id);
     let begun = Instant::now();
     let store = DiskStore::open(
-        &config.data_dir.join("state"),
+        config.data_dir.join("state"),
         DiskOptions { cache_bytes: config.cache_bytes, ..DiskOptions::default() },
     )
     .map_err(fail("cannot open the state"))?;

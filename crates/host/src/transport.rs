@@ -193,11 +193,9 @@ pub(crate) async fn read_stream(
     mailbox: Arc<Mailbox<ToCore>>,
     metrics: Arc<Metrics>,
 ) {
-    let end = loop {
-        match read_frames(&mut stream, from, &mailbox, &metrics).await {
-            Ok(()) => break "it was closed".to_owned(),
-            Err(e) => break e.to_string(),
-        }
+    let end = match read_frames(&mut stream, from, &mailbox, &metrics).await {
+        Ok(()) => "it was closed".to_owned(),
+        Err(e) => e.to_string(),
     };
     tracing::debug!(peer = %from, "connection from peer ended: {end}");
     mailbox.push(ToCore::Disconnected(from));

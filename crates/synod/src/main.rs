@@ -29,14 +29,14 @@ enum Command {
     /// Put load on any etcd endpoint and measure it
     Bench(bench::BenchArgs),
     /// Run one node of a cluster
-    Server(settings::ServerArgs),
+    Server(Box<settings::ServerArgs>),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(args) => up::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Server(args) => node::run(args),
+        Command::Server(args) => node::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

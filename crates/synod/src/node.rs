@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// `synod server`.
-pub fn run(args: ServerArgs) -> Outcome {
+pub fn run(args: &ServerArgs) -> Outcome {
     let settings = args.resolve()?;
     if args.print_config {
         print!("{}", toml::to_string(&settings).map_err(|e| e.to_string())?);

@@ -1,0 +1,258 @@
+//! Real clusters of real processes on loopback, and the real clients' programs.
+#![allow(dead_code)]
+
+pub mod linear;
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
+use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use tonic::transport::{Channel, Endpoint};
+
+pub struct Node {
+    pub name: String,
+    pub client: u16,
+    pub peer: u16,
+    pub dir: PathBuf,
+    pub child: Option<Child>,
+}
+
+/// Processes of a cluster; ended when dropped.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub settings: Vec<String>,
+    dir: tempfile::TempDir,
+}
+
+/// Ports that were free a moment ago, no two alike.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect()
+}
+
+impl Cluster {
+    pub fn start(nodes: usize) -> Cluster {
+        Cluster::with_settings(nodes, &[])
+    }
+
+    pub fn with_settings(nodes: usize, settings: &[&str]) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let ports = free_ports(nodes * 2);
+        let nodes = (0..nodes).map(|i| Node {
+            name: format!("n{i}"),
+            client: ports[2 * i],
+            peer: ports[2 * i + 1],
+            dir: dir.path().join(format!("n{i}")),
+            child: None,
+        });
+        let settings = settings.iter().map(|s| (*s).to_owned()).collect();
+        let mut cluster = Cluster { nodes: nodes.collect(), settings, dir };
+        for i in 0..cluster.nodes.len() {
+            cluster.spawn(i);
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn initial_cluster(&self) -> String {
+        let members = self.nodes.iter().map(|n| format!("{}=http://127.0.0.1:{}", n.name, n.peer));
+        members.collect::<Vec<_>>().join(",")
+    }
+
+    pub fn spawn(&mut self, i: usize) {
+        self.spawn_with(i, &[]);
+    }
+
+    pub fn spawn_with(&mut self, i: usize, more: &[&str]) {
+        let initial = self.initial_cluster();
+        let settings = self.settings.clone();
+        let node = &mut self.nodes[i];
+        std::fs::create_dir_all(node.dir.parent().expect("a parent")).expect("folder");
+        let log_file = node.dir.with_extension("log");
+        let log = File::options().create(true).append(true).open(log_file).expect("log");
+        let child = Command::new(env!("CARGO_BIN_EXE_synod"))
+            .arg("server")
+            .args(["--name", &node.name, "--initial-cluster", &initial])
+            .arg("--data-dir")
+            .arg(&node.dir)
+            .args(["--listen-client-urls", &format!("http://127.0.0.1:{}", node.client)])
+            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
+            .args(["--listen-http-urls", ""])
+            .args(settings)
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the server starts");
+        node.child = Some(child);
+    }
+
+    pub fn log(&self, i: usize) -> String {
+        std::fs::read_to_string(self.nodes[i].dir.with_extension("log")).unwrap_or_default()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, i: usize) {
+        if let Some(mut child) = self.nodes[i].child.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    pub fn signal(&self, i: usize, name: &str) {
+        let id = self.nodes[i].child.as_ref().expect("running").id().to_string();
+        let done = Command::new("kill").args([name, &id]).status().expect("kill");
+        assert!(done.success());
+    }
+
+    /// Waits for a process that is expected to end by itself.
+    pub fn wait_end(&mut self, i: usize, within: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < within {
+            let child = self.nodes[i].child.as_mut().expect("running");
+            if child.try_wait().expect("wait").is_some() {
+                self.nodes[i].child = None;
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    pub fn endpoint(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[i].client)
+    }
+
+    pub fn endpoints(&self) -> String {
+        (0..self.nodes.len()).map(|i| self.endpoint(i)).collect::<Vec<_>>().join(",")
+    }
+
+    pub fn channel(&self, i: usize) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.endpoint(i)))
+            .expect("a URL")
+            .connect_timeout(Duration::from_millis(500))
+            .connect_lazy()
+    }
+
+    pub fn kv(&self, i: usize) -> KvClient<Channel> {
+        KvClient::new(self.channel(i))
+    }
+
+    pub fn wait_ready(&self) {
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].child.is_some() {
+                self.wait_node(i);
+            }
+        }
+    }
+
+    /// Until this node answers and knows a leader.
+    pub fn wait_node(&self, i: usize) {
+        block_on(async {
+            let begun = Instant::now();
+            loop {
+                let mut client = MaintenanceClient::new(self.channel(i));
+                if client
+                    .status(pb::StatusRequest {})
+                    .await
+                    .is_ok_and(|s| s.into_inner().leader != 0)
+                {
+                    return;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(60), "not ready:\n{}", self.log(i));
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        });
+    }
+
+    /// The number of the node that leads.
+    pub fn leader(&self) -> usize {
+        let begun = Instant::now();
+        loop {
+            let found = block_on(async {
+                for i in 0..self.nodes.len() {
+                    if self.nodes[i].child.is_none() {
+                        continue;
+                    }
+                    let mut client = MaintenanceClient::new(self.channel(i));
+                    if let Ok(s) = client.status(pb::StatusRequest {}).await {
+                        let s = s.into_inner();
+                        if s.leader != 0 && s.leader == s.header.expect("header").member_id {
+                            return Some(i);
+                        }
+                    }
+                }
+                None
+            });
+            if let Some(i) = found {
+                return i;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no leader");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for i in 0..self.nodes.len() {
+            self.kill(i);
+            if std::thread::panicking() {
+                let log = self.log(i);
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("the end of {}'s log:", self.nodes[i].name);
+                tail.iter().rev().for_each(|l| eprintln!("  {l}"));
+            }
+        }
+    }
+}
+
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+/// The folder of the real clients.
+pub fn peers() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers");
+    assert!(
+        dir.join("py/bin/python").exists(),
+        "the real clients are missing: run `cargo xtask peers` (or `cargo xtask test`) first"
+    );
+    dir
+}
+
+/// Both etcdctls: Debian's 3.4 and PyPI's 3.5.
+pub fn etcdctls() -> Vec<PathBuf> {
+    let debian = peers().join("deb/etcd-client/usr/bin/etcdctl");
+    let pypi = peers().join("py/bin/etcdctl");
+    for program in [&debian, &pypi] {
+        assert!(program.exists(), "{} is missing: run `cargo xtask peers`", program.display());
+    }
+    vec![debian, pypi]
+}
+
+/// Runs a program to its end: (success, standard output, standard error).
+pub fn output(program: &Path, args: &[&str]) -> (bool, String, String) {
+    let out = Command::new(program)
+        .env("ETCDCTL_API", "3")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}

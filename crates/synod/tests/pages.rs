@@ -1,0 +1,91 @@
+//! The JSON gateway and the pages, over bare HTTP/1.
+
+mod common;
+
+use common::Cluster;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+/// (status, body)
+fn http(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    (status, body.to_owned())
+}
+
+#[test]
+fn gateway_and_pages() {
+    let cluster = Cluster::start(1);
+    let at = cluster.endpoint(0);
+    let (status, put) = http(&at, "POST", "/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#);
+    assert_eq!(status, 200, "{put}");
+    let json: serde_json::Value = serde_json::from_str(&put).expect("JSON");
+    assert!(json["header"]["cluster_id"].is_string() && json["header"]["revision"] == "2", "{put}");
+    let (_, got) = http(&at, "POST", "/v3/kv/range", r#"{"key":"Zm9v"}"#);
+    let json: serde_json::Value = serde_json::from_str(&got).expect("JSON");
+    assert_eq!(json["kvs"][0]["value"], "YmFy", "{got}");
+    assert_eq!((&json["count"], &json["kvs"][0]["mod_revision"]), (&"1".into(), &"2".into()));
+    let (status, bad) = http(&at, "POST", "/v3/kv/range", r#"{"key":""}"#);
+    let json: serde_json::Value = serde_json::from_str(&bad).expect("JSON");
+    assert_eq!((status, &json["code"]), (400, &3.into()));
+    assert_eq!(json["error"], "etcdserver: key is not provided");
+    let (status, _) = http(&at, "POST", "/v3/kv/put", "{not json");
+    assert_eq!(status, 400);
+    let (status, _) = http(&at, "POST", "/v3/nowhere", "{}");
+    assert_eq!(status, 404);
+
+    let (status, health) = http(&at, "GET", "/health", "");
+    assert_eq!((status, health.as_str()), (200, r#"{"health":"true","reason":""}"#));
+    let (status, ready) = http(&at, "GET", "/readyz?verbose", "");
+    assert!(status == 200 && ready.contains("[+]linearizable_read ok"), "{ready}");
+    assert_eq!(http(&at, "GET", "/livez", "").0, 200);
+    assert_eq!(http(&at, "GET", "/readyz/nonsense", "").0, 404);
+    let (_, version) = http(&at, "GET", "/version", "");
+    assert!(version.contains("\"etcdserver\":\"3.7.0\""), "{version}");
+    let (_, metrics) = http(&at, "GET", "/metrics", "");
+    for name in [
+        "etcd_server_has_leader 1",
+        "etcd_server_is_leader 1",
+        "etcd_disk_wal_fsync_duration_seconds_bucket",
+        "etcd_mvcc_put_total",
+        "process_resident_memory_bytes",
+        "grpc_server_handled_total",
+        "synod_journal_bytes_total",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing");
+    }
+}
+
+#[test]
+fn a_watch_over_json() {
+    let cluster = Cluster::start(1);
+    let at = cluster.endpoint(0);
+    let mut stream = TcpStream::connect(&at).expect("connect");
+    let body = r#"{"create_request":{"key":"dw=="}}"#;
+    let request = format!(
+        "POST /v3/watch HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("request");
+    let mut seen = String::new();
+    let mut buffer = [0u8; 4096];
+    let mut read_until = |what: &str, seen: &mut String| {
+        while !seen.contains(what) {
+            let n = stream.read(&mut buffer).expect("read");
+            assert!(n > 0, "the stream ended: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    };
+    read_until("\"created\":true", &mut seen);
+    http(&at, "POST", "/v3/kv/put", r#"{"key":"dw==","value":"MQ=="}"#);
+    read_until("\"value\":\"MQ==\"", &mut seen);
+    assert!(seen.contains("{\"result\":{"), "{seen}");
+}

@@ -1,0 +1,78 @@
+//! All automation: `cargo xtask <command>`.
+
+mod compare;
+mod peers;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  test [-- ARGS]   everything a change must pass but lints: fetches the real clients, runs all tests
+  verify           the one gate: format, clippy, docs, and `test`
+  tidy             layers, banned calls, the map, sizes (also a part of the tests)
+  peers            fetch the real clients and servers that the tests use into target/peers
+  compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test", rest @ ..] => test(rest.strip_prefix(&["--"]).unwrap_or(rest)),
+        ["verify"] => verify(),
+        ["tidy"] => tidy::run(&root()),
+        ["peers"] => peers::fetch(&root()).map(drop),
+        ["compare", "etcd", rest @ ..] => compare::etcd(&root(), rest),
+        _ => {
+            print!("{HELP}");
+            return if words.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Runs a program and says what failed.
+pub fn run(dir: &Path, program: &str, args: &[&str]) -> Result<(), String> {
+    eprintln!("+ {program} {}", args.join(" "));
+    let status = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .status()
+        .map_err(|e| format!("cannot run {program}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {} failed", args.join(" "))) }
+}
+
+fn test(args: &[&str]) -> Result<(), String> {
+    let root = root();
+    peers::fetch(&root)?;
+    let mut all = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
+    all.extend(args);
+    run(&root, "cargo", &all)
+}
+
+fn verify() -> Result<(), String> {
+    let root = root();
+    run(&root, "cargo", &["fmt", "--all", "--check"])?;
+    tidy::run(&root)?;
+    run(
+        &root,
+        "cargo",
+        &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+    )?;
+    run(&root, "cargo", &["doc", "--workspace", "--no-deps", "--locked"])?;
+    test(&[])
+}
