@@ -7,12 +7,12 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::wire::{Answer, MAGIC, Opening, address, put_frame, read_json, take_frame, write_json};
 use bytes::BytesMut;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use synod_base::NodeId;
 use synod_cell::PeerMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,9 +38,16 @@ struct Link {
 
 struct Queue {
     bytes: RefCell<Vec<u8>>,
-    connected: std::cell::Cell<bool>,
+    connected: Cell<bool>,
+    /// When the peer first and last said that we were removed, and nothing else
+    /// since.
+    removed: Cell<Option<(Instant, Instant)>>,
     notify: Notify,
 }
+
+/// How long a majority of the peers must go on saying that we were removed: one
+/// that is only behind catches up within it.
+const REMOVED_FOR: Duration = Duration::from_secs(2);
 
 /// Links to all peers; lives on the core's thread.
 pub(crate) struct Links {
@@ -70,7 +77,8 @@ impl Links {
             }
             let queue = Rc::new(Queue {
                 bytes: RefCell::new(Vec::new()),
-                connected: std::cell::Cell::new(false),
+                connected: Cell::new(false),
+                removed: Cell::new(None),
                 notify: Notify::new(),
             });
             let opening = Opening::Stream { cluster: self.cluster, from: self.id.0, to: id.0 };
@@ -82,6 +90,20 @@ impl Links {
             ));
             self.links.insert(*id, Link { urls: urls.clone(), queue, task });
         }
+    }
+
+    /// The peers that take messages now.
+    pub fn connected(&self) -> BTreeSet<NodeId> {
+        self.links.iter().filter(|(_, l)| l.queue.connected.get()).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a majority of the peers refuses us, and has for a while, because
+    /// we were removed. Silence does not count.
+    pub fn is_removed(&self) -> bool {
+        let says = |link: &&Link| {
+            link.queue.removed.get().is_some_and(|(first, last)| last - first > REMOVED_FOR)
+        };
+        self.links.values().filter(says).count() > self.links.len() / 2
     }
 
     /// Queues a message; it leaves when the present turn ends.
@@ -112,13 +134,22 @@ async fn keep_dialling(
     let mut pause = DIAL_PAUSE_MIN;
     for url in urls.iter().cycle() {
         match dial(url, &opening).await {
-            Ok(stream) => {
+            Ok(Dialled::Open(stream)) => {
                 pause = DIAL_PAUSE_MIN;
+                queue.removed.set(None);
                 queue.bytes.borrow_mut().clear();
                 queue.connected.set(true);
                 let end = pump(stream, &queue, &metrics).await;
                 queue.connected.set(false);
                 tracing::debug!(peer = %url, "peer connection ended: {end}");
+            }
+            Ok(Dialled::Removed) => {
+                let now = Instant::now();
+                let before = queue.removed.get();
+                if before.is_none() {
+                    tracing::warn!(peer = %url, "the peer says that this member was removed");
+                }
+                queue.removed.set(Some((before.map_or(now, |(first, _)| first), now)));
             }
             Err(e) => tracing::debug!(peer = %url, "cannot reach peer: {e}"),
         }
@@ -127,13 +158,20 @@ async fn keep_dialling(
     }
 }
 
+/// What came of dialling a peer that answered.
+enum Dialled {
+    Open(TcpStream),
+    Removed,
+}
+
 /// Opens a connection to a peer URL and says what it is for.
-pub(crate) async fn dial(url: &str, opening: &Opening) -> io::Result<TcpStream> {
+async fn dial(url: &str, opening: &Opening) -> io::Result<Dialled> {
     let (stream, answer) = timeout(DIAL_TIMEOUT, ask_on(url, opening))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     match answer {
-        Answer::Welcome => Ok(stream),
+        Answer::Welcome => Ok(Dialled::Open(stream)),
+        Answer::Removed => Ok(Dialled::Removed),
         Answer::Refused { why } => Err(io::Error::other(why)),
         other => Err(io::Error::other(format!("not ready: {other:?}"))),
     }
