@@ -129,6 +129,10 @@ impl Site {
                 started.handled(Code::Unavailable);
                 return grpc::refused(&error::no_leader()).map(boxed);
             }
+            if self.door.handle().is_learner() && !on_learner(&path) {
+                started.handled(Code::FailedPrecondition);
+                return grpc::refused(&error::not_for_learner()).map(boxed);
+            }
             return self.call(request, &path, started).await;
         }
         if gateway::is_mine(&path) {
@@ -209,6 +213,15 @@ impl Site {
         });
         tokio::spawn(WatchStream::new(self.door.clone(), false, out).run(rx));
         Ok(grpc::streaming(answers))
+    }
+}
+
+/// What a learner answers: what concerns itself, and serializable reads.
+fn on_learner(path: &str) -> bool {
+    let own = ["Maintenance/Status", "Maintenance/Snapshot", "KV/Range", "KV/RangeStream"];
+    match path.strip_prefix("/etcdserverpb.") {
+        Some(call) => own.contains(&call),
+        None => path.starts_with("/grpc."),
     }
 }
 
