@@ -61,18 +61,11 @@ impl Door {
 
     /// Would the voters that have started be a quorum of these?
     fn check_started(&self, voters: &BTreeSet<NodeId>) -> Result<(), Status> {
-        if self.count_started(voters) > voters.len() / 2 {
-            Ok(())
-        } else {
-            Err(error::not_enough_started())
-        }
-    }
-
-    fn count_started(&self, voters: &BTreeSet<NodeId>) -> usize {
         let published = self.handle().published();
         let started =
             |id: &&NodeId| published.members().get(id).is_some_and(|m| !m.client_urls.is_empty());
-        voters.iter().filter(started).count()
+        let count = voters.iter().filter(started).count();
+        if count > voters.len() / 2 { Ok(()) } else { Err(error::not_enough_started()) }
     }
 
     /// How many of these does this member reach, itself included?
@@ -82,14 +75,14 @@ impl Door {
     }
 
     /// A voter may be added when all others take part, and those that have
-    /// started are a quorum with it. To one member a second may always be
-    /// added: there is no other way to more.
+    /// started are a quorum with it. Other than in etcd a single member's second
+    /// voter is refused: the new quorum counts from the moment that it is
+    /// proposed, so the change would wait for a member that cannot start before
+    /// it is agreed on. Such a member is added as a learner and then promoted.
     fn check_added(&self, now: &BTreeSet<NodeId>, id: NodeId) -> Result<(), Status> {
         let mut voters = now.clone();
         voters.insert(id);
-        if !(now.len() == 1 && self.count_started(now) == 1) {
-            self.check_started(&voters)?;
-        }
+        self.check_started(&voters)?;
         if self.count_connected(now) < now.len() { Err(error::unhealthy()) } else { Ok(()) }
     }
 

@@ -131,6 +131,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
+    site.check_learner(grpc)?;
     let json = collect(body, most).await?;
     let messages = parse(method, &json)?;
     let streams_in = method.is_client_streaming();

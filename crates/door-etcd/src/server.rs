@@ -129,9 +129,9 @@ impl Site {
                 started.handled(Code::Unavailable);
                 return grpc::refused(&error::no_leader()).map(boxed);
             }
-            if self.door.handle().is_learner() && !on_learner(&path) {
-                started.handled(Code::FailedPrecondition);
-                return grpc::refused(&error::not_for_learner()).map(boxed);
+            if let Err(status) = self.check_learner(&path) {
+                started.handled(status.code());
+                return grpc::refused(&status).map(boxed);
             }
             return self.call(request, &path, started).await;
         }
@@ -145,6 +145,16 @@ impl Site {
         *response.status_mut() = code;
         response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
         response
+    }
+
+    /// A learner answers what concerns itself, and serializable reads.
+    pub fn check_learner(&self, path: &str) -> Result<(), Status> {
+        let own = ["Maintenance/Status", "Maintenance/Snapshot", "KV/Range", "KV/RangeStream"];
+        let answers = match path.strip_prefix("/etcdserverpb.") {
+            Some(call) => own.contains(&call),
+            None => path.starts_with("/grpc."),
+        };
+        if answers { Ok(()) } else { self.door.refuse_on_learner() }
     }
 
     async fn call(
@@ -213,15 +223,6 @@ impl Site {
         });
         tokio::spawn(WatchStream::new(self.door.clone(), false, out).run(rx));
         Ok(grpc::streaming(answers))
-    }
-}
-
-/// What a learner answers: what concerns itself, and serializable reads.
-fn on_learner(path: &str) -> bool {
-    let own = ["Maintenance/Status", "Maintenance/Snapshot", "KV/Range", "KV/RangeStream"];
-    match path.strip_prefix("/etcdserverpb.") {
-        Some(call) => own.contains(&call),
-        None => path.starts_with("/grpc."),
     }
 }
 
