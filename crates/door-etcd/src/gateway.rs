@@ -134,6 +134,13 @@ where
     site.check_learner(grpc)?;
     let json = collect(body, most).await?;
     let messages = parse(method, &json)?;
+    let limit = site.door.config().request_bytes_max + (512 << 10);
+    if messages.len() > limit {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({} vs. {limit})",
+            messages.len()
+        )));
+    }
     let streams_in = method.is_client_streaming();
     let started = site.door.call_metrics().start(grpc);
     let answer = if grpc == "/etcdserverpb.Watch/Watch" {

@@ -5,6 +5,7 @@
 use crate::door::{Door, ETCD_VERSION};
 use crate::gateway::POOL;
 use crate::server::HOT_PATHS;
+use crate::traffic::Traffic;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, UNIX_EPOCH};
 use synod_consensus::Role;
-use synod_host::metrics::{Counter, Histogram};
+use synod_host::metrics::{Counter, Histogram, PeerMetrics};
 use tonic::{Code, Status};
 
 /// Prometheus's customary buckets for request times, microseconds.
@@ -72,6 +73,8 @@ pub(crate) struct Method {
 pub(crate) struct CallMetrics {
     hot: [Arc<CallStat>; HOT_PATHS.len()],
     all: BTreeMap<String, Method>,
+    /// Bytes on clients' connections.
+    pub traffic: Arc<Traffic>,
 }
 
 impl Default for CallMetrics {
@@ -91,7 +94,7 @@ impl Default for CallMetrics {
             all.insert(format!("/{service}/{name}"), Method { labels, stat });
         }
         let hot = HOT_PATHS.map(|p| all.get(p).map_or_else(Arc::default, |m| m.stat.clone()));
-        CallMetrics { hot, all }
+        CallMetrics { hot, all, traffic: Arc::default() }
     }
 }
 
@@ -332,21 +335,34 @@ fn disk_and_state(page: &mut Page, door: &Door) {
 }
 
 fn network(page: &mut Page, door: &Door) {
-    let m = door.handle().metrics();
+    let peers = door.handle().metrics().peers().clone();
+    let mut family = |name: &str, help: &str, label: &str, value: fn(&PeerMetrics) -> &Counter| {
+        page.head(name, "counter", help);
+        for (id, peer) in &peers {
+            page.row(name, &format!("{label}=\"{:x}\"", id.0), value(peer).get());
+        }
+    };
+    family("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer.", "To", |p| &p.sent_bytes);
+    let help = "Bytes received from a peer.";
+    family("etcd_network_peer_received_bytes_total", help, "From", |p| &p.received_bytes);
+    let help = "Messages to a peer dropped.";
+    family("etcd_network_peer_sent_failures_total", help, "To", |p| &p.send_failures);
+    let connected = door.handle().connected();
+    page.head("synod_peer_connected", "gauge", "Whether a peer takes messages from this member.");
+    for id in peers.keys() {
+        let is = u8::from(connected.contains(id));
+        page.row("synod_peer_connected", &format!("peer=\"{:x}\"", id.0), is);
+    }
+    let traffic = &door.call_metrics().traffic;
     page.counter(
-        "etcd_network_peer_sent_bytes_total",
-        "Bytes sent to peers.",
-        m.peer_sent_bytes.get(),
+        "etcd_network_client_grpc_received_bytes_total",
+        "Bytes received on the clients' port, pages and JSON included.",
+        traffic.received.get(),
     );
     page.counter(
-        "etcd_network_peer_received_bytes_total",
-        "Bytes received from peers.",
-        m.peer_received_bytes.get(),
-    );
-    page.counter(
-        "etcd_network_peer_sent_failures_total",
-        "Messages to peers dropped.",
-        m.peer_send_failures.get(),
+        "etcd_network_client_grpc_sent_bytes_total",
+        "Bytes sent on the clients' port, pages and JSON included.",
+        traffic.sent.get(),
     );
 }
 

@@ -4,7 +4,7 @@
 
 use crate::core_loop::ToCore;
 use crate::mailbox::Mailbox;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PeerMetrics};
 use crate::wire::{Answer, MAGIC, Opening, address, put_frame, read_json, take_frame, write_json};
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
@@ -33,6 +33,7 @@ const UNACKED_MAX: Duration = Duration::from_millis(2_000);
 struct Link {
     urls: Vec<String>,
     queue: Rc<Queue>,
+    metrics: Arc<PeerMetrics>,
     task: JoinHandle<()>,
 }
 
@@ -81,15 +82,17 @@ impl Links {
                 removed: Cell::new(None),
                 notify: Notify::new(),
             });
+            let metrics = self.metrics.peers().entry(*id).or_default().clone();
             let opening = Opening::Stream { cluster: self.cluster, from: self.id.0, to: id.0 };
             let task = tokio::task::spawn_local(keep_dialling(
                 urls.clone(),
                 opening,
                 queue.clone(),
-                self.metrics.clone(),
+                metrics.clone(),
             ));
-            self.links.insert(*id, Link { urls: urls.clone(), queue, task });
+            self.links.insert(*id, Link { urls: urls.clone(), queue, metrics, task });
         }
+        self.metrics.peers().retain(|id, _| self.links.contains_key(id));
     }
 
     /// The peers that take messages now.
@@ -115,6 +118,7 @@ impl Links {
         let mut bytes = link.queue.bytes.borrow_mut();
         if !link.queue.connected.get() || bytes.len() > QUEUE_BYTES_MAX {
             self.metrics.peer_send_failures.inc();
+            link.metrics.send_failures.inc();
             return;
         }
         let empty = bytes.is_empty();
@@ -129,7 +133,7 @@ async fn keep_dialling(
     urls: Vec<String>,
     opening: Opening,
     queue: Rc<Queue>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PeerMetrics>,
 ) {
     let mut pause = DIAL_PAUSE_MIN;
     for url in urls.iter().cycle() {
@@ -198,7 +202,7 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Sends what is queued, one write for all that gathered, until it breaks.
-async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &Metrics) -> io::Error {
+async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &PeerMetrics) -> io::Error {
     let mut sending = Vec::new();
     let mut byte = [0u8; 1];
     loop {
@@ -213,7 +217,7 @@ async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &Metrics) -> io::Er
         if let Err(e) = stream.write_all(&sending).await {
             return e;
         }
-        metrics.peer_sent_bytes.add(sending.len() as u64);
+        metrics.sent_bytes.add(sending.len() as u64);
         sending.clear();
         if sending.capacity() > 1 << 20 {
             sending = Vec::new();
@@ -247,13 +251,20 @@ async fn read_frames(
 ) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     let mut batch = Vec::new();
+    // Not there before this member dials that one too.
+    let mut peer = None;
     loop {
         buffer.reserve(16 << 10);
         let n = stream.read_buf(&mut buffer).await?;
         if n == 0 {
             return Ok(());
         }
-        metrics.peer_received_bytes.add(n as u64);
+        if peer.is_none() {
+            peer = metrics.peers().get(&from).cloned();
+        }
+        if let Some(peer) = &peer {
+            peer.received_bytes.add(n as u64);
+        }
         while let Some((cell, payload)) = take_frame(&mut buffer)? {
             let message = PeerMessage::decode(payload).map_err(io::Error::other)?;
             batch.push(ToCore::Peer { from, cell, message });
