@@ -3,6 +3,8 @@
 use crate::door::{Door, ETCD_VERSION};
 use http::{Method, StatusCode};
 use std::collections::BTreeSet;
+use synod_cell::CellEvent;
+use synod_consensus::Event;
 use synod_mvcc::{AlarmKind, KeyRange, RangeRequest};
 
 /// A page: status, type, text.
@@ -20,8 +22,10 @@ const READY_CHECKS: [&str; 4] =
 impl Door {
     /// The page at this path, if it is one of ours.
     pub(crate) async fn page(&self, method: &Method, path: &str, query: &str) -> Option<Page> {
-        let known = matches!(path, "/version" | "/health" | "/metrics")
-            || path == "/livez"
+        let known = matches!(
+            path,
+            "/version" | "/health" | "/metrics" | "/synod/leadership" | "/synod/events"
+        ) || path == "/livez"
             || path == "/readyz"
             || path.starts_with("/livez/")
             || path.starts_with("/readyz/");
@@ -35,8 +39,20 @@ impl Door {
             "/version" => (StatusCode::OK, JSON, versions()),
             "/metrics" => (StatusCode::OK, METRICS, crate::metrics::render(self)),
             "/health" => self.health(query).await,
+            "/synod/events" => (StatusCode::OK, TEXT, self.events(|_| true)),
+            "/synod/leadership" => (StatusCode::OK, TEXT, self.events(about_leadership)),
             _ => self.checks(path, query).await,
         })
+    }
+
+    /// Decisions that this member saw, newest first, with their age.
+    fn events(&self, wanted: fn(&CellEvent) -> bool) -> String {
+        let mut text = String::new();
+        for e in self.handle().events().iter().rev().filter(|e| wanted(&e.event)) {
+            let age = e.at.elapsed().unwrap_or_default().as_secs_f64();
+            text += &format!("{age:.1} s ago: {}\n", e.event);
+        }
+        text
     }
 
     async fn health(&self, query: &str) -> Page {
@@ -114,6 +130,20 @@ impl Door {
         let text = if verbose { format!("{lines}ok\n") } else { "ok\n".into() };
         (StatusCode::OK, TEXT, text)
     }
+}
+
+fn about_leadership(event: &CellEvent) -> bool {
+    let CellEvent::Consensus(event) = event else { return false };
+    matches!(
+        event,
+        Event::Campaigned { .. }
+            | Event::BecameLeader { .. }
+            | Event::StoodDown { .. }
+            | Event::LeaderLost { .. }
+            | Event::TransferStarted { .. }
+            | Event::TransferDone { .. }
+            | Event::DiskStalled { .. }
+    )
 }
 
 fn versions() -> String {

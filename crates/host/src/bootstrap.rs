@@ -237,39 +237,45 @@ fn member_id(urls: &[String], token: &str, life: u64) -> u64 {
 }
 
 /// The first members by id: (id, name, peer URLs).
-fn first_members(config: &Config) -> BTreeMap<u64, (String, Vec<String>)> {
+pub(crate) fn first_members(initial_cluster: &[(String, String)], token: &str) -> FirstMembers {
     let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (name, url) in &config.initial_cluster {
+    for (name, url) in initial_cluster {
         by_name.entry(name).or_default().push(url.clone());
     }
     by_name
         .into_iter()
-        .map(|(name, urls)| (member_id(&urls, &config.token, 0), (name.to_owned(), urls)))
+        .map(|(name, urls)| (member_id(&urls, token, 0), (name.to_owned(), urls)))
         .collect()
 }
 
+pub(crate) type FirstMembers = BTreeMap<u64, (String, Vec<String>)>;
+
+impl Identity {
+    /// That of a first member of a new cluster.
+    pub(crate) fn first(
+        name: &str,
+        members: &FirstMembers,
+        token: &str,
+    ) -> Result<Identity, StartError> {
+        let Some((&id, _)) = members.iter().find(|(_, (n, _))| n == name) else {
+            let names: Vec<_> = members.values().map(|(n, _)| n.as_str()).collect();
+            return Err(StartError(format!(
+                "the member's name {name:?} is not in the initial cluster ({})",
+                names.join(", ")
+            )));
+        };
+        let voters: Vec<u64> = members.keys().copied().collect();
+        let all = voters.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
+        let cluster = hash64(&[&all, token.as_bytes()]).max(1);
+        let protocol = "raft".into();
+        Ok(Identity { format: LAYOUT, cluster, id, protocol, voters, seeds: Vec::new() })
+    }
+}
+
 async fn find_identity(config: &Config) -> Result<Identity, StartError> {
-    let members = first_members(config);
-    let own = members.iter().find(|(_, (name, _))| *name == config.name);
-    let Some((&own_id, _)) = own else {
-        let names: Vec<_> = members.values().map(|(n, _)| n.as_str()).collect();
-        return Err(StartError(format!(
-            "the member's name {:?} is not in the initial cluster ({})",
-            config.name,
-            names.join(", ")
-        )));
-    };
-    let ids: Vec<u64> = members.keys().copied().collect();
-    let cluster = ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-    let cluster = hash64(&[&cluster, config.token.as_bytes()]).max(1);
-    let fresh = Identity {
-        format: LAYOUT,
-        cluster,
-        id: own_id,
-        protocol: "raft".into(),
-        voters: ids,
-        seeds: Vec::new(),
-    };
+    let members = first_members(&config.initial_cluster, &config.token);
+    let fresh = Identity::first(&config.name, &members, &config.token)?;
+    let own_id = fresh.id;
     let others: Vec<String> = members
         .iter()
         .filter(|(id, _)| **id != own_id)
@@ -439,12 +445,14 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
 
 /// The state that all first members begin with: index 1.
 fn found(config: &Config, state: &mut State<DiskStore>) -> Result<(), StartError> {
-    let members = first_members(config).into_iter().map(|(id, (name, peer_urls))| MemberInfo {
-        id: NodeId(id),
-        name,
-        peer_urls,
-        client_urls: Vec::new(),
-    });
+    let members = first_members(&config.initial_cluster, &config.token).into_iter().map(
+        |(id, (name, peer_urls))| MemberInfo {
+            id: NodeId(id),
+            name,
+            peer_urls,
+            client_urls: Vec::new(),
+        },
+    );
     state.bootstrap(members);
     state.skip(1, 1);
     state.commit().map_err(fail("cannot write the first state"))?;

@@ -25,6 +25,7 @@ mod journal;
 mod mailbox;
 pub mod metrics;
 mod peer_server;
+mod restore;
 mod transport;
 mod wire;
 
@@ -32,3 +33,4 @@ pub use bootstrap::{ClusterState, Config, Identity, StartError, start};
 pub use disk::{FileDisk, sync_dir, write_atomically};
 pub use feed::Feed;
 pub use handle::{Handle, HostView, LoggedEvent, RequestError};
+pub use restore::RestoreTarget;

@@ -2,8 +2,12 @@
 
 use crate::Outcome;
 use crate::settings::{ServerArgs, Settings, addresses};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use synod_cell::Work;
 use synod_door_etcd::Door;
 use synod_host::Handle;
+use synod_mvcc::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -61,6 +65,11 @@ async fn serve(settings: &Settings) -> Outcome {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    tokio::spawn(auto_compact(
+        handle.clone(),
+        settings.auto_compaction_s,
+        settings.auto_compaction_revisions,
+    ));
     let door = Door::new(handle.clone(), settings.door());
     let mut listening = clients.clone();
     listening.extend(&http);
@@ -93,4 +102,36 @@ async fn leave(handle: &Handle) {
     handle.stop();
     let stopped = handle.stopped();
     let _ = tokio::time::timeout(std::time::Duration::from_secs(5), stopped).await;
+}
+
+/// While this node leads: compacts what is older than so many seconds, and what
+/// is more than so many revisions back. 0 switches either off.
+async fn auto_compact(handle: Handle, seconds: u64, revisions: u64) {
+    if seconds == 0 && revisions == 0 {
+        return;
+    }
+    // Ten looks a period, so that history lasts one to 1.1 periods.
+    let look = Duration::from_secs(if seconds > 0 { (seconds / 10).clamp(1, 300) } else { 300 });
+    let mut past: VecDeque<(Instant, i64)> = VecDeque::new();
+    loop {
+        tokio::time::sleep(look).await;
+        let published = handle.published();
+        let mut target = 0;
+        if revisions > 0 {
+            target = published.revision() - revisions as i64;
+        }
+        if seconds > 0 {
+            past.push_back((Instant::now(), published.revision()));
+            while past.front().is_some_and(|(at, _)| at.elapsed() >= Duration::from_secs(seconds)) {
+                target = target.max(past.pop_front().map_or(0, |(_, revision)| revision));
+            }
+        }
+        if handle.leads() && target > published.compacted() {
+            let command = Command::Compact { revision: target };
+            match handle.propose(Work::Command(command.encode())).await {
+                Ok(_) => tracing::info!("compacted up to revision {target}"),
+                Err(e) => tracing::warn!("compacting up to revision {target}: {e:?}"),
+            }
+        }
+    }
 }

@@ -145,6 +145,15 @@ pub(crate) fn urls(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|u| !u.is_empty()).map(str::to_owned).collect()
 }
 
+/// The members that an initial cluster names.
+pub(crate) fn members(list: &str) -> Outcome<Vec<(String, String)>> {
+    let pair = |m: String| match m.split_once('=') {
+        Some((name, url)) if url.contains("://") => Ok((name.to_owned(), url.to_owned())),
+        _ => Err(format!("initial-cluster: {m:?} is not NAME=URL")),
+    };
+    urls(list).into_iter().map(pair).collect()
+}
+
 /// The addresses to listen on that a list of URLs names.
 pub(crate) fn addresses(what: &str, list: &str) -> Outcome<Vec<SocketAddr>> {
     let mut all = Vec::new();
@@ -182,7 +191,8 @@ impl Settings {
         }
     }
 
-    fn check(&self) -> Outcome {
+    /// Refuses what does not fit together.
+    pub fn check(&self) -> Outcome {
         if self.protocol != "raft" {
             return Err(format!("protocol {:?} is not built: only raft is, so far", self.protocol));
         }
@@ -209,14 +219,6 @@ impl Settings {
         }
     }
 
-    fn members(&self) -> Outcome<Vec<(String, String)>> {
-        let pair = |m: String| match m.split_once('=') {
-            Some((name, url)) if url.contains("://") => Ok((name.to_owned(), url.to_owned())),
-            _ => Err(format!("initial-cluster: {m:?} is not NAME=URL")),
-        };
-        urls(&self.initial_cluster).into_iter().map(pair).collect()
-    }
-
     /// What the host needs of them.
     pub fn host(&self) -> Outcome<Config> {
         let consensus = Limits {
@@ -234,7 +236,7 @@ impl Settings {
             listen_peers: addresses("listen-peer-urls", &self.listen_peer_urls)?,
             peer_urls: urls(&self.initial_advertise_peer_urls),
             client_urls: urls(&self.advertise_client_urls),
-            initial_cluster: self.members()?,
+            initial_cluster: members(&self.initial_cluster)?,
             cluster_state: self.cluster_state()?,
             token: self.initial_cluster_token.clone(),
             cell,

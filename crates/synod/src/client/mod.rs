@@ -1,0 +1,194 @@
+//! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
+//! `lock`, `elect`, `member`, `status`, `compact`.
+
+mod keys;
+mod leases;
+mod members;
+mod status;
+mod txn;
+
+pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
+pub use leases::{ElectArgs, LeaseArgs, LockArgs};
+pub use members::{CompactArgs, MemberArgs};
+pub use status::StatusArgs;
+pub use txn::TxnArgs;
+
+use crate::Outcome;
+use clap::{Args, Subcommand, ValueEnum};
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// The client's commands.
+#[derive(Subcommand)]
+pub enum ClientCommand {
+    /// Read keys
+    Get(GetArgs),
+    /// Write a key
+    Put(PutArgs),
+    /// Delete keys
+    Del(DelArgs),
+    /// Compare, then do one thing or the other, at once
+    Txn(TxnArgs),
+    /// Follow changes of keys
+    Watch(WatchArgs),
+    /// Leases: keys that vanish when nobody keeps them alive
+    Lease(LeaseArgs),
+    /// Run a command while holding a lock
+    Lock(LockArgs),
+    /// Take part in an election
+    Elect(ElectArgs),
+    /// Members of the cluster
+    Member(MemberArgs),
+    /// Each member, its role, indexes and lag
+    Status(StatusArgs),
+    /// Forget superseded versions up to a revision
+    Compact(CompactArgs),
+}
+
+impl ClientCommand {
+    /// Runs it.
+    pub fn run(self) -> Outcome {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| format!("cannot start a runtime: {e}"))?;
+        runtime.block_on(async {
+            match self {
+                ClientCommand::Get(a) => a.run().await,
+                ClientCommand::Put(a) => a.run().await,
+                ClientCommand::Del(a) => a.run().await,
+                ClientCommand::Txn(a) => a.run().await,
+                ClientCommand::Watch(a) => a.run().await,
+                ClientCommand::Lease(a) => a.run().await,
+                ClientCommand::Lock(a) => a.run().await,
+                ClientCommand::Elect(a) => a.run().await,
+                ClientCommand::Member(a) => a.run().await,
+                ClientCommand::Status(a) => a.run().await,
+                ClientCommand::Compact(a) => a.run().await,
+            }
+        })
+    }
+}
+
+/// Where to connect and how to print.
+#[derive(Args, Clone)]
+pub struct Connect {
+    /// Endpoints, separated by commas; the first that answers is used
+    #[arg(
+        long,
+        env = "SYNOD_ENDPOINTS",
+        default_value = "127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    pub endpoints: Vec<String>,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// JSON, one value a line
+    Json,
+}
+
+pub(crate) fn endpoint(address: &str) -> Outcome<Endpoint> {
+    let address = address.trim_start_matches("http://");
+    Endpoint::from_shared(format!("http://{address}"))
+        .map(|e| e.connect_timeout(Duration::from_secs(2)).tcp_nodelay(true))
+        .map_err(|e| format!("{address:?} is not HOST:PORT: {e}"))
+}
+
+impl Connect {
+    /// A connection to the first endpoint that answers.
+    pub async fn open(&self) -> Outcome<Channel> {
+        let mut last = String::from("no endpoint was given");
+        for address in &self.endpoints {
+            match endpoint(address)?.connect().await {
+                Ok(channel) => return Ok(channel),
+                Err(e) => last = format!("{address}: {}", source(&e)),
+            }
+        }
+        Err(format!("no endpoint answers ({last}); is the cluster up? `synod up` starts one here"))
+    }
+
+    pub fn json(&self) -> bool {
+        self.output == Format::Json
+    }
+
+    /// Bounds a call in time and words its error.
+    pub async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Outcome<T> {
+        match tokio::time::timeout(Duration::from_secs(self.timeout), call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(words(&status)),
+            Err(_) => {
+                Err(format!("no answer within {} s; has the cluster a quorum?", self.timeout))
+            }
+        }
+    }
+}
+
+fn source(e: &dyn std::error::Error) -> String {
+    let mut e = e;
+    while let Some(next) = e.source() {
+        e = next;
+    }
+    e.to_string()
+}
+
+pub(crate) fn words(status: &tonic::Status) -> String {
+    status.message().to_owned()
+}
+
+/// A key or value for a person: as text where it is text.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') => {
+            text.to_owned()
+        }
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+/// The end of the range of all keys that start with `prefix`.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}
+
+/// Key and range end for "one key", "a prefix" or "from key on".
+pub(crate) fn bounds(key: &str, prefix: bool, end: Option<&str>) -> (Vec<u8>, Vec<u8>) {
+    match (prefix, end) {
+        (true, _) if key.is_empty() => (vec![0], vec![0]),
+        (true, _) => (key.into(), prefix_end(key.as_bytes())),
+        (false, Some(end)) => (key.into(), end.into()),
+        (false, None) => (key.into(), Vec::new()),
+    }
+}
+
+pub(crate) fn kv_json(kv: &synod_etcd_proto::mvccpb::KeyValue) -> serde_json::Value {
+    serde_json::json!({
+        "key": show(&kv.key),
+        "value": show(&kv.value),
+        "create_revision": kv.create_revision,
+        "mod_revision": kv.mod_revision,
+        "version": kv.version,
+        "lease": if kv.lease == 0 { serde_json::Value::Null } else { format!("{:x}", kv.lease).into() },
+    })
+}

@@ -1,0 +1,131 @@
+//! How the cluster stands, member by member.
+
+use super::{Connect, Format, endpoint};
+use crate::Outcome;
+use clap::Args;
+use std::time::Duration;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::cluster_client::ClusterClient;
+use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+
+/// Arguments of `synod status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+struct Line {
+    member: pb::Member,
+    status: Option<pb::StatusResponse>,
+    /// Why leadership changed last, as that member saw it.
+    why: Option<String>,
+}
+
+impl StatusArgs {
+    pub async fn run(self) -> Outcome {
+        let mut client = ClusterClient::new(self.connect.open().await?);
+        // Not linearizable: the answer must come without a quorum too.
+        let list = self.connect.call(client.member_list(pb::MemberListRequest::default())).await?;
+        let mut lines = Vec::new();
+        for member in list.members {
+            lines.push(look(member).await);
+        }
+        let last = lines.iter().filter_map(|l| Some(l.status.as_ref()?.raft_index)).max();
+        for line in &lines {
+            print(line, last.unwrap_or(0), self.connect.output);
+        }
+        if self.connect.output == Format::Text {
+            explain(&lines);
+        }
+        Ok(())
+    }
+}
+
+async fn look(member: pb::Member) -> Line {
+    let mut line = Line { member, status: None, why: None };
+    for url in &line.member.client_ur_ls {
+        let Ok(endpoint) = endpoint(url) else { continue };
+        let Ok(channel) = endpoint.connect().await else { continue };
+        let mut client = MaintenanceClient::new(channel);
+        let asked = client.status(pb::StatusRequest {});
+        if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
+            line.status = Some(status.into_inner());
+            line.why = leadership_reason(url).await;
+            break;
+        }
+    }
+    line
+}
+
+/// Only Synod has this page; another etcd's members are shown without it.
+async fn leadership_reason(url: &str) -> Option<String> {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let text = tokio::time::timeout(Duration::from_secs(2), get(address, "/synod/leadership"));
+    text.await.ok()??.lines().next().map(str::to_owned).filter(|l| !l.is_empty())
+}
+
+async fn get(address: &str, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+fn role(status: &pb::StatusResponse, id: u64) -> &'static str {
+    if status.leader == id {
+        "leader"
+    } else if status.is_learner {
+        "learner"
+    } else {
+        "follower"
+    }
+}
+
+fn print(line: &Line, last: u64, output: Format) {
+    let m = &line.member;
+    if output == Format::Json {
+        let status = line.status.as_ref().map(|s| {
+            serde_json::json!({
+                "role": role(s, m.id), "term": s.raft_term, "index": s.raft_index,
+                "applied": s.raft_applied_index, "lag": last.saturating_sub(s.raft_applied_index),
+                "revision": s.header.as_ref().map_or(0, |h| h.revision),
+                "bytes": s.db_size_in_use, "bytes_on_disk": s.db_size, "errors": s.errors,
+            })
+        });
+        let value = serde_json::json!({
+            "id": format!("{:x}", m.id), "name": m.name, "client_urls": m.client_ur_ls,
+            "reachable": status.is_some(), "status": status, "last_change_of_leader": line.why,
+        });
+        println!("{value}");
+        return;
+    }
+    let Some(s) = &line.status else {
+        println!("{:016x}  {:<8}  does not answer  ({})", m.id, m.name, m.client_ur_ls.join(","));
+        return;
+    };
+    println!(
+        "{:016x}  {:<8}  {:<8}  term {}  index {}  lag {}  revision {}  {} KiB{}",
+        m.id,
+        m.name,
+        role(s, m.id),
+        s.raft_term,
+        s.raft_applied_index,
+        last.saturating_sub(s.raft_applied_index),
+        s.header.as_ref().map_or(0, |h| h.revision),
+        s.db_size_in_use / 1024,
+        if s.errors.is_empty() { String::new() } else { format!("  {}", s.errors.join("; ")) },
+    );
+}
+
+fn explain(lines: &[Line]) {
+    for line in lines {
+        if let Some(why) = &line.why {
+            println!("{:<8}  {why}", line.member.name);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `synod journal`: look at a node's journal without touching it.
+
+use crate::Outcome;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+use synod_consensus::raft::Record;
+use synod_wal::{Tail, scan_segment};
+
+/// Arguments of `synod journal`.
+#[derive(Args)]
+pub struct JournalArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Print every record
+    Dump {
+        /// The node's data directory
+        data_dir: PathBuf,
+    },
+    /// Check every checksum, and tell what is wrong and where
+    Verify {
+        /// The node's data directory
+        data_dir: PathBuf,
+    },
+}
+
+/// `synod journal`.
+pub fn run(args: &JournalArgs) -> Outcome {
+    match &args.what {
+        What::Dump { data_dir } => walk(data_dir, true),
+        What::Verify { data_dir } => walk(data_dir, false),
+    }
+}
+
+fn walk(data_dir: &Path, dump: bool) -> Outcome {
+    let dir = data_dir.join("journal");
+    let entries = std::fs::read_dir(&dir).map_err(|e| {
+        format!("cannot read {}: {e}; is it a node's data directory?", dir.display())
+    })?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
+        .collect();
+    files.sort();
+    let (mut batches, mut records, mut bad) = (0, 0, Vec::new());
+    for (i, file) in files.iter().enumerate() {
+        let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let scan = scan_segment(bytes.into())
+            .map_err(|v| format!("{}: format version {v} is not known here", file.display()))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let last = i + 1 == files.len();
+        if scan.owner.is_none() && !last {
+            bad.push(format!("{name}: the header cannot be read"));
+        }
+        for batch in &scan.batches {
+            batches += 1;
+            records += batch.records.len();
+            if dump {
+                println!("{name} byte {} batch {}", batch.offset, batch.number);
+                batch.records.iter().for_each(print);
+            }
+        }
+        match scan.tail {
+            Tail::Clean => {}
+            Tail::Torn { offset } if last => println!(
+                "{name}: a torn write at byte {offset}; it was never acknowledged and is cut at the next start"
+            ),
+            Tail::Torn { offset } => {
+                bad.push(format!("{name}: a batch is missing at byte {offset}"))
+            }
+            Tail::Damaged { offset, what } => bad.push(format!("{name}: byte {offset}: {what}")),
+        }
+    }
+    if !dump {
+        println!("{} segments, {batches} batches, {records} records", files.len());
+    }
+    if bad.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "the journal is damaged:\n  {}\nIf the cluster has a quorum without this node, start it with \
+         --rebuild true to fetch everything from its peers; else restore from a snapshot",
+        bad.join("\n  ")
+    ))
+}
+
+fn print(record: &synod_wal::Record) {
+    match Record::decode(record.bytes.clone()) {
+        Ok(decoded) => println!("  cell {} {decoded:?}", record.cell.0),
+        Err(e) => println!("  cell {} {} bytes: {e}", record.cell.0, record.bytes.len()),
+    }
+}
