@@ -192,3 +192,28 @@ async fn the_health_service_knows_its_services() {
     let first = watched.message().await.expect("an answer").expect("one");
     assert_eq!(first.status(), ServingStatus::ServiceUnknown);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_response as answer};
+    let (_plan, _node, channel) = start().await;
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    let answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await;
+    let first = answers.expect("a stream").into_inner().message().await.expect("an answer");
+    let Some(answer::MessageResponse::ListServicesResponse(list)) =
+        first.and_then(|r| r.message_response)
+    else {
+        panic!("not a list");
+    };
+    let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
+    for name in ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth"] {
+        assert!(names.contains(&&*format!("etcdserverpb.{name}")), "{names:?}");
+    }
+}
