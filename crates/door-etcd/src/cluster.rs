@@ -67,6 +67,39 @@ impl Door {
         let count = voters.iter().filter(started).count();
         if count > voters.len() / 2 { Ok(()) } else { Err(error::not_enough_started()) }
     }
+
+    /// How many of these does this member reach, itself included?
+    fn count_connected(&self, voters: &BTreeSet<NodeId>) -> usize {
+        let (own, connected) = (self.handle().id(), self.handle().connected());
+        voters.iter().filter(|id| **id == own || connected.contains(id)).count()
+    }
+
+    /// A voter may be added when all others take part, and those that have
+    /// started are a quorum with it. Other than in etcd a single member's second
+    /// voter is refused: the new quorum counts from the moment that it is
+    /// proposed, so the change would wait for a member that cannot start before
+    /// it is agreed on. Such a member is added as a learner and then promoted.
+    fn check_added(&self, now: &BTreeSet<NodeId>, id: NodeId) -> Result<(), Status> {
+        let mut voters = now.clone();
+        voters.insert(id);
+        self.check_started(&voters)?;
+        if self.count_connected(now) < now.len() { Err(error::unhealthy()) } else { Ok(()) }
+    }
+
+    /// A voter may be removed when those that stay and have started are a
+    /// quorum, and, unless it is down itself, those that are up are one too.
+    fn check_removed(&self, now: &BTreeSet<NodeId>, id: NodeId) -> Result<(), Status> {
+        let mut voters = now.clone();
+        if !voters.remove(&id) {
+            return Ok(());
+        }
+        self.check_started(&voters)?;
+        let is_up = id == self.handle().id() || self.handle().connected().contains(&id);
+        if is_up && self.count_connected(&voters) <= voters.len() / 2 {
+            return Err(error::unhealthy());
+        }
+        Ok(())
+    }
 }
 
 #[tonic::async_trait]
@@ -88,9 +121,7 @@ impl Cluster for Door {
             }
             change.add_learners.insert(id);
         } else {
-            let mut voters = membership.voters;
-            voters.insert(id);
-            self.check_started(&voters)?;
+            self.check_added(&membership.voters, id)?;
             change.add_voters.insert(id);
         }
         let peer_urls = r.peer_ur_ls.clone();
@@ -115,13 +146,8 @@ impl Cluster for Door {
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         self.read_barrier(false).await?;
         let member = self.member(request.into_inner().id)?;
-        let mut voters = self.handle().status().consensus.membership.voters.clone();
-        if voters.remove(&member.id) {
-            if voters.is_empty() {
-                return Err(error::not_enough_started());
-            }
-            self.check_started(&voters)?;
-        }
+        let voters = self.handle().status().consensus.membership.voters.clone();
+        self.check_removed(&voters, member.id)?;
         let change = Change { remove: [member.id].into(), ..Change::default() };
         self.change(change, vec![Command::MemberRemove(member.id)]).await?;
         Ok(Response::new(pb::MemberRemoveResponse {
@@ -173,6 +199,9 @@ impl Cluster for Door {
             // Never started, so it cannot be in sync.
             return Err(error::learner_not_ready());
         }
+        let mut voters = membership.voters;
+        voters.insert(member.id);
+        self.check_started(&voters)?;
         let change = Change { promote: [member.id].into(), ..Change::default() };
         self.change(change, vec![Command::MemberSet(member)]).await?;
         Ok(Response::new(pb::MemberPromoteResponse {

@@ -7,6 +7,7 @@
 //! `{"result": ...}` a line.
 
 use crate::grpc::StreamBody;
+use crate::metrics::Counted;
 use crate::server::{OtherBody, Site};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
@@ -74,7 +75,8 @@ const PATHS: &[(&str, &str)] = &[
     ("/v3/election/resign", "/v3electionpb.Election/Resign"),
 ];
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+/// All messages and services of the interface.
+pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // Compiled into this binary: it decodes, or no test passes.
     DescriptorPool::decode(DESCRIPTORS).expect("the descriptors of this build")
 });
@@ -129,9 +131,18 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
+    site.check_learner(grpc)?;
     let json = collect(body, most).await?;
     let messages = parse(method, &json)?;
+    let limit = site.door.config().request_bytes_max + (512 << 10);
+    if messages.len() > limit {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({} vs. {limit})",
+            messages.len()
+        )));
+    }
     let streams_in = method.is_client_streaming();
+    let started = site.door.call_metrics().start(grpc);
     let answer = if grpc == "/etcdserverpb.Watch/Watch" {
         site.watch_messages(messages)?.map(tonic::body::Body::new)
     } else {
@@ -148,18 +159,23 @@ where
     };
     if let Some(status) = Status::from_header_map(answer.headers()).filter(|s| s.code() != Code::Ok)
     {
+        started.handled(status.code());
         return Err(status);
     }
+    let body = Counted::new(answer.into_body(), started);
     if method.is_server_streaming() || streams_in {
-        return Ok(stream_json(method.clone(), answer.into_body()));
+        return Ok(stream_json(method.clone(), body));
     }
-    let body = answer.into_body().collect().await?;
+    let body = body.collect().await?;
     if let Some(status) = body.trailers().and_then(Status::from_header_map)
         && status.code() != Code::Ok
     {
         return Err(status);
     }
-    let text = to_json(method, body.to_bytes().slice(5..))?;
+    let mut bytes = BytesMut::from(body.to_bytes());
+    let message = take_message(&mut bytes);
+    let message = message.ok_or_else(|| Status::internal("the service answered nothing"))?;
+    let text = to_json(method, message)?;
     Ok(respond(StatusCode::OK, text))
 }
 
@@ -222,7 +238,10 @@ fn to_json(method: &MethodDescriptor, message: Bytes) -> Result<String, Status> 
 }
 
 /// A stream of messages as lines.
-fn stream_json(method: MethodDescriptor, mut body: tonic::body::Body) -> Response<OtherBody> {
+fn stream_json(
+    method: MethodDescriptor,
+    mut body: Counted<tonic::body::Body>,
+) -> Response<OtherBody> {
     let (tx, rx) = tokio::sync::mpsc::channel::<Result<Bytes, Status>>(4);
     tokio::spawn(async move {
         let mut buffer = BytesMut::new();

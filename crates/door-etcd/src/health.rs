@@ -1,6 +1,7 @@
 //! gRPC's standard health check: serving means that a leader is known.
 
 use crate::door::Door;
+use crate::gateway::POOL;
 use std::pin::Pin;
 use std::time::Duration;
 use synod_etcd_proto::healthpb::health_check_response::ServingStatus;
@@ -20,12 +21,20 @@ impl Door {
     }
 }
 
+/// The server as a whole, or one of its services.
+fn is_known(service: &str) -> bool {
+    service.is_empty() || POOL.get_service_by_name(service).is_some()
+}
+
 #[tonic::async_trait]
 impl Health for Door {
     async fn check(
         &self,
-        _: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
+        if !is_known(&request.into_inner().service) {
+            return Err(Status::not_found("unknown service"));
+        }
         Ok(Response::new(self.serving()))
     }
 
@@ -33,14 +42,15 @@ impl Health for Door {
 
     async fn watch(
         &self,
-        _: Request<HealthCheckRequest>,
+        request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (tx, rx) = tokio::sync::mpsc::channel(1);
-        let door = self.clone();
+        let (door, known) = (self.clone(), is_known(&request.into_inner().service));
         tokio::spawn(async move {
             let mut last = None;
             loop {
-                let now = door.serving();
+                let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
+                let now = if known { door.serving() } else { unknown };
                 if last != Some(now.status) && tx.send(Ok(now)).await.is_err() {
                     return;
                 }

@@ -33,6 +33,7 @@ mod metrics;
 mod pages;
 mod server;
 mod services;
+mod traffic;
 mod watch;
 
 pub use door::{Door, DoorConfig, ETCD_VERSION};

@@ -22,6 +22,14 @@ const CHUNK_BYTES: usize = 64 << 10;
 const BLOCK: u64 = 512;
 
 impl Door {
+    /// Bytes of the state on disk; its logical size as long as nothing is there.
+    pub(crate) fn db_size(&self) -> u64 {
+        match self.handle().disk_bytes() {
+            0 => self.handle().published().logical_size(),
+            bytes => bytes,
+        }
+    }
+
     /// What is wrong with the cluster, in etcd's words.
     pub(crate) fn alarm_words(&self) -> Vec<String> {
         let published = self.handle().published();
@@ -95,11 +103,14 @@ fn stream_snapshot(
     send(Bytes::copy_from_slice(&hash.finalize()))
 }
 
-fn check_version(version: &str) -> Result<(u64, u64), Status> {
-    let mut parts = version.split('.').map(str::parse::<u64>);
-    match (parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => Err(error::bad_version_format()),
+/// A version is `major.minor` or `major.minor.patch`.
+fn check_version(version: &str) -> Result<(), Status> {
+    let parts: Vec<&str> = version.split('.').collect();
+    let numbers = parts.iter().all(|p| p.parse::<u64>().is_ok());
+    if numbers && (2..=3).contains(&parts.len()) {
+        Ok(())
+    } else {
+        Err(error::bad_version_format())
     }
 }
 
@@ -118,18 +129,20 @@ impl Maintenance for Door {
             return Ok(Response::new(pb::AlarmResponse { header, alarms: self.alarms(kind) }));
         }
         let raise = action == AlarmAction::Activate;
-        let own = [match kind {
-            pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
-            pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
-            pb::AlarmType::None => None,
-        }];
-        let mut alarms = Vec::new();
-        for kind in own.into_iter().flatten() {
-            let member = NodeId(r.member_id);
-            self.run(Command::Alarm { raise, member, kind }).await?;
-            alarms.push(pb::AlarmMember { member_id: member.0, alarm: alarm_type(kind).into() });
-        }
-        Ok(Response::new(pb::AlarmResponse { header: Some(self.header_now()), alarms }))
+        let (member, kind) = match kind {
+            pb::AlarmType::Nospace => (NodeId(r.member_id), AlarmKind::NoSpace),
+            pb::AlarmType::Corrupt => (NodeId(r.member_id), AlarmKind::Corrupt),
+            pb::AlarmType::None => {
+                let header = Some(self.header_now());
+                return Ok(Response::new(pb::AlarmResponse { header, alarms: Vec::new() }));
+            }
+        };
+        // What was not raised is not among the alarms that were cleared.
+        let was_raised = self.handle().published().alarms().contains(&(member, kind));
+        let (_, header) = self.run(Command::Alarm { raise, member, kind }).await?;
+        let alarm = pb::AlarmMember { member_id: member.0, alarm: alarm_type(kind).into() };
+        let alarms = if raise || was_raised { vec![alarm] } else { Vec::new() };
+        Ok(Response::new(pb::AlarmResponse { header: Some(header), alarms }))
     }
 
     async fn status(
@@ -146,7 +159,7 @@ impl Maintenance for Door {
         Ok(Response::new(pb::StatusResponse {
             header: Some(self.header_now()),
             version: ETCD_VERSION.into(),
-            db_size: handle.disk_bytes().max(in_use) as i64,
+            db_size: self.db_size() as i64,
             leader: handle.leader().map_or(0, |l| l.0),
             raft_index: status.consensus.commit.max(published.applied()),
             raft_term: handle.term(),

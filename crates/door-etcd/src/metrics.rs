@@ -3,17 +3,19 @@
 //! arises; a name without a true value is left out.
 
 use crate::door::{Door, ETCD_VERSION};
+use crate::gateway::POOL;
 use crate::server::HOT_PATHS;
+use crate::traffic::Traffic;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::pin::Pin;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Instant, UNIX_EPOCH};
 use synod_consensus::Role;
-use synod_host::metrics::{Counter, Histogram};
+use synod_host::metrics::{Counter, Histogram, PeerMetrics};
 use tonic::{Code, Status};
 
 /// Prometheus's customary buckets for request times, microseconds.
@@ -21,8 +23,6 @@ const CALL_BOUNDS_US: [u64; 11] = [
     5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000,
 ];
-/// Different paths counted; beyond it calls are not (somebody makes them up).
-const PATHS_MAX: usize = 100;
 const CODES: usize = 17;
 const CODE_NAMES: [&str; CODES] = [
     "OK",
@@ -61,11 +61,41 @@ impl Default for CallStat {
     }
 }
 
-/// Counts of all methods.
-#[derive(Default)]
+/// A gRPC method and its counts.
+pub(crate) struct Method {
+    /// Its labels: name, service and kind, as etcd's server has them.
+    labels: String,
+    stat: Arc<CallStat>,
+}
+
+/// Counts of all methods that there are; others, which a client may make up,
+/// are not counted.
 pub(crate) struct CallMetrics {
     hot: [Arc<CallStat>; HOT_PATHS.len()],
-    others: RwLock<BTreeMap<String, Arc<CallStat>>>,
+    all: BTreeMap<String, Method>,
+    /// Bytes on clients' connections.
+    pub traffic: Arc<Traffic>,
+}
+
+impl Default for CallMetrics {
+    fn default() -> CallMetrics {
+        let mut all = BTreeMap::new();
+        for method in POOL.services().flat_map(|s| s.methods().collect::<Vec<_>>()) {
+            let (service, name) = (method.parent_service().full_name(), method.name());
+            let kind = match (method.is_client_streaming(), method.is_server_streaming()) {
+                (true, true) => "bidi_stream",
+                (true, false) => "client_stream",
+                (false, true) => "server_stream",
+                (false, false) => "unary",
+            };
+            let labels =
+                format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"");
+            let stat = Arc::default();
+            all.insert(format!("/{service}/{name}"), Method { labels, stat });
+        }
+        let hot = HOT_PATHS.map(|p| all.get(p).map_or_else(Arc::default, |m| m.stat.clone()));
+        CallMetrics { hot, all, traffic: Arc::default() }
+    }
 }
 
 /// A call that has begun.
@@ -80,17 +110,12 @@ impl CallMetrics {
         Started::new(self.hot[number].clone())
     }
 
-    /// Any other.
+    /// Any.
     pub fn start(&self, path: &str) -> Started {
-        let found = self.others.read().unwrap_or_else(|e| e.into_inner()).get(path).cloned();
-        if let Some(stat) = found {
-            return Started::new(stat);
+        match self.all.get(path) {
+            Some(method) => Started::new(method.stat.clone()),
+            None => Started { stat: None, at: Instant::now() },
         }
-        let mut others = self.others.write().unwrap_or_else(|e| e.into_inner());
-        if others.len() >= PATHS_MAX {
-            return Started { stat: None, at: Instant::now() };
-        }
-        Started::new(others.entry(path.to_owned()).or_default().clone())
     }
 }
 
@@ -287,11 +312,7 @@ fn disk_and_state(page: &mut Page, door: &Door) {
         "Commit of applied entries to the state.",
         &m.apply,
     );
-    page.gauge(
-        "etcd_mvcc_db_total_size_in_bytes",
-        "Bytes of the state on disk.",
-        handle.disk_bytes().max(in_use),
-    );
+    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state on disk.", door.db_size());
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of the keyspace.", in_use);
     let (watchers, slow) = door.hub().counts();
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watches that are up to date.", watchers);
@@ -314,56 +335,55 @@ fn disk_and_state(page: &mut Page, door: &Door) {
 }
 
 fn network(page: &mut Page, door: &Door) {
-    let m = door.handle().metrics();
+    let peers = door.handle().metrics().peers().clone();
+    let mut family = |name: &str, help: &str, label: &str, value: fn(&PeerMetrics) -> &Counter| {
+        page.head(name, "counter", help);
+        for (id, peer) in &peers {
+            page.row(name, &format!("{label}=\"{:x}\"", id.0), value(peer).get());
+        }
+    };
+    family("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer.", "To", |p| &p.sent_bytes);
+    let help = "Bytes received from a peer.";
+    family("etcd_network_peer_received_bytes_total", help, "From", |p| &p.received_bytes);
+    let help = "Messages to a peer dropped.";
+    family("etcd_network_peer_sent_failures_total", help, "To", |p| &p.send_failures);
+    let connected = door.handle().connected();
+    page.head("synod_peer_connected", "gauge", "Whether a peer takes messages from this member.");
+    for id in peers.keys() {
+        let is = u8::from(connected.contains(id));
+        page.row("synod_peer_connected", &format!("peer=\"{:x}\"", id.0), is);
+    }
+    let traffic = &door.call_metrics().traffic;
     page.counter(
-        "etcd_network_peer_sent_bytes_total",
-        "Bytes sent to peers.",
-        m.peer_sent_bytes.get(),
+        "etcd_network_client_grpc_received_bytes_total",
+        "Bytes received on the clients' port, pages and JSON included.",
+        traffic.received.get(),
     );
     page.counter(
-        "etcd_network_peer_received_bytes_total",
-        "Bytes received from peers.",
-        m.peer_received_bytes.get(),
-    );
-    page.counter(
-        "etcd_network_peer_sent_failures_total",
-        "Messages to peers dropped.",
-        m.peer_send_failures.get(),
+        "etcd_network_client_grpc_sent_bytes_total",
+        "Bytes sent on the clients' port, pages and JSON included.",
+        traffic.sent.get(),
     );
 }
 
 fn calls(page: &mut Page, door: &Door) {
-    let metrics = door.call_metrics();
-    let mut all: Vec<(String, Arc<CallStat>)> =
-        HOT_PATHS.iter().map(|p| (*p).to_owned()).zip(metrics.hot.iter().cloned()).collect();
-    let others = metrics.others.read().unwrap_or_else(|e| e.into_inner());
-    all.extend(others.iter().map(|(p, s)| (p.clone(), s.clone())));
-    drop(others);
-    let labels = |path: &str| {
-        let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or(("", path));
-        let kind = match method {
-            "Watch" | "LeaseKeepAlive" => "bidi_stream",
-            "Snapshot" | "Observe" | "RangeStream" => "server_stream",
-            _ => "unary",
-        };
-        format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
-    };
+    let all = door.call_metrics().all.values();
     page.head("grpc_server_started_total", "counter", "Calls begun.");
-    for (path, stat) in &all {
-        page.row("grpc_server_started_total", &labels(path), stat.started.get());
+    for method in all.clone() {
+        page.row("grpc_server_started_total", &method.labels, method.stat.started.get());
     }
     page.head("grpc_server_handled_total", "counter", "Calls ended, by code.");
-    for (path, stat) in &all {
-        for (code, count) in CODE_NAMES.iter().zip(&stat.handled) {
+    for method in all.clone() {
+        for (code, count) in CODE_NAMES.iter().zip(&method.stat.handled) {
             if count.get() > 0 || *code == "OK" {
-                let labels = format!("grpc_code=\"{code}\",{}", labels(path));
+                let labels = format!("grpc_code=\"{code}\",{}", method.labels);
                 page.row("grpc_server_handled_total", &labels, count.get());
             }
         }
     }
     page.head("grpc_server_handling_seconds", "histogram", "Time of a call.");
-    for (path, stat) in &all {
-        page.buckets("grpc_server_handling_seconds", &labels(path), &stat.seconds);
+    for method in all.filter(|m| m.stat.started.get() > 0) {
+        page.buckets("grpc_server_handling_seconds", &method.labels, &method.stat.seconds);
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::door::Door;
 use crate::grpc::{self, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
+use crate::traffic::Metered;
 use crate::watch::stream::WatchStream;
 use crate::{error, gateway, pages, services};
 use bytes::{Bytes, BytesMut};
@@ -77,6 +78,8 @@ async fn accept(listener: TcpListener, site: Site) {
         };
         let _ = stream.set_nodelay(true);
         let site = site.clone();
+        let traffic = site.door.call_metrics().traffic.clone();
+        let metered = Metered { stream, traffic };
         tokio::spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder
@@ -88,7 +91,7 @@ async fn accept(listener: TcpListener, site: Site) {
                 .initial_stream_window_size(1 << 20)
                 .initial_connection_window_size(16 << 20);
             let service = service_fn(move |request| site.clone().answer(request));
-            let served = builder.serve_connection(TokioIo::new(stream), service).await;
+            let served = builder.serve_connection(TokioIo::new(metered), service).await;
             if let Err(e) = served {
                 tracing::debug!("a client's connection ended: {e}");
             }
@@ -129,6 +132,10 @@ impl Site {
                 started.handled(Code::Unavailable);
                 return grpc::refused(&error::no_leader()).map(boxed);
             }
+            if let Err(status) = self.check_learner(&path) {
+                started.handled(status.code());
+                return grpc::refused(&status).map(boxed);
+            }
             return self.call(request, &path, started).await;
         }
         if gateway::is_mine(&path) {
@@ -141,6 +148,16 @@ impl Site {
         *response.status_mut() = code;
         response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
         response
+    }
+
+    /// A learner answers what concerns itself, and serializable reads.
+    pub fn check_learner(&self, path: &str) -> Result<(), Status> {
+        let own = ["Maintenance/Status", "Maintenance/Snapshot", "KV/Range", "KV/RangeStream"];
+        let answers = match path.strip_prefix("/etcdserverpb.") {
+            Some(call) => own.contains(&call),
+            None => path.starts_with("/grpc."),
+        };
+        if answers { Ok(()) } else { self.door.refuse_on_learner() }
     }
 
     async fn call(

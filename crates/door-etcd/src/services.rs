@@ -4,6 +4,7 @@
 use crate::door::Door;
 use crate::{convert, error};
 use std::pin::Pin;
+use synod_etcd_proto::DESCRIPTORS;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::auth_server::AuthServer;
 use synod_etcd_proto::etcdserverpb::cluster_server::ClusterServer;
@@ -24,6 +25,11 @@ pub(crate) fn routes(door: &Door) -> Routes {
     // etcd's own margin over the largest request: what else is in a message.
     let most = door.config().request_bytes_max + (512 << 10);
     let d = || door.clone();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        // Compiled into this binary: it decodes, or no test passes.
+        .expect("the descriptors of this build");
     Routes::new(KvServer::new(d()).max_decoding_message_size(most))
         .add_service(LeaseServer::new(d()).max_decoding_message_size(most))
         .add_service(ClusterServer::new(d()).max_decoding_message_size(most))
@@ -32,6 +38,7 @@ pub(crate) fn routes(door: &Door) -> Routes {
         .add_service(LockServer::new(d()).max_decoding_message_size(most))
         .add_service(ElectionServer::new(d()).max_decoding_message_size(most))
         .add_service(HealthServer::new(d()))
+        .add_service(reflection)
         .prepare()
 }
 

@@ -486,6 +486,7 @@ fn assemble(
         events: Mutex::new(VecDeque::new()),
         stopped: watch::Sender::new(None),
         store_disk: AtomicU64::new(0),
+        connected: Mutex::default(),
     };
     let spares = SpareMaker::new(config.data_dir.join("journal"), config.segment_bytes);
     let (jobs, _thread) =
@@ -505,7 +506,7 @@ fn assemble(
         next_ticket: u64::from(life >> 1) << 32,
         waiting: HashMap::new(),
         members_changed: true,
-        was_member: false,
+        was_member: !identity.voters.is_empty(),
         ticks: 0,
         end: None,
     })

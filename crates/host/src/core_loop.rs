@@ -22,6 +22,8 @@ pub(crate) const MAIN_CELL: CellId = CellId(1);
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// Ticks between two publications of the full status.
 const STATUS_EVERY: u64 = 10;
+const REMOVED: &str = "this member was removed from the cluster; to take part again it must be \
+                       added as a new one, with an empty data directory";
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, Failure>>;
@@ -96,6 +98,10 @@ impl CoreLoop {
             self.cell.turn(&mut out);
             if self.cell.state().applied() > applied {
                 self.count_apply(begun.elapsed());
+            }
+            // Whoever is answered finds the membership that the answer speaks of.
+            if out.iter().any(|o| matches!(o, CellOutput::Members(_))) {
+                self.publish_status();
             }
             for output in out.drain(..) {
                 self.carry_out(output);
@@ -207,18 +213,17 @@ impl CoreLoop {
         }
     }
 
-    /// A member that was removed has no part in the cluster any more.
+    /// A member that was removed has no part in the cluster any more. Its own
+    /// state says so when it applied its removal; if it never got that far, or
+    /// was away, its peers refuse it, and a majority of them is believed.
     fn stop_if_removed(&mut self) {
         let id = self.handle.id();
         let here = self.cell.membership().all().contains(&id);
         self.was_member |= here;
-        let told = !self.cell.state().members().is_empty()
-            && !self.cell.state().members().contains_key(&id);
-        if self.was_member && !here && told {
-            self.end =
-                Some(Err("this member was removed from the cluster; to take part again it \
-                                 must be added as a new one, with an empty data directory"
-                    .into()));
+        let members = self.cell.state().members();
+        let told = !members.is_empty() && !members.contains_key(&id);
+        if (self.was_member && !here && told) || self.links.is_removed() {
+            self.end = Some(Err(REMOVED.into()));
         }
     }
 
@@ -287,6 +292,7 @@ impl CoreLoop {
         *shared.status.lock().unwrap_or_else(|e| e.into_inner()) = status;
         let clock = self.cell.lease_clock(self.now());
         *shared.lease_clock.lock().unwrap_or_else(|e| e.into_inner()) = (clock, Instant::now());
+        *shared.connected.lock().unwrap_or_else(|e| e.into_inner()) = self.links.connected();
         shared.store_disk.store(self.cell.state().size().on_disk, Ordering::Relaxed);
     }
 

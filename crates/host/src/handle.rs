@@ -4,7 +4,7 @@ use crate::core_loop::ToCore;
 use crate::feed::Feed;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -58,6 +58,7 @@ pub(crate) struct Shared {
     pub events: Mutex<VecDeque<LoggedEvent>>,
     pub stopped: watch::Sender<Option<Result<(), String>>>,
     pub store_disk: AtomicU64,
+    pub connected: Mutex<BTreeSet<NodeId>>,
 }
 
 /// A member, as doors see it. Cheap to clone; works from any thread.
@@ -175,6 +176,11 @@ impl Handle {
     /// Bytes that the store takes on disk, as of a moment ago.
     pub fn disk_bytes(&self) -> u64 {
         self.0.store_disk.load(Ordering::Relaxed)
+    }
+
+    /// The peers that take messages from this member, as of a moment ago.
+    pub fn connected(&self) -> BTreeSet<NodeId> {
+        self.0.connected.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// When this process started.

@@ -1,7 +1,10 @@
 //! Counters, gauges and histograms: plain atomics that any thread may touch and
 //! the metrics page reads. Names are given where they are rendered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use synod_base::NodeId;
 
 /// A number that only grows.
 #[derive(Default, Debug)]
@@ -89,6 +92,17 @@ impl Histogram {
     }
 }
 
+/// What is counted of one peer.
+#[derive(Default, Debug)]
+pub struct PeerMetrics {
+    /// Bytes sent to it.
+    pub sent_bytes: Counter,
+    /// Bytes received from it.
+    pub received_bytes: Counter,
+    /// Messages to it that were dropped: its queue was full, or it was not connected.
+    pub send_failures: Counter,
+}
+
 /// What the host counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -112,16 +126,21 @@ pub struct Metrics {
     pub tick_late_us: Counter,
     /// Messages dropped because a peer's queue was full or it is not connected.
     pub peer_send_failures: Counter,
-    /// Bytes sent to peers.
-    pub peer_sent_bytes: Counter,
-    /// Bytes received from peers.
-    pub peer_received_bytes: Counter,
+    /// The peers that this member dials.
+    peers: Mutex<BTreeMap<NodeId, Arc<PeerMetrics>>>,
     /// Snapshots installed here.
     pub snapshots_installed: Counter,
     /// Applies of committed entries that took longer than 100 ms.
     pub slow_apply: Counter,
     /// Linearizable reads that waited longer than a second for their barrier.
     pub slow_reads: Counter,
+}
+
+impl Metrics {
+    /// The peers that this member dials.
+    pub fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<PeerMetrics>>> {
+        self.peers.lock().unwrap_or_else(|e| e.into_inner())
+    }
 }
 
 impl Default for Metrics {
@@ -137,8 +156,7 @@ impl Default for Metrics {
             turns: Counter::default(),
             tick_late_us: Counter::default(),
             peer_send_failures: Counter::default(),
-            peer_sent_bytes: Counter::default(),
-            peer_received_bytes: Counter::default(),
+            peers: Mutex::default(),
             snapshots_installed: Counter::default(),
             slow_apply: Counter::default(),
             slow_reads: Counter::default(),

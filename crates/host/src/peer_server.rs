@@ -2,6 +2,7 @@
 //! that starts.
 
 use crate::bootstrap::{Config, StartError};
+use crate::core_loop::ToCore;
 use crate::handle::Handle;
 use crate::transport::{read_stream, tune};
 use crate::wire::{Answer, MAGIC, Opening, PeerInfo, read_json, write_json};
@@ -17,6 +18,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks whether a peer is still a member.
+const LOOK_AGAIN: Duration = Duration::from_millis(1_000);
 
 /// Listens from the start; answers "fresh" until there is a member behind it.
 pub(crate) struct PeerServer(Rc<RefCell<Option<Handle>>>);
@@ -85,12 +88,39 @@ async fn serve(mut stream: TcpStream, handle: Option<Handle>) -> io::Result<()> 
                 );
                 return write_json(&mut stream, &Answer::Refused { why }).await;
             }
+            let from = NodeId(from);
+            if is_removed(&handle, from) {
+                return write_json(&mut stream, &Answer::Removed).await;
+            }
             write_json(&mut stream, &Answer::Welcome).await?;
-            let shared = handle.0;
-            read_stream(stream, NodeId(from), shared.mailbox.clone(), shared.metrics.clone()).await;
+            let (mailbox, metrics) = (handle.0.mailbox.clone(), handle.0.metrics.clone());
+            tokio::select! {
+                () = read_stream(stream, from, mailbox.clone(), metrics) => {}
+                () = until_removed(&handle, from) => mailbox.push(ToCore::Disconnected(from)),
+            }
             Ok(())
         }
     }
+}
+
+/// Whether that member has no part in the cluster any more. Only a member that
+/// follows a leader can tell: one that was cut off may be the one that does not
+/// know yet, and the stranger its next leader.
+fn is_removed(handle: &Handle, id: NodeId) -> bool {
+    let members = handle.published().members().clone();
+    let known = members.is_empty()
+        || members.contains_key(&id)
+        || handle.status().consensus.membership.all().contains(&id);
+    !known && handle.leader().is_some_and(|leader| leader != id)
+}
+
+/// A removed member must dial anew to be told, so its stream is ended.
+async fn until_removed(handle: &Handle, id: NodeId) {
+    while !is_removed(handle, id) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    // Long enough for what told it to arrive by itself.
+    tokio::time::sleep(LOOK_AGAIN).await;
 }
 
 async fn read_opening(stream: &mut TcpStream) -> io::Result<Opening> {

@@ -4,15 +4,15 @@
 
 use crate::core_loop::ToCore;
 use crate::mailbox::Mailbox;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PeerMetrics};
 use crate::wire::{Answer, MAGIC, Opening, address, put_frame, read_json, take_frame, write_json};
 use bytes::BytesMut;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use synod_base::NodeId;
 use synod_cell::PeerMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,14 +33,22 @@ const UNACKED_MAX: Duration = Duration::from_millis(2_000);
 struct Link {
     urls: Vec<String>,
     queue: Rc<Queue>,
+    metrics: Arc<PeerMetrics>,
     task: JoinHandle<()>,
 }
 
 struct Queue {
     bytes: RefCell<Vec<u8>>,
-    connected: std::cell::Cell<bool>,
+    connected: Cell<bool>,
+    /// When the peer first and last said that we were removed, and nothing else
+    /// since.
+    removed: Cell<Option<(Instant, Instant)>>,
     notify: Notify,
 }
+
+/// How long a majority of the peers must go on saying that we were removed: one
+/// that is only behind catches up within it.
+const REMOVED_FOR: Duration = Duration::from_secs(2);
 
 /// Links to all peers; lives on the core's thread.
 pub(crate) struct Links {
@@ -70,18 +78,35 @@ impl Links {
             }
             let queue = Rc::new(Queue {
                 bytes: RefCell::new(Vec::new()),
-                connected: std::cell::Cell::new(false),
+                connected: Cell::new(false),
+                removed: Cell::new(None),
                 notify: Notify::new(),
             });
+            let metrics = self.metrics.peers().entry(*id).or_default().clone();
             let opening = Opening::Stream { cluster: self.cluster, from: self.id.0, to: id.0 };
             let task = tokio::task::spawn_local(keep_dialling(
                 urls.clone(),
                 opening,
                 queue.clone(),
-                self.metrics.clone(),
+                metrics.clone(),
             ));
-            self.links.insert(*id, Link { urls: urls.clone(), queue, task });
+            self.links.insert(*id, Link { urls: urls.clone(), queue, metrics, task });
         }
+        self.metrics.peers().retain(|id, _| self.links.contains_key(id));
+    }
+
+    /// The peers that take messages now.
+    pub fn connected(&self) -> BTreeSet<NodeId> {
+        self.links.iter().filter(|(_, l)| l.queue.connected.get()).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a majority of the peers refuses us, and has for a while, because
+    /// we were removed. Silence does not count.
+    pub fn is_removed(&self) -> bool {
+        let says = |link: &&Link| {
+            link.queue.removed.get().is_some_and(|(first, last)| last - first > REMOVED_FOR)
+        };
+        self.links.values().filter(says).count() > self.links.len() / 2
     }
 
     /// Queues a message; it leaves when the present turn ends.
@@ -93,6 +118,7 @@ impl Links {
         let mut bytes = link.queue.bytes.borrow_mut();
         if !link.queue.connected.get() || bytes.len() > QUEUE_BYTES_MAX {
             self.metrics.peer_send_failures.inc();
+            link.metrics.send_failures.inc();
             return;
         }
         let empty = bytes.is_empty();
@@ -107,18 +133,27 @@ async fn keep_dialling(
     urls: Vec<String>,
     opening: Opening,
     queue: Rc<Queue>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PeerMetrics>,
 ) {
     let mut pause = DIAL_PAUSE_MIN;
     for url in urls.iter().cycle() {
         match dial(url, &opening).await {
-            Ok(stream) => {
+            Ok(Dialled::Open(stream)) => {
                 pause = DIAL_PAUSE_MIN;
+                queue.removed.set(None);
                 queue.bytes.borrow_mut().clear();
                 queue.connected.set(true);
                 let end = pump(stream, &queue, &metrics).await;
                 queue.connected.set(false);
                 tracing::debug!(peer = %url, "peer connection ended: {end}");
+            }
+            Ok(Dialled::Removed) => {
+                let now = Instant::now();
+                let before = queue.removed.get();
+                if before.is_none() {
+                    tracing::warn!(peer = %url, "the peer says that this member was removed");
+                }
+                queue.removed.set(Some((before.map_or(now, |(first, _)| first), now)));
             }
             Err(e) => tracing::debug!(peer = %url, "cannot reach peer: {e}"),
         }
@@ -127,13 +162,20 @@ async fn keep_dialling(
     }
 }
 
+/// What came of dialling a peer that answered.
+enum Dialled {
+    Open(TcpStream),
+    Removed,
+}
+
 /// Opens a connection to a peer URL and says what it is for.
-pub(crate) async fn dial(url: &str, opening: &Opening) -> io::Result<TcpStream> {
+async fn dial(url: &str, opening: &Opening) -> io::Result<Dialled> {
     let (stream, answer) = timeout(DIAL_TIMEOUT, ask_on(url, opening))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     match answer {
-        Answer::Welcome => Ok(stream),
+        Answer::Welcome => Ok(Dialled::Open(stream)),
+        Answer::Removed => Ok(Dialled::Removed),
         Answer::Refused { why } => Err(io::Error::other(why)),
         other => Err(io::Error::other(format!("not ready: {other:?}"))),
     }
@@ -160,7 +202,7 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Sends what is queued, one write for all that gathered, until it breaks.
-async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &Metrics) -> io::Error {
+async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &PeerMetrics) -> io::Error {
     let mut sending = Vec::new();
     let mut byte = [0u8; 1];
     loop {
@@ -175,7 +217,7 @@ async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &Metrics) -> io::Er
         if let Err(e) = stream.write_all(&sending).await {
             return e;
         }
-        metrics.peer_sent_bytes.add(sending.len() as u64);
+        metrics.sent_bytes.add(sending.len() as u64);
         sending.clear();
         if sending.capacity() > 1 << 20 {
             sending = Vec::new();
@@ -209,13 +251,20 @@ async fn read_frames(
 ) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
     let mut batch = Vec::new();
+    // Not there before this member dials that one too.
+    let mut peer = None;
     loop {
         buffer.reserve(16 << 10);
         let n = stream.read_buf(&mut buffer).await?;
         if n == 0 {
             return Ok(());
         }
-        metrics.peer_received_bytes.add(n as u64);
+        if peer.is_none() {
+            peer = metrics.peers().get(&from).cloned();
+        }
+        if let Some(peer) = &peer {
+            peer.received_bytes.add(n as u64);
+        }
         while let Some((cell, payload)) = take_frame(&mut buffer)? {
             let message = PeerMessage::decode(payload).map_err(io::Error::other)?;
             batch.push(ToCore::Peer { from, cell, message });

@@ -49,6 +49,8 @@ pub(crate) enum Answer {
     Welcome,
     /// No.
     Refused { why: String },
+    /// No: you were removed from the cluster.
+    Removed,
     /// This process has not made or found its cluster yet.
     Fresh,
     /// The cluster as this member knows it.
