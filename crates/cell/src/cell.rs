@@ -56,7 +56,7 @@ impl Default for CellLimits {
             waiting_bytes_max: 64 << 20,
             waiting_max: 100_000,
             apply_batch_bytes: 1 << 20,
-            sync_bytes: 16 << 20,
+            sync_bytes: 32 << 20,
             sync_ms: 10_000,
             quota_bytes: 2 << 30,
             compact_budget: 500,
