@@ -5,6 +5,7 @@ mod common;
 use common::{Node, Plan, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use synod_door_etcd::METRICS;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
@@ -186,6 +187,22 @@ async fn metrics_count_what_happened() {
     ] {
         assert!(series(&page, name).is_some_and(|v| v > 0.0), "{name}");
     }
+    // The table tells every family that the page has, and no other.
+    let told: Vec<String> =
+        METRICS.iter().map(|f| format!("{} {} {}", f.name, f.kind, f.help)).collect();
+    let mut helps = page.lines().filter_map(|l| l.strip_prefix("# HELP "));
+    let mut types = page.lines().filter_map(|l| l.strip_prefix("# TYPE "));
+    let mut shown: Vec<String> = Vec::new();
+    while let (Some(help), Some(kind)) = (helps.next(), types.next()) {
+        let (name, help) = help.split_once(' ').expect("a meaning");
+        shown.push(format!("{kind} {help}"));
+        assert!(kind.starts_with(name), "{kind}");
+    }
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(shown), sorted(told));
     // No series twice, and each under its family's head.
     let mut seen = BTreeSet::new();
     let mut heads = BTreeSet::new();
