@@ -68,8 +68,11 @@ impl Load {
                                 }
                                 Some(Op { start, end: Some(end), kind })
                             }
-                            Err(true) => Some(Op { start, end: None, kind: Kind::Write(written) }),
-                            Err(false) => None,
+                            Err(wrote) => {
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                                let kind = Kind::Write(written);
+                                wrote.then_some(Op { start, end: None, kind })
+                            }
                         };
                         if let Some(op) = op {
                             history.lock().expect("lock").entry(key).or_default().push(op);
@@ -145,6 +148,10 @@ fn check(cluster: &Cluster, mut history: BTreeMap<u64, Vec<Op>>) {
         }
     }
     for (key, ops) in &history {
+        if let Some(dir) = std::env::var_os("SYNOD_HISTORIES") {
+            let path = std::path::Path::new(&dir).join(format!("{}-{key}.txt", std::process::id()));
+            std::fs::write(path, format!("{ops:#?}")).expect("write the history");
+        }
         assert!(is_linearizable(ops), "key {key} is not linearizable: {ops:?}");
     }
     let mut hashes = Vec::new();
@@ -175,6 +182,24 @@ fn hash(cluster: &Cluster, i: usize, revision: i64) -> u32 {
             Err(e) => assert!(begun.elapsed() < Duration::from_secs(10), "{e}"),
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A member that came back without its data takes its old place once it is in
+/// sync: three members, none a learner.
+fn wait_all_vote(cluster: &Cluster) {
+    let begun = Instant::now();
+    loop {
+        let members = block_on(async {
+            let mut client = pb::cluster_client::ClusterClient::new(cluster.channel(0));
+            let list = client.member_list(pb::MemberListRequest::default()).await;
+            list.map(|l| l.into_inner().members).unwrap_or_default()
+        });
+        if members.len() == 3 && members.iter().all(|m| !m.is_learner) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{members:?}");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -237,20 +262,7 @@ fn a_wiped_follower_comes_back_as_a_new_member() {
     load.wait_writes(40);
     cluster.spawn(victim);
     cluster.wait_node(victim);
-    let begun = Instant::now();
-    // It takes its old place once it is in sync: three members, none a learner.
-    loop {
-        let members = block_on(async {
-            let mut client = pb::cluster_client::ClusterClient::new(cluster.channel(0));
-            let list = client.member_list(pb::MemberListRequest { linearizable: true }).await;
-            list.map(|l| l.into_inner().members).unwrap_or_default()
-        });
-        if members.len() == 3 && members.iter().all(|m| !m.is_learner) {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{members:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_all_vote(&cluster);
     load.wait_writes(40);
     let history = load.finish();
     check(&cluster, history);
@@ -280,7 +292,73 @@ fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
     assert!(log.contains(".seg is damaged at byte") && log.contains("--rebuild"), "{log}");
     cluster.spawn_with(victim, &["--rebuild", "true"]);
     cluster.wait_node(victim);
+    wait_all_vote(&cluster);
     load.wait_writes(40);
     let history = load.finish();
     check(&cluster, history);
+}
+
+/// A node's directory on a small file system of its own.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(dir: &std::path::Path, size: &str) -> Mounted {
+        std::fs::create_dir_all(dir).expect("folder");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(dir)
+            .status()
+            .expect("mount");
+        assert!(mounted.success(), "this test mounts a tmpfs, which needs root");
+        Mounted(dir.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_a_node_and_loses_nothing() {
+    let mut cluster = Cluster::with_settings(3, &["--segment-bytes", "8388608"]);
+    let load = Load::start(&cluster, Duration::from_millis(3));
+    load.wait_writes(40);
+    let leader = cluster.leader();
+    let victim = (leader + 1) % 3;
+    cluster.kill(victim);
+    std::fs::remove_dir_all(&cluster.nodes[victim].dir).expect("wipe");
+    let _mounted = Mounted::new(&cluster.nodes[victim].dir, "512m");
+    cluster.spawn(victim);
+    cluster.wait_node(victim);
+    wait_all_vote(&cluster);
+    // Full to the last block; then more is written than a segment holds.
+    let filler = cluster.nodes[victim].dir.join("filler");
+    let mut file = std::fs::File::create(&filler).expect("filler");
+    while std::io::Write::write_all(&mut file, &[7u8; 1 << 16]).is_ok() {}
+    drop(file);
+    block_on(async {
+        let mut kv = cluster.kv(leader);
+        for i in 0..400 {
+            let put = pb::PutRequest {
+                key: format!("big/{}", i % 10).into(),
+                value: vec![b'x'; 100 << 10].into(),
+                ..Default::default()
+            };
+            // The leader may change on the way; the load says whether writes go on.
+            let _ = kv.put(put).await;
+        }
+    });
+    assert!(cluster.wait_end(victim, Duration::from_secs(20)), "it went on without space");
+    assert!(cluster.log(victim).contains("No space left"), "{}", cluster.log(victim));
+    load.wait_writes(40);
+    std::fs::remove_file(&filler).expect("free the disk");
+    cluster.spawn(victim);
+    cluster.wait_node(victim);
+    load.wait_writes(40);
+    let history = load.finish();
+    check(&cluster, history);
+    // Before the file system goes.
+    cluster.kill(victim);
 }

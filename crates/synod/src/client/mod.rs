@@ -76,6 +76,7 @@ pub struct Connect {
     /// Endpoints, separated by commas; the first that answers is used
     #[arg(
         long,
+        global = true,
         env = "SYNOD_ENDPOINTS",
         default_value = "127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379",
         value_delimiter = ',',
@@ -83,10 +84,10 @@ pub struct Connect {
     )]
     pub endpoints: Vec<String>,
     /// How to print the answer
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub output: Format,
     /// Give up after so many seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS")]
     pub timeout: u64,
 }
 

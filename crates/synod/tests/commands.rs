@@ -1,0 +1,197 @@
+//! The commands as a person types them.
+
+mod common;
+
+use common::{Cluster, output};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn synod(args: &[&str]) -> (bool, String, String) {
+    output(Path::new(env!("CARGO_BIN_EXE_synod")), args)
+}
+
+/// Runs a client command against a cluster; panics if it fails.
+fn run(cluster: &Cluster, args: &[&str]) -> String {
+    let endpoints = cluster.endpoints();
+    let mut all = args.to_vec();
+    // Before `--`, behind which stands a command of its own.
+    let at = all.iter().position(|a| *a == "--").unwrap_or(all.len());
+    all.splice(at..at, ["--endpoints", endpoints.as_str()]);
+    let (ok, out, err) = synod(&all);
+    assert!(ok, "{args:?}: {out}{err}");
+    out
+}
+
+#[test]
+fn the_client() {
+    let cluster = Cluster::start(3);
+    assert_eq!(run(&cluster, &["put", "greeting", "hello"]).split(' ').next(), Some("revision"));
+    assert_eq!(run(&cluster, &["get", "greeting"]), "hello\n");
+    let json = run(&cluster, &["get", "greeting", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["key"], &json["value"]), (&"greeting".into(), &"hello".into()));
+    let (ok, _, err) = synod(&["get", "nothing", "--endpoints", &cluster.endpoints()]);
+    assert!(!ok && err.contains("there is no key"), "{err}");
+    let txn = [
+        "txn",
+        "--if",
+        "value(greeting)=hello",
+        "--then",
+        "put greeting bye now",
+        "--else",
+        "get greeting",
+    ];
+    assert_eq!(run(&cluster, &txn), "then\n");
+    assert_eq!(run(&cluster, &txn), "else\ngreeting\tbye now\n");
+    let watched = run(&cluster, &["watch", "greeting", "--from", "2", "--events", "2"]);
+    assert!(watched.contains("put greeting\thello\n") && watched.contains("bye now"), "{watched}");
+    let lease = run(&cluster, &["lease", "grant", "100"]);
+    let id = lease.split_whitespace().next().expect("an id").to_owned();
+    run(&cluster, &["put", "leased", "x", "--lease", &id]);
+    assert!(run(&cluster, &["lease", "show", &id]).contains("keys: leased"));
+    run(&cluster, &["lease", "revoke", &id]);
+    assert_eq!(run(&cluster, &["get", "leased", "--prefix"]), "");
+    assert_eq!(run(&cluster, &["lock", "l", "--", "echo", "locked"]), "locked\n");
+    assert_eq!(run(&cluster, &["elect", "e", "me", "--", "echo", "elected"]), "elected\n");
+    assert_eq!(run(&cluster, &["del", "greeting"]), "1 deleted\n");
+    assert_eq!(run(&cluster, &["member", "list"]).lines().count(), 3);
+    let status = run(&cluster, &["status"]);
+    assert!(status.contains("leader") && status.contains("follower"), "{status}");
+    assert!(status.contains("ago: "), "no reason for the last change of leader: {status}");
+    let (ok, _, err) = synod(&["get", "x", "--endpoints", "127.0.0.1:1"]);
+    assert!(!ok && err.contains("no endpoint answers"), "{err}");
+}
+
+#[test]
+fn snapshot_and_restore_never_rewind() {
+    let mut cluster = Cluster::start(1);
+    for i in 0..200 {
+        run_quiet(&cluster, &["put", &format!("k/{i}"), "v"]);
+        if i == 20 {
+            break;
+        }
+    }
+    let file = cluster.folder().join("saved");
+    let file = file.to_str().expect("a path").to_owned();
+    run(&cluster, &["snapshot", "save", &file]);
+    let (ok, out, err) = synod(&["snapshot", "status", &file]);
+    assert!(ok && out.contains("revision 22"), "{out}{err}");
+    // What was written after the snapshot is not in it.
+    run_quiet(&cluster, &["put", "later", "v"]);
+    let mut damaged = std::fs::read(&file).expect("the file");
+    damaged[100] ^= 1;
+    let bad = format!("{file}.bad");
+    std::fs::write(&bad, damaged).expect("write");
+    let (ok, _, err) = synod(&["snapshot", "status", &bad]);
+    assert!(!ok && err.contains("SHA-256"), "{err}");
+
+    cluster.kill(0);
+    std::fs::remove_dir_all(&cluster.nodes[0].dir).expect("wipe");
+    let dir = cluster.nodes[0].dir.to_str().expect("a path").to_owned();
+    let initial = format!("n0=http://127.0.0.1:{}", cluster.nodes[0].peer);
+    let restore = [
+        "snapshot",
+        "restore",
+        &file,
+        "--data-dir",
+        &dir,
+        "--name",
+        "n0",
+        "--initial-cluster",
+        &initial,
+    ];
+    let (ok, out, err) = synod(&restore);
+    assert!(ok && out.contains("at revision 1000000022"), "{out}{err}");
+    let (ok, _, err) = synod(&restore);
+    assert!(!ok && err.contains("already holds"), "{err}");
+    cluster.spawn(0);
+    cluster.wait_node(0);
+    assert_eq!(run(&cluster, &["get", "k/", "--prefix", "--count"]), "21\n");
+    assert_eq!(run(&cluster, &["get", "later", "--prefix"]), "");
+    assert_eq!(run(&cluster, &["put", "next", "v"]), "revision 1000000023\n");
+    let endpoint = cluster.endpoint(0);
+    let (ok, _, err) = synod(&["watch", "k/0", "--from", "5", "--endpoints", &endpoint]);
+    assert!(!ok && err.contains("compacted"), "{err}");
+}
+
+fn run_quiet(cluster: &Cluster, args: &[&str]) {
+    run(cluster, args);
+}
+
+#[test]
+fn the_journal_can_be_looked_at() {
+    let mut cluster = Cluster::start(1);
+    run(&cluster, &["put", "a", "b"]);
+    cluster.kill(0);
+    let dir = cluster.nodes[0].dir.to_str().expect("a path").to_owned();
+    let (ok, out, err) = synod(&["journal", "verify", &dir]);
+    assert!(ok && out.contains("1 segments"), "{out}{err}");
+    let (ok, out, _) = synod(&["journal", "dump", &dir]);
+    assert!(ok && out.contains("batch 1"), "{out}");
+    let (ok, _, err) = synod(&["journal", "verify", "/nowhere"]);
+    assert!(!ok && err.contains("cannot read"), "{err}");
+}
+
+#[test]
+fn a_script_that_starts_etcd_starts_synod() {
+    let (ok, out, _) = synod(&["etcd", "--version"]);
+    assert!(ok && out.starts_with("etcd Version: 3."), "{out}");
+    let (ok, _, err) = synod(&["etcd", "--cert-file=x"]);
+    assert!(!ok && err.contains("TLS is not built yet"), "{err}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = |n: &std::net::TcpListener| n.local_addr().expect("bound").port();
+    let (a, b) = (bind(), bind());
+    let (client, peer) = (port(&a), port(&b));
+    drop((a, b));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(["etcd", "--name", "one", "-max-wals=3"])
+        .arg("--data-dir")
+        .arg(dir.path().join("one"))
+        .env("ETCD_LISTEN_CLIENT_URLS", format!("http://127.0.0.1:{client}"))
+        .env("ETCD_ADVERTISE_CLIENT_URLS", format!("http://127.0.0.1:{client}"))
+        .args([format!("--listen-peer-urls=http://127.0.0.1:{peer}")])
+        .args([format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}")])
+        .args([format!("--initial-cluster=one=http://127.0.0.1:{peer}")])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start");
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().expect("log")));
+    let begun = Instant::now();
+    let mut noted = false;
+    loop {
+        let line = lines.next().expect("a line").expect("text");
+        noted |= line.contains("--max-wals has no effect here");
+        if line.contains("ready to serve client requests") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+    assert!(noted);
+    let (ok, out, err) = synod(&["put", "a", "b", "--endpoints", &format!("127.0.0.1:{client}")]);
+    assert!(ok, "{out}{err}");
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+}
+
+fn bind() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    // Either this binds the port or somebody else has it.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:2379");
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path().to_str().expect("a path");
+    let (ok, _, err) = synod(&["up", "--data-dir", dir]);
+    assert!(!ok && err.contains("port 2379") && err.contains("is not free"), "{err}");
+    let (ok, _, err) = synod(&["server", "--election-ms", "10"]);
+    assert!(!ok && err.contains("three times heartbeat-ms"), "{err}");
+    let (ok, _, err) = synod(&["server", "--protocol", "paxos"]);
+    assert!(!ok && err.contains("not built"), "{err}");
+    let (ok, out, _) = synod(&["server", "--print-config", "--name", "x"]);
+    assert!(ok && out.contains("data-dir = \"x.synod\""), "{out}");
+}
