@@ -22,6 +22,8 @@ mod convert;
 mod door;
 mod election;
 mod error;
+mod exposition;
+mod families;
 mod gateway;
 mod grpc;
 mod health;
@@ -37,4 +39,5 @@ mod traffic;
 mod watch;
 
 pub use door::{Door, DoorConfig, ETCD_VERSION};
+pub use families::{Family, METRICS};
 pub use server::{Serving, serve};

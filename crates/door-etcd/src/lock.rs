@@ -4,7 +4,7 @@
 use crate::door::Door;
 use crate::error;
 use crate::kv::unexpected;
-use crate::watch::hub::{Joined, Queue, Watcher};
+use crate::watch::hub::{Joined, Watcher};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,7 +172,7 @@ impl Door {
     /// Returns when something in the range has changed at or after `from` (or
     /// may have): the caller looks again.
     pub(crate) async fn changed(&self, range: KeyRange, from: i64, deletes_only: bool) {
-        let queue = Arc::new(Queue::new(64 << 10));
+        let queue = Arc::new(self.hub().new_queue(64 << 10));
         let key = self.hub().new_key();
         let watcher = Watcher {
             queue: queue.clone(),

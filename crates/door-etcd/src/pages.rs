@@ -37,7 +37,7 @@ impl Door {
         }
         Some(match path {
             "/version" => (StatusCode::OK, JSON, versions()),
-            "/metrics" => (StatusCode::OK, METRICS, crate::metrics::render(self)),
+            "/metrics" => (StatusCode::OK, METRICS, crate::exposition::render(self)),
             "/health" => self.health(query).await,
             "/synod/events" => (StatusCode::OK, TEXT, self.events(|_| true)),
             "/synod/leadership" => (StatusCode::OK, TEXT, self.events(about_leadership)),

@@ -5,6 +5,7 @@ mod common;
 use common::{Node, Plan, until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use synod_door_etcd::METRICS;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
@@ -212,4 +213,26 @@ async fn metrics_count_what_happened() {
         ended.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() == 1.0
     })
     .await;
+}
+
+/// The table tells every family that the page has, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_of_metrics_is_the_page() {
+    let (_plan, node) = start().await;
+    let page = node.http("GET", "/metrics", "").await.1;
+    let told: Vec<String> =
+        METRICS.iter().map(|f| format!("{} {} {}", f.name, f.kind, f.help)).collect();
+    let mut helps = page.lines().filter_map(|l| l.strip_prefix("# HELP "));
+    let mut types = page.lines().filter_map(|l| l.strip_prefix("# TYPE "));
+    let mut shown: Vec<String> = Vec::new();
+    while let (Some(help), Some(kind)) = (helps.next(), types.next()) {
+        let (name, help) = help.split_once(' ').expect("a meaning");
+        shown.push(format!("{kind} {help}"));
+        assert!(kind.starts_with(name), "{kind}");
+    }
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(sorted(shown), sorted(told));
 }

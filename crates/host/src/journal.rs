@@ -72,7 +72,9 @@ fn run(
         }
         if let Some(seq) = done {
             let begun = Instant::now();
+            metrics.journal_writing.begin();
             let segment = journal.append(records.iter().map(|(c, r)| (*c, r.as_ref())))?;
+            metrics.journal_writing.end();
             metrics.journal_sync.observe_us(begun.elapsed().as_micros() as u64);
             metrics.journal_bytes.add(bytes as u64);
             records.clear();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use synod_base::NodeId;
 
 /// A number that only grows.
@@ -92,8 +93,34 @@ impl Histogram {
     }
 }
 
-/// What is counted of one peer.
+/// Since when something runs of which there is one at a time.
 #[derive(Default, Debug)]
+pub struct InFlight(Mutex<Option<Instant>>);
+
+impl InFlight {
+    /// It begins.
+    pub fn begin(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    /// It has ended.
+    pub fn end(&self) {
+        self.set(None);
+    }
+
+    /// How long it runs by now; zero if it does not.
+    pub fn age(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(|e| e.into_inner());
+        since.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = since;
+    }
+}
+
+/// What is counted of one peer.
+#[derive(Debug)]
 pub struct PeerMetrics {
     /// Bytes sent to it.
     pub sent_bytes: Counter,
@@ -101,6 +128,20 @@ pub struct PeerMetrics {
     pub received_bytes: Counter,
     /// Messages to it that were dropped: its queue was full, or it was not connected.
     pub send_failures: Counter,
+    /// Round trips of probes on the connection to it.
+    pub round_trip: Histogram,
+}
+
+impl Default for PeerMetrics {
+    fn default() -> PeerMetrics {
+        PeerMetrics {
+            sent_bytes: Counter::default(),
+            received_bytes: Counter::default(),
+            send_failures: Counter::default(),
+            // etcd's bounds.
+            round_trip: Histogram::doubling(100, 14),
+        }
+    }
 }
 
 /// What the host counts.
@@ -108,6 +149,9 @@ pub struct PeerMetrics {
 pub struct Metrics {
     /// Time of a journal write with its sync.
     pub journal_sync: Histogram,
+    /// The journal write that is not done yet: a stalled disk completes none, so
+    /// the histogram does not show it.
+    pub journal_writing: InFlight,
     /// Bytes of records appended to the journal.
     pub journal_bytes: Counter,
     /// Time of an atomic commit of applied entries to the store.
@@ -147,6 +191,7 @@ impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
             journal_sync: Histogram::doubling(1_000, 14),
+            journal_writing: InFlight::default(),
             apply: Histogram::doubling(1_000, 14),
             journal_bytes: Counter::default(),
             leader_changes: Counter::default(),

@@ -30,6 +30,11 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// silent partition a new one is dialled instead of waiting for TCP's backoff.
 const UNACKED_MAX: Duration = Duration::from_millis(2_000);
 
+/// Between two probes of a peer's round trip.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// The number of no cell: its frames are probes, and answered with one byte.
+const PROBE_CELL: u32 = u32::MAX;
+
 struct Link {
     urls: Vec<String>,
     queue: Rc<Queue>,
@@ -201,19 +206,35 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKED_MAX))
 }
 
-/// Sends what is queued, one write for all that gathered, until it breaks.
+/// Sends what is queued, one write for all that gathered, until it breaks. Now
+/// and then a probe goes with it, whose echo tells the time of the round trip;
+/// the other side writes nothing else on this connection.
 async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &PeerMetrics) -> io::Error {
     let mut sending = Vec::new();
     let mut byte = [0u8; 1];
+    let mut probes = tokio::time::interval(PROBE_EVERY);
+    probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut probed: Option<Instant> = None;
     loop {
-        // The other side never writes on this connection: reading tells its end.
+        let mut probe = false;
         tokio::select! {
             () = queue.notify.notified() => {}
-            read = stream.read(&mut byte) => {
-                return read.err().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-            }
+            _ = probes.tick(), if probed.is_none() => probe = true,
+            read = stream.read(&mut byte) => match (read, probed.take()) {
+                (Ok(1), Some(at)) => {
+                    metrics.round_trip.observe_us(at.elapsed().as_micros() as u64);
+                    continue;
+                }
+                (Ok(1), None) => return io::Error::other("an echo without a probe"),
+                (Ok(_), _) => return io::ErrorKind::ConnectionReset.into(),
+                (Err(e), _) => return e,
+            },
         }
         std::mem::swap(&mut *queue.bytes.borrow_mut(), &mut sending);
+        if probe {
+            put_frame(&mut sending, PROBE_CELL, |_| ());
+            probed = Some(Instant::now());
+        }
         if let Err(e) = stream.write_all(&sending).await {
             return e;
         }
@@ -266,6 +287,11 @@ async fn read_frames(
             peer.received_bytes.add(n as u64);
         }
         while let Some((cell, payload)) = take_frame(&mut buffer)? {
+            if cell == PROBE_CELL {
+                // Never blocks: a peer has one probe on its way at most.
+                stream.write_all(&[0]).await?;
+                continue;
+            }
             let message = PeerMessage::decode(payload).map_err(io::Error::other)?;
             batch.push(ToCore::Peer { from, cell, message });
         }

@@ -6,6 +6,7 @@ use prost::Message;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use synod_host::Handle;
+use synod_host::metrics::Gauge;
 use synod_mvcc::{Event, KeyRange, Revision, WatchIndex};
 use tokio::sync::Notify;
 
@@ -31,32 +32,41 @@ pub(crate) enum Item {
 
 /// The queue between the hub and one stream.
 pub(crate) struct Queue {
-    items: Mutex<(VecDeque<Item>, usize)>,
+    items: Mutex<Items>,
     pub notify: Notify,
     bytes_max: usize,
+    /// Events in the queues of all streams.
+    pending: Arc<Gauge>,
+}
+
+#[derive(Default)]
+struct Items {
+    queue: VecDeque<Item>,
+    bytes: usize,
+    events: i64,
 }
 
 impl Queue {
-    pub fn new(bytes_max: usize) -> Queue {
-        Queue { items: Mutex::default(), notify: Notify::new(), bytes_max }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Item>, usize)> {
+    fn lock(&self) -> MutexGuard<'_, Items> {
         self.items.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// False when it is full; notes without events always find room.
     fn push(&self, item: Item) -> bool {
-        let bytes = match &item {
-            Item::Events { events, .. } => events.iter().map(|e| e.len() + 64).sum(),
-            _ => 0,
+        let (bytes, count) = match &item {
+            Item::Events { events, .. } => {
+                (events.iter().map(|e| e.len() + 64).sum(), events.len() as i64)
+            }
+            _ => (0, 0),
         };
         let mut items = self.lock();
-        if bytes > 0 && items.1 > 0 && items.1 + bytes > self.bytes_max {
+        if bytes > 0 && items.bytes > 0 && items.bytes + bytes > self.bytes_max {
             return false;
         }
-        items.1 += bytes;
-        items.0.push_back(item);
+        items.bytes += bytes;
+        items.events += count;
+        self.pending.add(count);
+        items.queue.push_back(item);
         drop(items);
         self.notify.notify_one();
         true
@@ -64,9 +74,16 @@ impl Queue {
 
     /// Everything that waits.
     pub fn take(&self) -> VecDeque<Item> {
-        let mut items = self.lock();
-        items.1 = 0;
-        std::mem::take(&mut items.0)
+        let taken = std::mem::take(&mut *self.lock());
+        self.pending.add(-taken.events);
+        taken.queue
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // What a stream that ended has not taken is pending no more.
+        self.take();
     }
 }
 
@@ -94,13 +111,28 @@ struct State {
     /// Everything up to this revision was dispatched.
     position: i64,
     next_key: WatchKey,
+    /// Watches that there are, here or not.
+    alive: usize,
     slow: u64,
+}
+
+/// Numbers for the metrics.
+pub(crate) struct Counts {
+    /// Watches.
+    pub watches: usize,
+    /// Those of them that read history.
+    pub behind: usize,
+    /// Events in the queues of all streams.
+    pub pending: i64,
+    /// How often a watch fell behind.
+    pub fell_behind: u64,
 }
 
 /// See the file's header.
 pub(crate) struct Hub {
     handle: Handle,
     state: Mutex<State>,
+    pending: Arc<Gauge>,
 }
 
 /// What came of an attempt to join.
@@ -115,7 +147,13 @@ impl Hub {
     pub fn new(handle: Handle) -> Arc<Hub> {
         let position = handle.feed().since(i64::MAX).map_or(0, |(_, newest)| newest);
         let state = State { position, ..State::default() };
-        Arc::new(Hub { handle, state: Mutex::new(state) })
+        Arc::new(Hub { handle, state: Mutex::new(state), pending: Arc::default() })
+    }
+
+    /// The queue of a new stream.
+    pub fn new_queue(&self, bytes_max: usize) -> Queue {
+        let (items, notify) = (Mutex::default(), Notify::new());
+        Queue { items, notify, bytes_max, pending: self.pending.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,9 +193,10 @@ impl Hub {
         }
     }
 
-    /// A number for a new watch.
+    /// A number for a new watch, to be given back by one [`Hub::leave`].
     pub fn new_key(&self) -> WatchKey {
         let mut state = self.lock();
+        state.alive += 1;
         state.next_key += 1;
         state.next_key
     }
@@ -187,6 +226,7 @@ impl Hub {
     /// Forgets a watch.
     pub fn leave(&self, key: WatchKey) {
         let mut state = self.lock();
+        state.alive = state.alive.saturating_sub(1);
         state.index.remove(key);
         state.watchers.remove(&key);
     }
@@ -208,10 +248,15 @@ impl Hub {
         state.watchers.get(&key).filter(|w| w.next <= revision + 1).map(|_| revision)
     }
 
-    /// (watches here, how often one fell behind).
-    pub fn counts(&self) -> (usize, u64) {
+    /// Numbers for the metrics.
+    pub fn counts(&self) -> Counts {
         let state = self.lock();
-        (state.watchers.len(), state.slow)
+        Counts {
+            watches: state.alive,
+            behind: state.alive.saturating_sub(state.watchers.len()),
+            pending: self.pending.get(),
+            fell_behind: state.slow,
+        }
     }
 }
 

@@ -54,7 +54,7 @@ struct Gone;
 
 impl WatchStream {
     pub fn new(door: Door, wants_leader: bool, out: mpsc::Sender<Answer>) -> WatchStream {
-        let queue = Arc::new(Queue::new(door.config().watch_buffer_bytes));
+        let queue = Arc::new(door.hub().new_queue(door.config().watch_buffer_bytes));
         WatchStream {
             hub: door.hub().clone(),
             door,

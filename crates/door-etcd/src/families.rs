@@ -1,0 +1,108 @@
+//! The families of the metrics page: the one place for their names, types and
+//! meanings. The page takes them from here, and so can documentation.
+
+/// A family of series.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Prometheus's type: counter, gauge or histogram.
+    pub kind: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "counter", help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "gauge", help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "histogram", help }
+}
+
+/// All families, in the page's order.
+pub const METRICS: &[Family] = &[
+    gauge("etcd_server_has_leader", "Whether a leader is known."),
+    gauge("etcd_server_is_leader", "Whether this member leads."),
+    gauge("etcd_server_is_learner", "Whether this member is a learner."),
+    counter("etcd_server_leader_changes_seen_total", "Changes of leader seen."),
+    counter("etcd_server_proposals_failed_total", "Requests refused or lost."),
+    gauge("etcd_server_proposals_committed_total", "Index agreed on."),
+    gauge("etcd_server_proposals_applied_total", "Index applied."),
+    gauge("etcd_server_proposals_pending", "Requests in flight at this member."),
+    gauge("etcd_server_quota_backend_bytes", "Quota of the keyspace, 0: none."),
+    counter(
+        "etcd_server_heartbeat_send_failures_total",
+        "Messages to peers dropped, heartbeats among them.",
+    ),
+    counter("etcd_server_slow_apply_total", "Applies that took over 100 ms."),
+    counter("etcd_server_slow_read_indexes_total", "Read barriers that took over a second."),
+    counter("etcd_server_read_indexes_failed_total", "Read barriers that failed."),
+    gauge("etcd_server_version", "The interface's version, as a label."),
+    gauge("etcd_server_id", "This member, as a label."),
+    histogram("etcd_disk_wal_fsync_duration_seconds", "Journal write with its sync."),
+    histogram(
+        "etcd_disk_backend_commit_duration_seconds",
+        "Commit of applied entries to the state.",
+    ),
+    gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state on disk."),
+    gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of the keyspace."),
+    counter("etcd_mvcc_range_total", "Calls of Range that this member answered."),
+    counter("etcd_mvcc_put_total", "Calls of Put that this member answered."),
+    counter("etcd_mvcc_delete_total", "Calls of DeleteRange that this member answered."),
+    counter("etcd_mvcc_txn_total", "Calls of Txn that this member answered."),
+    gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
+    gauge("etcd_debugging_mvcc_compact_revision", "The compacted revision."),
+    gauge(
+        "etcd_debugging_mvcc_watcher_total",
+        "Watches, those of waiting locks and elections included.",
+    ),
+    gauge(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Watches that read history: new ones, and those that were too slow.",
+    ),
+    gauge("etcd_debugging_mvcc_pending_events_total", "Events queued for watches."),
+    counter("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer."),
+    counter("etcd_network_peer_received_bytes_total", "Bytes received from a peer."),
+    counter("etcd_network_peer_sent_failures_total", "Messages to a peer dropped."),
+    histogram(
+        "etcd_network_peer_round_trip_time_seconds",
+        "Round trip of a probe every 2 s on the connection to a peer, both ends' handling included.",
+    ),
+    counter(
+        "etcd_network_client_grpc_received_bytes_total",
+        "Bytes received on the clients' port, pages and JSON included.",
+    ),
+    counter(
+        "etcd_network_client_grpc_sent_bytes_total",
+        "Bytes sent on the clients' port, pages and JSON included.",
+    ),
+    counter("grpc_server_started_total", "Calls begun."),
+    counter("grpc_server_handled_total", "Calls ended, by code."),
+    histogram("grpc_server_handling_seconds", "Time of a call."),
+    gauge("process_start_time_seconds", "Start of the process."),
+    counter("process_cpu_seconds_total", "CPU time, user and system."),
+    gauge("process_resident_memory_bytes", "Resident memory."),
+    gauge("process_open_fds", "Open file descriptors."),
+    gauge("process_max_fds", "Most file descriptors."),
+    gauge("synod_build_info", "This program, as labels."),
+    gauge("synod_consensus_term", "The present ballot."),
+    gauge("synod_consensus_role", "1 for the role that this member has."),
+    gauge("synod_consensus_last_index", "Last index of the log."),
+    gauge("synod_consensus_persisted_index", "Last index durable here."),
+    gauge("synod_consensus_peer_lag_entries", "On a leader: entries a member lacks."),
+    gauge("synod_peer_connected", "Whether a peer takes messages from this member."),
+    counter("synod_watch_fell_behind_total", "Times a watch was too slow for the hub."),
+    counter("synod_journal_bytes_total", "Bytes of records appended."),
+    gauge(
+        "synod_journal_write_age_seconds",
+        "Age of the journal write in flight, 0: none. Grows while a disk stalls.",
+    ),
+    counter("synod_core_turns_total", "Turns of the core's loop."),
+    counter("synod_core_tick_late_seconds_total", "Lateness of ticks in all."),
+    counter("synod_snapshots_installed_total", "Snapshots taken over from peers."),
+];
