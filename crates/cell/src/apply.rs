@@ -15,9 +15,13 @@ impl<S: Store> Cell<S> {
                 continue;
             }
             bytes += entry.data.len() + 32;
+            let (term, before) = (entry.term, self.state.applied_term());
             if let Err(why) = self.apply_one(entry, &mut answers) {
                 out.push(CellOutput::Fatal(why));
                 return;
+            }
+            if term > before {
+                self.requests.lost_before(term);
             }
             if bytes >= self.limits.apply_batch_bytes {
                 self.publish(std::mem::take(&mut bytes), &mut answers, out);

@@ -329,7 +329,7 @@ impl<S: Store> Cell<S> {
     fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<CellOutput>) {
         match message {
             PeerMessage::Consensus(message) => self.drive(Input::Receive { from, message }, out),
-            PeerMessage::Forward(items) => self.take_forwarded(from, items),
+            PeerMessage::Forward(term, items) => self.take_forwarded(from, term, items),
             PeerMessage::Forwarded(items) => self.forwarded(from, items, out),
             PeerMessage::SnapshotChunk { stream, number, last, bytes } => {
                 self.take_chunk(from, stream, number, last, bytes, out);

@@ -15,8 +15,10 @@ pub type Verdict = (u64, Result<(u64, u64), Refusal>);
 pub enum PeerMessage {
     /// The protocol's.
     Consensus(Message),
-    /// Please propose these: (ticket at the sender, work).
-    Forward(Vec<(u64, Work)>),
+    /// Please propose these in this ballot, or not at all: (ticket at the
+    /// sender, work). Bound to the ballot so that one that is read late, after
+    /// the sender gave it to another leader, is not proposed a second time.
+    Forward(u64, Vec<(u64, Work)>),
     /// What became of forwarded work: it stands at (index, term), or was not
     /// proposed at all.
     Forwarded(Vec<Verdict>),
@@ -79,8 +81,9 @@ impl PeerMessage {
                 out.push(1);
                 m.encode(out);
             }
-            PeerMessage::Forward(items) => {
+            PeerMessage::Forward(term, items) => {
                 out.push(2);
+                put_varint(out, *term);
                 put_varint(out, items.len() as u64);
                 for (ticket, work) in items {
                     put_varint(out, *ticket);
@@ -141,12 +144,13 @@ impl PeerMessage {
         let message = match r.u8("kind of message")? {
             1 => return Ok(PeerMessage::Consensus(Message::decode(r.rest())?)),
             2 => {
+                let term = r.varint("term")?;
                 let n = r.count("forward count")?;
                 let mut items = Vec::with_capacity(n.min(1024));
                 for _ in 0..n {
                     items.push((r.varint("ticket")?, Work::decode(&mut r)?));
                 }
-                PeerMessage::Forward(items)
+                PeerMessage::Forward(term, items)
             }
             3 => {
                 let n = r.count("forwarded count")?;

@@ -15,10 +15,10 @@ use synod_mvcc::{Command, Store};
 enum Place {
     /// Here, until there is a leader to give it to.
     Here,
-    /// With this leader, who has not said where it put it.
-    Sent(NodeId),
-    /// In the log at this index.
-    Log(u64),
+    /// With the leader of this ballot, who has not said where it put it.
+    Sent(NodeId, u64),
+    /// In the log at this index, in this ballot.
+    Log(u64, u64),
 }
 
 struct Pending {
@@ -81,7 +81,7 @@ impl Requests {
         let pending = self.pending.remove(&ticket)?;
         self.bytes -= pending.work.size();
         self.deadlines.remove(&(pending.deadline, ticket));
-        if let Place::Log(index) = pending.place
+        if let Place::Log(index, _) = pending.place
             && self.placed.get(&index).is_some_and(|(_, t)| *t == ticket)
         {
             self.placed.remove(&index);
@@ -97,7 +97,7 @@ impl Requests {
 
     fn place(&mut self, ticket: u64, index: u64, term: u64) {
         if let Some(pending) = self.pending.get_mut(&ticket) {
-            pending.place = Place::Log(index);
+            pending.place = Place::Log(index, term);
             self.placed.insert(index, (term, ticket));
         }
     }
@@ -111,9 +111,33 @@ impl Requests {
         (answered, lost)
     }
 
-    /// Requests placed at or below `index`, whose outcome a snapshot swallowed.
+    /// An entry of ballot `term` was applied: whatever was given to an earlier
+    /// leader and is still open stands nowhere below it, and will never be agreed
+    /// on (a forward is bound to its ballot). It goes back to the start.
+    pub fn lost_before(&mut self, term: u64) {
+        for (ticket, p) in &mut self.pending {
+            let old = match p.place {
+                Place::Here => false,
+                Place::Sent(_, t) | Place::Log(_, t) => t < term,
+            };
+            if old {
+                p.place = Place::Here;
+                self.fresh.push(*ticket);
+            }
+        }
+        self.placed.retain(|_, (t, _)| *t >= term);
+    }
+
+    /// Requests whose outcome a snapshot up to `index` may have swallowed: those
+    /// placed there, and those of which it is not known where they were placed.
     pub fn swallowed(&mut self, index: u64) -> Vec<u64> {
-        let tickets: Vec<u64> = self.placed.range(..=index).map(|(_, (_, t))| *t).collect();
+        let gone = |p: &Pending| match p.place {
+            Place::Here => false,
+            Place::Sent(..) => true,
+            Place::Log(i, _) => i <= index,
+        };
+        let tickets: Vec<u64> =
+            self.pending.iter().filter(|(_, p)| gone(p)).map(|(t, _)| *t).collect();
         tickets.into_iter().filter(|t| self.remove(*t).is_some()).collect()
     }
 }
@@ -134,14 +158,22 @@ impl<S: Store> Cell<S> {
         self.requests.fresh.push(ticket);
     }
 
-    pub(crate) fn take_forwarded(&mut self, from: NodeId, items: Vec<(u64, Work)>) {
+    pub(crate) fn take_forwarded(&mut self, from: NodeId, term: u64, items: Vec<(u64, Work)>) {
+        self.status = self.core.status();
         for (ticket, work) in items {
-            self.requests.foreign.push((from, ticket, work));
+            if term == self.status.term && self.leads() {
+                self.requests.foreign.push((from, ticket, work));
+            } else {
+                self.verdict(from, ticket, Err(Refusal::NotLeader));
+            }
         }
     }
 
     /// End of a turn: everything gathered goes into the log or to the leader.
     pub(crate) fn flush_requests(&mut self, out: &mut Vec<CellOutput>) {
+        // In order of arrival, and none twice: it would be proposed twice.
+        self.requests.fresh.sort_unstable();
+        self.requests.fresh.dedup();
         if self.leads() {
             self.propose_all(out);
         } else {
@@ -209,15 +241,16 @@ impl<S: Store> Cell<S> {
 
     fn forward_fresh(&mut self, out: &mut Vec<CellOutput>) {
         let Some(leader) = self.status.leader.filter(|l| *l != self.id) else { return };
+        let term = self.status.term;
         let mut items = Vec::new();
         for ticket in std::mem::take(&mut self.requests.fresh) {
             if let Some(pending) = self.requests.pending.get_mut(&ticket) {
-                pending.place = Place::Sent(leader);
+                pending.place = Place::Sent(leader, term);
                 items.push((ticket, pending.work.clone()));
             }
         }
         if !items.is_empty() {
-            out.push(CellOutput::Send { to: leader, message: PeerMessage::Forward(items) });
+            out.push(CellOutput::Send { to: leader, message: PeerMessage::Forward(term, items) });
         }
     }
 
@@ -237,7 +270,7 @@ impl<S: Store> Cell<S> {
                 .requests
                 .pending
                 .get(&ticket)
-                .is_some_and(|p| matches!(p.place, Place::Sent(leader) if leader == from));
+                .is_some_and(|p| matches!(p.place, Place::Sent(leader, _) if leader == from));
             if sent {
                 self.answer(Asker::Own(ticket), result, out);
             }
