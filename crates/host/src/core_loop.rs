@@ -24,6 +24,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 const STATUS_EVERY: u64 = 10;
 const REMOVED: &str = "this member was removed from the cluster; to take part again it must be \
                        added as a new one, with an empty data directory";
+/// How much a sync of the state yields to what clients wait for (Unix niceness).
+const SYNC_NICE: i32 = 5;
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, Failure>>;
@@ -240,10 +242,15 @@ impl CoreLoop {
     fn sync_state(&mut self, index: u64) {
         let syncer = self.cell.state().store().syncer();
         let mailbox = self.handle.0.mailbox.clone();
-        tokio::task::spawn_blocking(move || {
+        // A thread of its own: one that is nicer stays so.
+        let sync = move || {
+            let _ = rustix::process::nice(SYNC_NICE);
             let done = syncer().map(|()| index).map_err(|e| e.to_string());
             mailbox.push(ToCore::Synced(done));
-        });
+        };
+        if let Err(e) = std::thread::Builder::new().name("state-sync".into()).spawn(sync) {
+            self.end = Some(Err(format!("cannot start the thread that syncs the state: {e}")));
+        }
     }
 
     /// Dials whom the state, the membership and the bootstrap name.

@@ -23,6 +23,8 @@ const SEALED_MAX: usize = 3;
 /// Runs in level 0 from which commits wait for compaction: every read looks
 /// into each of them.
 const L0_RUNS_MAX: usize = 20;
+/// How much flushing yields to what clients wait for (Unix niceness).
+const FLUSH_NICE: i32 = 5;
 /// Runs in level 0 from which they are merged into level 1.
 const L0_RUNS: u8 = 4;
 
@@ -226,7 +228,11 @@ impl Workers {
         let mut workers =
             Workers { wake: Some(Arc::new(wake)), stop: Arc::clone(&stop), threads: Vec::new() };
         let shared = Arc::clone(generation);
-        workers.spawn("state-flush", move || flush_loop(&shared, &sealed, &flushed))?;
+        workers.spawn("state-flush", move || {
+            // Gently: commits go on meanwhile, and wait only if this is far behind.
+            let _ = rustix::process::nice(FLUSH_NICE);
+            flush_loop(&shared, &sealed, &flushed);
+        })?;
         let shared = Arc::clone(generation);
         workers.spawn("state-compact", move || {
             // Compaction can wait, commands cannot. Without the right to be
