@@ -30,7 +30,7 @@ impl Default for DiskOptions {
     fn default() -> DiskOptions {
         DiskOptions {
             cache_bytes: 64 << 20,
-            memtable_bytes: 64 << 20,
+            memtable_bytes: 32 << 20,
             files_max: 256,
             compress: true,
         }

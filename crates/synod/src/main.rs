@@ -66,9 +66,26 @@ enum Command {
     Server(Box<settings::ServerArgs>),
 }
 
+/// `synod get … | head` ends quietly, as other commands do, when nobody reads
+/// on. A node goes on: its output may be a pipe to a logger that restarts.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn end_with_the_reader() {
+    // SAFETY: resets one signal to what the system does by default, before
+    // any thread was started.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 fn main() -> ExitCode {
     keep_freed_memory();
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    #[cfg(unix)]
+    if !matches!(command, Command::Up(_) | Command::Etcd { .. } | Command::Server(_)) {
+        end_with_the_reader();
+    }
+    let done = match command {
         Command::Up(args) => up::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Etcd { flags } => etcd::run(&flags),

@@ -58,9 +58,23 @@ fn the_client() {
     assert_eq!(run(&cluster, &["member", "list"]).lines().count(), 3);
     let status = run(&cluster, &["status"]);
     assert!(status.contains("leader") && status.contains("follower"), "{status}");
+    nobody_reads_on(&cluster);
     assert!(status.contains("ago: "), "no reason for the last change of leader: {status}");
     let (ok, _, err) = synod(&["get", "x", "--endpoints", "127.0.0.1:1"]);
     assert!(!ok && err.contains("no endpoint answers"), "{err}");
+}
+
+/// `synod status | head -0`: it ends without a word.
+fn nobody_reads_on(cluster: &Cluster) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(["status", "--endpoints", &cluster.endpoints()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("synod starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
 #[test]
