@@ -11,9 +11,13 @@
 
 pub mod codec;
 mod id;
+mod plant;
 mod rng;
 mod sum;
 
 pub use id::{CellId, NodeId, Tick};
+#[cfg(feature = "planted")]
+pub use plant::plant;
+pub use plant::planted;
 pub use rng::Rng;
 pub use sum::{crc32c, crc32c_append, hash64};

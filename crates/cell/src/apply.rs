@@ -1,6 +1,6 @@
 //! Committed entries become state; those who waited are answered.
 
-use crate::cell::{Cell, CellOutput, Failure, Reply};
+use crate::cell::{Agreed, Cell, CellOutput, Failure, Reply};
 use crate::envelope::{ConfigContext, open};
 use bytes::Bytes;
 use synod_consensus::{Entry, EntryKind, Input, Membership};
@@ -54,6 +54,10 @@ impl<S: Store> Cell<S> {
                 (context.origin, context.ticket, context.commands)
             }
         };
+        if let Some(observed) = &mut self.observed {
+            let commands = commands.clone();
+            observed.push(Agreed { index, term, origin, ticket, commands });
+        }
         let result = self.apply_commands(index, term, commands)?;
         let ours = (origin == self.id).then_some(ticket);
         let (answered, lost) = self.requests.settle(index, ours);

@@ -14,10 +14,9 @@ use crate::snapshot::Transfers;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::{NodeId, Tick};
-use synod_consensus::raft::Raft;
 use synod_consensus::{
-    Consensus, Input, Limits, Membership, Output, Outputs, Recovered, Refusal, Role, Status,
-    WriteSeq,
+    Consensus, Input, Limits, Membership, Output, Outputs, Protocol, Recovered, Refusal, Role,
+    Status, WriteSeq,
 };
 use synod_mvcc::{Command, Outcome, Reader, Revision, State, Store, StoreError};
 
@@ -189,6 +188,21 @@ pub enum CellOutput {
     Fatal(String),
 }
 
+/// An entry of the log as it was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    /// Its index.
+    pub index: u64,
+    /// The ballot it was proposed in.
+    pub term: u64,
+    /// Who took the request; 0: nobody.
+    pub origin: NodeId,
+    /// Its number there.
+    pub ticket: u64,
+    /// The encoded commands; none for an entry without.
+    pub commands: Vec<Bytes>,
+}
+
 /// Where a cell stands.
 #[derive(Clone, Debug)]
 pub struct CellStatus {
@@ -231,12 +245,15 @@ pub struct Cell<S: Store> {
     /// The state moved on and the protocol does not know yet.
     pub(crate) applied_news: bool,
     core_out: Outputs,
+    /// What was applied, for who watches the cell from outside; `None`: nobody.
+    pub(crate) observed: Option<Vec<Agreed>>,
 }
 
 impl<S: Store> Cell<S> {
     /// A member recovered from its journal and store. `recovered.applied` is
     /// taken from the state.
     pub fn new(
+        protocol: Protocol,
         id: NodeId,
         limits: CellLimits,
         state: State<S>,
@@ -245,14 +262,15 @@ impl<S: Store> Cell<S> {
         now: Tick,
     ) -> Result<Cell<S>, String> {
         recovered.applied = state.applied();
-        let core = Raft::new(id, limits.consensus.clone(), seed, recovered, now)
+        let core = protocol
+            .start(id, limits.consensus.clone(), seed, recovered, now)
             .map_err(|e| format!("the journal's records of this cell do not fit: {e}"))?;
         let status = core.status();
         let duties = LeaseDuties::new(state.lease_clock(), now);
         let synced = state.applied();
         Ok(Cell {
             id,
-            core: Box::new(core),
+            core,
             requests: Requests::default(),
             reads: Reads::default(),
             duties,
@@ -268,6 +286,7 @@ impl<S: Store> Cell<S> {
             now,
             applied_news: false,
             core_out: Vec::new(),
+            observed: None,
             limits,
             state,
         })
@@ -444,6 +463,21 @@ impl<S: Store> Cell<S> {
     /// The state, for its driver (making it durable).
     pub fn state_mut(&mut self) -> &mut State<S> {
         &mut self.state
+    }
+
+    /// From now on everything applied is also kept for [`Cell::take_observed`].
+    pub fn observe(&mut self) {
+        self.observed = Some(Vec::new());
+    }
+
+    /// What was applied since the last call, in order.
+    pub fn take_observed(&mut self) -> Vec<Agreed> {
+        self.observed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The state, when the member's life ends.
+    pub fn into_state(self) -> State<S> {
+        self.state
     }
 
     /// A handle that always reads what was last published.

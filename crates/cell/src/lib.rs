@@ -25,7 +25,7 @@ mod propose;
 mod read;
 mod snapshot;
 
-pub use cell::{Cell, CellInput, CellLimits, CellOutput, CellStatus, Failure, Reply};
+pub use cell::{Agreed, Cell, CellInput, CellLimits, CellOutput, CellStatus, Failure, Reply};
 pub use envelope::{ConfigContext, Work};
 pub use event::CellEvent;
 pub use message::PeerMessage;

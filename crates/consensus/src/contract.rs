@@ -4,6 +4,7 @@ use crate::config::{Change, Membership};
 use crate::event::Event;
 use crate::raft;
 use bytes::Bytes;
+use std::fmt;
 use synod_base::codec::Malformed;
 use synod_base::{NodeId, Tick};
 
@@ -230,6 +231,66 @@ pub enum Refusal {
     BadChange,
     /// The transfer did not end in time.
     TransferTimedOut,
+}
+
+/// Which protocol a cell runs: chosen when the cell is made, and for its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Protocol {
+    /// Raft.
+    #[default]
+    Raft,
+    /// Multi-Paxos.
+    Paxos,
+    /// Zab.
+    Zab,
+}
+
+impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Raft, Protocol::Paxos, Protocol::Zab];
+
+    /// A member of a cell that runs it, from what an earlier life left (for a
+    /// fresh cell: a [`SnapshotMeta`] with the first membership). The error
+    /// names what was recovered and does not fit.
+    pub fn start(
+        self,
+        id: NodeId,
+        limits: Limits,
+        seed: u64,
+        recovered: Recovered,
+        now: Tick,
+    ) -> Result<Box<dyn Consensus>, String> {
+        match self {
+            Protocol::Raft => raft::Raft::new(id, limits, seed, recovered, now)
+                .map(|core| Box::new(core) as Box<dyn Consensus>)
+                .map_err(|e| e.to_string()),
+            Protocol::Paxos | Protocol::Zab => Err(format!("{self} is not built yet")),
+        }
+    }
+
+    /// Whether a cell can run it in this version.
+    pub fn is_built(self) -> bool {
+        self == Protocol::Raft
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Raft => "raft",
+            Protocol::Paxos => "paxos",
+            Protocol::Zab => "zab",
+        })
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Protocol, String> {
+        let found = Protocol::ALL.into_iter().find(|p| p.to_string() == s);
+        found.ok_or_else(|| format!("no protocol {s:?}: raft, paxos or zab"))
+    }
 }
 
 /// A message between members. It knows its protocol; one for another protocol

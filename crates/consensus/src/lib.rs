@@ -26,8 +26,8 @@ pub mod raft;
 
 pub use config::{Change, Membership};
 pub use contract::{
-    Consensus, Entry, EntryKind, Input, Limits, Message, Output, Outputs, Proposal, Recovered,
-    Refusal, Role, SnapshotMeta, Status, WriteSeq,
+    Consensus, Entry, EntryKind, Input, Limits, Message, Output, Outputs, Proposal, Protocol,
+    Recovered, Refusal, Role, SnapshotMeta, Status, WriteSeq,
 };
 pub use event::{
     CampaignReason, Event, SnapshotReason, StandDownReason, TransferReason, VoteRefusal,

@@ -202,7 +202,8 @@ fn ours(page: &mut Page, door: &Door) {
     let (m, status) = (handle.metrics(), handle.status());
     page.head("synod_build_info");
     let version = env!("CARGO_PKG_VERSION");
-    page.row("synod_build_info", &format!("version=\"{version}\",protocol=\"raft\""), 1);
+    let protocol = handle.protocol();
+    page.row("synod_build_info", &format!("version=\"{version}\",protocol=\"{protocol}\""), 1);
     page.number("synod_consensus_term", handle.term());
     page.head("synod_consensus_role");
     for (name, role) in [

@@ -24,7 +24,12 @@ impl Door {
     pub(crate) async fn page(&self, method: &Method, path: &str, query: &str) -> Option<Page> {
         let known = matches!(
             path,
-            "/version" | "/health" | "/metrics" | "/synod/leadership" | "/synod/events"
+            "/version"
+                | "/health"
+                | "/metrics"
+                | "/synod/cell"
+                | "/synod/leadership"
+                | "/synod/events"
         ) || path == "/livez"
             || path == "/readyz"
             || path.starts_with("/livez/")
@@ -39,6 +44,10 @@ impl Door {
             "/version" => (StatusCode::OK, JSON, versions()),
             "/metrics" => (StatusCode::OK, METRICS, crate::exposition::render(self)),
             "/health" => self.health(query).await,
+            "/synod/cell" => {
+                let protocol = self.handle().protocol();
+                (StatusCode::OK, JSON, format!("{{\"protocol\":\"{protocol}\"}}\n"))
+            }
             "/synod/events" => (StatusCode::OK, TEXT, self.events(|_| true)),
             "/synod/leadership" => (StatusCode::OK, TEXT, self.events(about_leadership)),
             _ => self.checks(path, query).await,

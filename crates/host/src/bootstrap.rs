@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use synod_base::{NodeId, Tick, hash64};
 use synod_cell::{Cell, CellLimits, Work};
-use synod_consensus::{Membership, Recovered, SnapshotMeta};
+use synod_consensus::{Membership, Protocol, Recovered, SnapshotMeta};
 use synod_mvcc::{Command, MemberInfo, State, StateLimits, Store};
 use synod_store::{DiskOptions, DiskStore};
 use synod_wal::{Journal, Options};
@@ -60,6 +60,8 @@ pub struct Config {
     pub cluster_state: ClusterState,
     /// Tells apart clusters with equal URLs.
     pub token: String,
+    /// What the cell must run; `None`: what it was made with, for a new one Raft.
+    pub protocol: Option<Protocol>,
     /// Bounds and timings of the cell.
     pub cell: CellLimits,
     /// Least time to live granted to a lease, s.
@@ -169,7 +171,10 @@ async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
     }
     let server = crate::peer_server::listen(&config).await?;
     let identity = match read_identity(&dir)? {
-        Some(identity) => identity,
+        Some(identity) => {
+            agree_on_protocol(&config, &identity.protocol, &dir.display().to_string())?;
+            identity
+        }
         None => {
             let identity = find_identity(&config).await?;
             let json = serde_json::to_vec_pretty(&identity).map_err(fail("member.json"))?;
@@ -183,6 +188,17 @@ async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
     server.serve(core.handle.clone());
     tokio::task::spawn_local(publish_self(core.handle.clone(), config));
     Ok((core, lock))
+}
+
+/// A cell runs the protocol that it was made with.
+fn agree_on_protocol(config: &Config, made: &str, whose: &str) -> Result<(), StartError> {
+    match config.protocol {
+        Some(wanted) if wanted.to_string() != made => Err(StartError(format!(
+            "the cell of {whose} was made with protocol {made} and cannot run {wanted}: leave \
+             --protocol out, or restore a snapshot of it into a new cell"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn read_identity(dir: &Path) -> Result<Option<Identity>, StartError> {
@@ -199,13 +215,6 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, StartError> {
             "{} has layout {}, and this program knows {LAYOUT}: use the version that wrote it",
             dir.display(),
             identity.format
-        )));
-    }
-    if identity.protocol != "raft" {
-        return Err(StartError(format!(
-            "{} belongs to a cell that runs {}, which this program does not have",
-            dir.display(),
-            identity.protocol
         )));
     }
     Ok(Some(identity))
@@ -256,6 +265,7 @@ impl Identity {
         name: &str,
         members: &FirstMembers,
         token: &str,
+        protocol: Protocol,
     ) -> Result<Identity, StartError> {
         let Some((&id, _)) = members.iter().find(|(_, (n, _))| n == name) else {
             let names: Vec<_> = members.values().map(|(n, _)| n.as_str()).collect();
@@ -266,15 +276,28 @@ impl Identity {
         };
         let voters: Vec<u64> = members.keys().copied().collect();
         let all = voters.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-        let cluster = hash64(&[&all, token.as_bytes()]).max(1);
-        let protocol = "raft".into();
-        Ok(Identity { format: LAYOUT, cluster, id, protocol, voters, seeds: Vec::new() })
+        // First members that were given different protocols must not meet.
+        let protocol_name = protocol.to_string();
+        let cluster = hash64(&[&all, token.as_bytes(), protocol_name.as_bytes()]).max(1);
+        Ok(Identity {
+            format: LAYOUT,
+            cluster,
+            id,
+            protocol: protocol_name,
+            voters,
+            seeds: Vec::new(),
+        })
     }
 }
 
 async fn find_identity(config: &Config) -> Result<Identity, StartError> {
     let members = first_members(&config.initial_cluster, &config.token);
-    let fresh = Identity::first(&config.name, &members, &config.token)?;
+    let fresh = Identity::first(
+        &config.name,
+        &members,
+        &config.token,
+        config.protocol.unwrap_or_default(),
+    )?;
     let own_id = fresh.id;
     let others: Vec<String> = members
         .iter()
@@ -286,8 +309,9 @@ async fn find_identity(config: &Config) -> Result<Identity, StartError> {
     loop {
         let answers = ask_all(&others, &Opening::Info).await;
         for (url, answer) in &answers {
-            if let Answer::Info { cluster, members, .. } = answer {
-                let known = Known { url, cluster: *cluster, members };
+            if let Answer::Info { cluster, members, protocol, .. } = answer {
+                agree_on_protocol(config, protocol, url)?;
+                let known = Known { url, cluster: *cluster, members, protocol };
                 return settle(config, fresh, known).await;
             }
         }
@@ -312,6 +336,7 @@ struct Known<'a> {
     url: &'a str,
     cluster: u64,
     members: &'a [PeerInfo],
+    protocol: &'a str,
 }
 
 async fn settle(
@@ -326,6 +351,7 @@ async fn settle(
             known.url, known.cluster, fresh.cluster
         )));
     }
+    fresh.protocol = known.protocol.to_owned();
     let mut urls = config.peer_urls.clone();
     urls.sort();
     let same = |m: &&PeerInfo| {
@@ -438,7 +464,8 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     );
     let recovered = Recovered { snapshot, records, applied: 0 };
     let seed = getrandom::u64().map_err(fail("no entropy"))?;
-    let cell = Cell::new(id, config.cell.clone(), state, recovered, seed, Tick(0))
+    let protocol = identity.protocol.parse().map_err(StartError)?;
+    let cell = Cell::new(protocol, id, config.cell.clone(), state, recovered, seed, Tick(0))
         .map_err(fail("cannot recover"))?;
     assemble(config, &identity, cell, journal)
 }
@@ -475,6 +502,7 @@ fn assemble(
         metrics: metrics.clone(),
         id,
         cluster: identity.cluster,
+        protocol: identity.protocol.parse().map_err(StartError)?,
         started: SystemTime::now(),
         leader: AtomicU64::new(0),
         term: AtomicU64::new(0),

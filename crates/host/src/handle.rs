@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use synod_base::NodeId;
 use synod_cell::{CellEvent, CellStatus, Failure, Reply, Work};
+use synod_consensus::Protocol;
 use synod_mvcc::{Outcome, Published, Reader, Store};
 use tokio::sync::{oneshot, watch};
 
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
     pub id: NodeId,
     pub cluster: u64,
+    pub protocol: Protocol,
     pub started: SystemTime,
     pub leader: AtomicU64,
     pub term: AtomicU64,
@@ -119,6 +121,11 @@ impl Handle {
     /// This member.
     pub fn id(&self) -> NodeId {
         self.0.id
+    }
+
+    /// What its cell runs.
+    pub fn protocol(&self) -> Protocol {
+        self.0.protocol
     }
 
     /// Its cluster.

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 use synod_base::CellId;
 use synod_consensus::WriteSeq;
-use synod_wal::{Disk, Journal, JournalError};
+use synod_wal::{Disk, Journal, JournalError, Retention};
 
 /// What the core asks of the journal's thread.
 pub(crate) enum JournalJob {
@@ -47,8 +47,7 @@ fn run(
     mailbox: &Mailbox<ToCore>,
     metrics: &Metrics,
 ) -> Result<(), JournalError> {
-    // Segment -> the last index that it may hold.
-    let mut held: Vec<(u64, u64)> = journal.segments().iter().map(|s| (*s, last)).collect();
+    let mut retention = Retention::new(journal.segments(), last);
     let mut records: Vec<(u32, Bytes)> = Vec::new();
     spares.keep_one(&mut journal);
     while let Ok(first) = jobs.recv() {
@@ -78,17 +77,13 @@ fn run(
             metrics.journal_sync.observe_us(begun.elapsed().as_micros() as u64);
             metrics.journal_bytes.add(bytes as u64);
             records.clear();
-            match held.last_mut() {
-                Some((s, l)) if *s == segment => *l = last.max(*l),
-                _ => held.push((segment, last)),
-            }
+            retention.wrote(segment, last);
             mailbox.push(ToCore::Persisted(seq));
             spares.keep_one(&mut journal);
         }
         if let Some(upto) = forget {
-            let keep = held.iter().find(|(_, l)| *l > upto).map_or(journal.segment(), |(s, _)| *s);
+            let keep = retention.forget(upto, journal.segment());
             journal.drop_before(keep)?;
-            held.retain(|(s, _)| *s >= keep.min(journal.segment()));
         }
     }
     Ok(())

@@ -147,7 +147,8 @@ fn info(handle: &Handle) -> Answer {
     if members.is_empty() {
         return Answer::Fresh;
     }
-    Answer::Info { cluster: handle.cluster_id(), id: handle.id().0, members }
+    let protocol = handle.protocol().to_string();
+    Answer::Info { cluster: handle.cluster_id(), id: handle.id().0, protocol, members }
 }
 
 /// Takes a member back that lost its disk: as a learner under its new id. The

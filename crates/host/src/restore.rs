@@ -5,6 +5,7 @@ use crate::disk::{sync_dir, write_atomically};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use synod_base::NodeId;
+use synod_consensus::Protocol;
 use synod_mvcc::{MemberInfo, Space, State, StateLimits, Store};
 use synod_store::{DiskOptions, DiskStore};
 
@@ -28,13 +29,14 @@ impl RestoreTarget {
         name: &str,
         initial_cluster: &[(String, String)],
         token: &str,
+        protocol: Protocol,
     ) -> Result<RestoreTarget, StartError> {
         if dir.join("member.json").exists() || dir.join("state").exists() {
             let what = format!("{} already holds a node's data: name another", dir.display());
             return Err(StartError(what));
         }
         let first = first_members(initial_cluster, token);
-        let identity = Identity::first(name, &first, token)?;
+        let identity = Identity::first(name, &first, token, protocol)?;
         let members = first.into_iter().map(|(id, (name, peer_urls))| MemberInfo {
             id: NodeId(id),
             name,

@@ -54,7 +54,7 @@ pub(crate) enum Answer {
     /// This process has not made or found its cluster yet.
     Fresh,
     /// The cluster as this member knows it.
-    Info { cluster: u64, id: u64, members: Vec<PeerInfo> },
+    Info { cluster: u64, id: u64, protocol: String, members: Vec<PeerInfo> },
 }
 
 pub(crate) async fn write_json<W: AsyncWrite + Unpin, T: Serialize>(

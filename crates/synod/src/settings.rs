@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use synod_cell::CellLimits;
-use synod_consensus::Limits;
+use synod_consensus::{Limits, Protocol};
 use synod_door_etcd::DoorConfig;
 use synod_host::{ClusterState, Config};
 
@@ -81,8 +81,8 @@ settings! {
     initial_cluster_state: String = "new".into(), "SYNOD_INITIAL_CLUSTER_STATE", "STATE";
     /// Tells apart clusters with equal addresses [default: synod-cluster]
     initial_cluster_token: String = "synod-cluster".into(), "SYNOD_INITIAL_CLUSTER_TOKEN", "TOKEN";
-    /// How a cell agrees; fixed when the cell is made [default: raft]
-    protocol: String = "raft".into(), "SYNOD_PROTOCOL", "NAME";
+    /// How the cell agrees, fixed when it is made: raft, paxos or zab [default: as it was made, a new one: raft]
+    protocol: String = String::new(), "SYNOD_PROTOCOL", "NAME";
     /// A leader's heartbeat, ms. 10 to 1000 [default: 20]
     heartbeat_ms: u64 = Limits::default().heartbeat_ms, "SYNOD_HEARTBEAT_MS", "MS";
     /// Silence after which a follower campaigns (up to twice this), ms. At least 3 heartbeats [default: 150]
@@ -193,8 +193,10 @@ impl Settings {
 
     /// Refuses what does not fit together.
     pub fn check(&self) -> Outcome {
-        if self.protocol != "raft" {
-            return Err(format!("protocol {:?} is not built: only raft is, so far", self.protocol));
+        if let Some(protocol) = self.protocol()?
+            && !protocol.is_built()
+        {
+            return Err(format!("protocol {protocol} is not built yet"));
         }
         if self.election_ms < 3 * self.heartbeat_ms || self.heartbeat_ms == 0 {
             return Err(format!(
@@ -239,6 +241,7 @@ impl Settings {
             initial_cluster: members(&self.initial_cluster)?,
             cluster_state: self.cluster_state()?,
             token: self.initial_cluster_token.clone(),
+            protocol: self.protocol()?,
             cell,
             lease_ttl_min: 2,
             cache_bytes: self.cache_bytes,
@@ -247,6 +250,13 @@ impl Settings {
             check_ms: self.corrupt_check_s * 1_000,
             rebuild: self.rebuild,
         })
+    }
+
+    fn protocol(&self) -> Outcome<Option<Protocol>> {
+        if self.protocol.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.protocol.parse()?))
     }
 
     /// What the door needs of them.

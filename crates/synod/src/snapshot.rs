@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use synod_consensus::Protocol;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use synod_host::RestoreTarget;
@@ -59,6 +60,9 @@ struct RestoreArgs {
     /// Tells apart clusters with equal addresses
     #[arg(long, default_value = "synod-cluster")]
     initial_cluster_token: String,
+    /// How the new cell agrees: raft, paxos or zab; need not be what the old one ran
+    #[arg(long, default_value_t)]
+    protocol: Protocol,
     /// How far the revision moves up, so that none that clients may have seen after
     /// the snapshot comes again
     #[arg(long, default_value_t = synod_mvcc::REVISION_BUMP)]
@@ -156,9 +160,12 @@ fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Snapshot
 fn restore(args: &RestoreArgs) -> Outcome {
     read(&args.file, |_| Ok(()))?;
     let members = crate::settings::members(&args.initial_cluster)?;
-    let mut target =
-        RestoreTarget::create(&args.data_dir, &args.name, &members, &args.initial_cluster_token)
-            .map_err(|e| e.to_string())?;
+    if !args.protocol.is_built() {
+        return Err(format!("protocol {} is not built yet", args.protocol));
+    }
+    let (name, token) = (&args.name, &args.initial_cluster_token);
+    let mut target = RestoreTarget::create(&args.data_dir, name, &members, token, args.protocol)
+        .map_err(|e| e.to_string())?;
     read(&args.file, |pairs| target.put(pairs).map_err(|e| e.to_string()))?;
     let revision = target.finish(args.bump_revision).map_err(|e| e.to_string())?;
     println!(

@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod format;
 mod journal;
+mod retention;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -28,4 +29,5 @@ pub use disk::{Disk, MemDisk};
 pub use error::JournalError;
 pub use format::{Record, SEGMENT_HEADER_LEN, VERSION};
 pub use journal::{Journal, Options, Recovery};
+pub use retention::Retention;
 pub use scan::{ScannedBatch, SegmentScan, Tail, scan_segment, segment_name};

@@ -59,6 +59,7 @@ impl Plan {
             initial_cluster: self.first.clone(),
             cluster_state: self.state,
             token: "test".into(),
+            protocol: None,
             cell: CellLimits::default(),
             lease_ttl_min: 1,
             cache_bytes: 8 << 20,

@@ -20,6 +20,7 @@ struct Line {
     status: Option<pb::StatusResponse>,
     /// Why leadership changed last, as that member saw it.
     why: Option<String>,
+    protocol: Option<String>,
 }
 
 impl StatusArgs {
@@ -43,7 +44,7 @@ impl StatusArgs {
 }
 
 async fn look(member: pb::Member) -> Line {
-    let mut line = Line { member, status: None, why: None };
+    let mut line = Line { member, status: None, why: None, protocol: None };
     for url in &line.member.client_ur_ls {
         let Ok(endpoint) = endpoint(url) else { continue };
         let Ok(channel) = endpoint.connect().await else { continue };
@@ -52,6 +53,7 @@ async fn look(member: pb::Member) -> Line {
         if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
             line.status = Some(status.into_inner());
             line.why = leadership_reason(url).await;
+            line.protocol = protocol(url).await;
             break;
         }
     }
@@ -60,9 +62,19 @@ async fn look(member: pb::Member) -> Line {
 
 /// Only Synod has this page; another etcd's members are shown without it.
 async fn leadership_reason(url: &str) -> Option<String> {
+    let text = page(url, "/synod/leadership").await?;
+    text.lines().next().map(str::to_owned).filter(|l| !l.is_empty())
+}
+
+/// What the member's cell runs; of another etcd it is not known.
+async fn protocol(url: &str) -> Option<String> {
+    let cell: serde_json::Value = serde_json::from_str(&page(url, "/synod/cell").await?).ok()?;
+    Some(cell["protocol"].as_str()?.to_owned())
+}
+
+async fn page(url: &str, path: &str) -> Option<String> {
     let address = url.trim_start_matches("http://").trim_end_matches('/');
-    let text = tokio::time::timeout(Duration::from_secs(2), get(address, "/synod/leadership"));
-    text.await.ok()??.lines().next().map(str::to_owned).filter(|l| !l.is_empty())
+    tokio::time::timeout(Duration::from_secs(2), get(address, path)).await.ok()?
 }
 
 async fn get(address: &str, path: &str) -> Option<String> {
@@ -99,7 +111,7 @@ fn print(line: &Line, last: u64, output: Format) {
         });
         let value = serde_json::json!({
             "id": format!("{:x}", m.id), "name": m.name, "client_urls": m.client_ur_ls,
-            "reachable": status.is_some(), "status": status, "last_change_of_leader": line.why,
+            "protocol": line.protocol, "reachable": status.is_some(), "status": status, "last_change_of_leader": line.why,
         });
         println!("{value}");
         return;
@@ -109,10 +121,11 @@ fn print(line: &Line, last: u64, output: Format) {
         return;
     };
     println!(
-        "{:016x}  {:<8}  {:<8}  term {}  index {}  lag {}  revision {}  {} KiB{}",
+        "{:016x}  {:<8}  {:<8}  {} term {}  index {}  lag {}  revision {}  {} KiB{}",
         m.id,
         m.name,
         role(s, m.id),
+        line.protocol.as_deref().unwrap_or(""),
         s.raft_term,
         s.raft_applied_index,
         last.saturating_sub(s.raft_applied_index),
