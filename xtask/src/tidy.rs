@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Layer of each crate, and the crates of its own layer that it may see.
-const LAYERS: [(&str, u8, &[&str]); 11] = [
+const LAYERS: [(&str, u8, &[&str]); 12] = [
     ("synod-base", 0, &[]),
     ("synod-consensus", 1, &[]),
     ("synod-mvcc", 1, &[]),
@@ -16,12 +16,13 @@ const LAYERS: [(&str, u8, &[&str]); 11] = [
     ("synod-cell", 3, &[]),
     ("synod-host", 3, &["synod-cell"]),
     ("synod-door-etcd", 4, &[]),
+    ("synod-sim", 4, &[]),
     ("synod", 5, &[]),
     ("xtask", 6, &[]),
 ];
 
 /// Crates without clock, entropy, socket, file or thread.
-const PURE: [&str; 4] = ["base", "consensus", "mvcc", "cell"];
+const PURE: [&str; 5] = ["base", "consensus", "mvcc", "cell", "sim"];
 
 /// What a pure crate must not name, and why.
 const BANNED: [(&str, &str); 10] = [

@@ -107,7 +107,7 @@ impl<S: Store> Cell<S> {
                 }
                 out.append(answers);
                 self.unsynced_bytes += bytes;
-                self.duties.heard(self.state.lease_clock(), self.now);
+                self.duties.heard(self.state.lease_clock(), self.leads(), self.now);
             }
             Err(e) => self.fatal(&e, out),
         }

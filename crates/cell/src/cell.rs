@@ -250,8 +250,8 @@ pub struct Cell<S: Store> {
 }
 
 impl<S: Store> Cell<S> {
-    /// A member recovered from its journal and store. `recovered.applied` is
-    /// taken from the state.
+    /// A member recovered from its journal and store. `recovered.applied`, and
+    /// the boundary of a snapshot that was installed, are taken from the state.
     pub fn new(
         protocol: Protocol,
         id: NodeId,
@@ -262,6 +262,12 @@ impl<S: Store> Cell<S> {
         now: Tick,
     ) -> Result<Cell<S>, String> {
         recovered.applied = state.applied();
+        let stored = state.boundary().map_err(|e| e.to_string())?;
+        let stored = stored.map(crate::snapshot::decode_meta).transpose();
+        let stored = stored.map_err(|e| format!("the state's place in the log: {e}"))?;
+        if let Some(meta) = stored.filter(|meta| meta.index > recovered.snapshot.index) {
+            recovered.snapshot = meta;
+        }
         let core = protocol
             .start(id, limits.consensus.clone(), seed, recovered, now)
             .map_err(|e| format!("the journal's records of this cell do not fit: {e}"))?;
@@ -271,7 +277,7 @@ impl<S: Store> Cell<S> {
         Ok(Cell {
             id,
             core,
-            requests: Requests::default(),
+            requests: Requests::new(seed),
             reads: Reads::default(),
             duties,
             transfers: Transfers::new(seed),
@@ -348,7 +354,7 @@ impl<S: Store> Cell<S> {
     fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<CellOutput>) {
         match message {
             PeerMessage::Consensus(message) => self.drive(Input::Receive { from, message }, out),
-            PeerMessage::Forward(term, items) => self.take_forwarded(from, term, items),
+            PeerMessage::Forward { term, id, items } => self.take_forwarded(from, term, id, items),
             PeerMessage::Forwarded(items) => self.forwarded(from, items, out),
             PeerMessage::SnapshotChunk { stream, number, last, bytes } => {
                 self.take_chunk(from, stream, number, last, bytes, out);
@@ -421,6 +427,13 @@ impl<S: Store> Cell<S> {
     /// Whether this node leads.
     pub(crate) fn leads(&self) -> bool {
         self.status.role == Role::Leader
+    }
+
+    /// Whether this node leads and has applied an entry of its own ballot: then
+    /// it has heard every stamp of the lease clock that earlier leaders gave,
+    /// and its own reckoning counts from the last of them.
+    pub(crate) fn leads_caught_up(&self) -> bool {
+        self.leads() && self.state.applied_term() == self.status.term
     }
 
     /// Where it stands.

@@ -30,6 +30,8 @@ pub(crate) struct LeaseDuties {
     clock: u64,
     /// ...at this moment.
     at: Tick,
+    /// The latest stamp that was heard.
+    stamp: u64,
     last_expire: Tick,
     last_alarm: Tick,
     last_clock: Tick,
@@ -41,6 +43,7 @@ impl LeaseDuties {
         LeaseDuties {
             clock,
             at: now,
+            stamp: clock,
             last_expire: Tick(0),
             last_alarm: now,
             last_clock: now,
@@ -52,9 +55,16 @@ impl LeaseDuties {
         self.clock + now.since(self.at)
     }
 
-    /// A clock was agreed on; the own reckoning never goes back.
-    pub fn heard(&mut self, clock: u64, now: Tick) {
-        if clock > self.clock(now) {
+    /// The state's clock is `clock`, perhaps by a stamp not heard before. Who
+    /// leads goes by its own reckoning, which it stamps; everybody else takes
+    /// each stamp as it is, so that its own clock's error is that since the last
+    /// stamp and does not add up over the years.
+    pub fn heard(&mut self, clock: u64, leads: bool, now: Tick) {
+        if clock == self.stamp {
+            return;
+        }
+        self.stamp = clock;
+        if !leads || clock > self.clock(now) {
             self.clock = clock;
             self.at = now;
         }
@@ -64,7 +74,7 @@ impl LeaseDuties {
 impl<S: Store> Cell<S> {
     pub(crate) fn lead_duties(&mut self, out: &mut Vec<CellOutput>) {
         self.expire_reads(out);
-        if !self.leads() {
+        if !self.leads_caught_up() {
             return;
         }
         self.end_leases(out);

@@ -6,9 +6,19 @@ use synod_base::NodeId;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
 use synod_consensus::{Message, Refusal};
 
-/// What became of one forwarded ticket: the (index, term) where it stands, or
-/// why it was not proposed.
-pub type Verdict = (u64, Result<(u64, u64), Refusal>);
+/// Which [`PeerMessage::Forward`] it was: the sender's life, and its number in
+/// that life, from 1. A network may bring one twice or late; it counts once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct ForwardId {
+    /// Drawn anew at each start of the sender.
+    pub life: u64,
+    /// Growing by one.
+    pub number: u64,
+}
+
+/// What became of one forwarded ticket: with which message it came, and the
+/// (index, term) where it stands or why it was not proposed.
+pub type Verdict = (ForwardId, u64, Result<(u64, u64), Refusal>);
 
 /// A message from one member of a cell to another.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,7 +28,14 @@ pub enum PeerMessage {
     /// Please propose these in this ballot, or not at all: (ticket at the
     /// sender, work). Bound to the ballot so that one that is read late, after
     /// the sender gave it to another leader, is not proposed a second time.
-    Forward(u64, Vec<(u64, Work)>),
+    Forward {
+        /// The ballot.
+        term: u64,
+        /// Which message this is.
+        id: ForwardId,
+        /// The requests.
+        items: Vec<(u64, Work)>,
+    },
     /// What became of forwarded work: it stands at (index, term), or was not
     /// proposed at all.
     Forwarded(Vec<Verdict>),
@@ -73,6 +90,15 @@ const REFUSALS: [Refusal; 12] = [
     Refusal::TransferTimedOut,
 ];
 
+fn put_id(out: &mut Vec<u8>, id: ForwardId) {
+    put_varint(out, id.life);
+    put_varint(out, id.number);
+}
+
+fn id(r: &mut Reader) -> Result<ForwardId, Malformed> {
+    Ok(ForwardId { life: r.varint("life")?, number: r.varint("number of the forward")? })
+}
+
 impl PeerMessage {
     /// Appends the encoded message.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -81,9 +107,10 @@ impl PeerMessage {
                 out.push(1);
                 m.encode(out);
             }
-            PeerMessage::Forward(term, items) => {
+            PeerMessage::Forward { term, id, items } => {
                 out.push(2);
                 put_varint(out, *term);
+                put_id(out, *id);
                 put_varint(out, items.len() as u64);
                 for (ticket, work) in items {
                     put_varint(out, *ticket);
@@ -93,7 +120,8 @@ impl PeerMessage {
             PeerMessage::Forwarded(items) => {
                 out.push(3);
                 put_varint(out, items.len() as u64);
-                for (ticket, result) in items {
+                for (id, ticket, result) in items {
+                    put_id(out, *id);
                     put_varint(out, *ticket);
                     match result {
                         Ok((index, term)) => {
@@ -145,17 +173,19 @@ impl PeerMessage {
             1 => return Ok(PeerMessage::Consensus(Message::decode(r.rest())?)),
             2 => {
                 let term = r.varint("term")?;
+                let id = id(&mut r)?;
                 let n = r.count("forward count")?;
                 let mut items = Vec::with_capacity(n.min(1024));
                 for _ in 0..n {
                     items.push((r.varint("ticket")?, Work::decode(&mut r)?));
                 }
-                PeerMessage::Forward(term, items)
+                PeerMessage::Forward { term, id, items }
             }
             3 => {
                 let n = r.count("forwarded count")?;
                 let mut items = Vec::with_capacity(n.min(1024));
                 for _ in 0..n {
+                    let id = id(&mut r)?;
                     let ticket = r.varint("ticket")?;
                     let result = match r.u8("result")? {
                         255 => Ok((r.varint("index")?, r.varint("term")?)),
@@ -163,7 +193,7 @@ impl PeerMessage {
                             .get(code as usize)
                             .ok_or(Malformed { what: "refusal", at: 0 })?),
                     };
-                    items.push((ticket, result));
+                    items.push((id, ticket, result));
                 }
                 PeerMessage::Forwarded(items)
             }

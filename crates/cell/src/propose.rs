@@ -4,7 +4,7 @@
 use crate::cell::{Cell, CellOutput, Failure, Reply};
 use crate::envelope::{ConfigContext, Work, seal};
 use crate::event::CellEvent;
-use crate::message::{PeerMessage, Verdict};
+use crate::message::{ForwardId, PeerMessage, Verdict};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_base::{NodeId, Tick};
@@ -15,8 +15,8 @@ use synod_mvcc::{Command, Store};
 enum Place {
     /// Here, until there is a leader to give it to.
     Here,
-    /// With the leader of this ballot, who has not said where it put it.
-    Sent(NodeId, u64),
+    /// With the leader of this ballot, by this message; it has not said where it put it.
+    Sent(NodeId, u64, ForwardId),
     /// In the log at this index, in this ballot.
     Log(u64, u64),
 }
@@ -33,7 +33,7 @@ enum Asker {
     /// A request of this node.
     Own(u64),
     /// A request of another node.
-    Peer(NodeId, u64),
+    Peer(NodeId, ForwardId, u64),
     /// The leader's own duties.
     Nobody,
 }
@@ -51,15 +51,71 @@ pub(crate) struct Requests {
     deadlines: BTreeSet<(Tick, u64)>,
     transfers: BTreeSet<u64>,
     /// Work of other nodes, for the next turn.
-    foreign: Vec<(NodeId, u64, Work)>,
+    foreign: Vec<(NodeId, ForwardId, u64, Work)>,
     own: Vec<Bytes>,
     askers: BTreeMap<u64, Asker>,
     next_core_ticket: u64,
     /// What to tell other nodes at the end of the turn.
     verdicts: BTreeMap<NodeId, Vec<Verdict>>,
+    /// The newest message with which this node forwarded.
+    forwarded: ForwardId,
+    /// Messages of others that were taken in ballot `taken_in`.
+    taken: BTreeMap<(NodeId, u64), Taken>,
+    taken_in: u64,
 }
 
+/// Which messages of one life of a sender were taken: a window that ends with
+/// the newest (RFC 4303, 3.4.3); what is older than it is not taken.
+#[derive(Default)]
+struct Taken {
+    newest: u64,
+    /// Bit `i`: number `newest - i` was taken.
+    window: u128,
+}
+
+impl Taken {
+    /// Whether it was not taken before; from now on it was.
+    fn first_time(&mut self, number: u64) -> bool {
+        if number > self.newest {
+            let ahead = number - self.newest;
+            self.window = if ahead < 128 { self.window << ahead } else { 0 };
+            self.window |= 1;
+            self.newest = number;
+            return true;
+        }
+        let bit = 1u128.checked_shl(u32::try_from(self.newest - number).unwrap_or(128));
+        match bit {
+            Some(bit) if self.window & bit == 0 => {
+                self.window |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Lives of senders remembered within one ballot: a sender that restarts more
+/// often than that has its oldest forgotten.
+const LIVES_MAX: usize = 1_000;
+
 impl Requests {
+    /// `life` differs between two lives of a node.
+    pub fn new(life: u64) -> Requests {
+        Requests { forwarded: ForwardId { life, number: 0 }, ..Requests::default() }
+    }
+
+    /// Whether this message is to be taken in this ballot: each once.
+    fn takes(&mut self, from: NodeId, id: ForwardId, term: u64) -> bool {
+        if term != self.taken_in {
+            self.taken_in = term;
+            self.taken.clear();
+        }
+        if self.taken.len() >= LIVES_MAX && !self.taken.contains_key(&(from, id.life)) {
+            self.taken.pop_first();
+        }
+        self.taken.entry((from, id.life)).or_default().first_time(id.number)
+    }
+
     pub fn len(&self) -> usize {
         self.pending.len()
     }
@@ -70,7 +126,7 @@ impl Requests {
 
     /// A change of the membership that the leader itself wants.
     pub fn push_own_change(&mut self, change: Change, commands: Vec<Bytes>) {
-        self.foreign.push((NodeId::NONE, 0, Work::Change(change, commands)));
+        self.foreign.push((NodeId::NONE, ForwardId::default(), 0, Work::Change(change, commands)));
     }
 
     pub fn push_own(&mut self, command: Bytes) {
@@ -118,7 +174,7 @@ impl Requests {
         for (ticket, p) in &mut self.pending {
             let old = match p.place {
                 Place::Here => false,
-                Place::Sent(_, t) | Place::Log(_, t) => t < term,
+                Place::Sent(_, t, _) | Place::Log(_, t) => t < term,
             };
             if old {
                 p.place = Place::Here;
@@ -158,13 +214,23 @@ impl<S: Store> Cell<S> {
         self.requests.fresh.push(ticket);
     }
 
-    pub(crate) fn take_forwarded(&mut self, from: NodeId, term: u64, items: Vec<(u64, Work)>) {
+    pub(crate) fn take_forwarded(
+        &mut self,
+        from: NodeId,
+        term: u64,
+        id: ForwardId,
+        items: Vec<(u64, Work)>,
+    ) {
         self.status = self.core.status();
+        let leads = term == self.status.term && self.leads();
+        if leads && !self.requests.takes(from, id, term) {
+            return;
+        }
         for (ticket, work) in items {
-            if term == self.status.term && self.leads() {
-                self.requests.foreign.push((from, ticket, work));
+            if leads {
+                self.requests.foreign.push((from, id, ticket, work));
             } else {
-                self.verdict(from, ticket, Err(Refusal::NotLeader));
+                self.verdict(from, id, ticket, Err(Refusal::NotLeader));
             }
         }
     }
@@ -179,8 +245,8 @@ impl<S: Store> Cell<S> {
         } else {
             self.forward_fresh(out);
             self.requests.own.clear();
-            for (from, ticket, _) in std::mem::take(&mut self.requests.foreign) {
-                self.verdict(from, ticket, Err(Refusal::NotLeader));
+            for (from, id, ticket, _) in std::mem::take(&mut self.requests.foreign) {
+                self.verdict(from, id, ticket, Err(Refusal::NotLeader));
             }
         }
         for (to, items) in std::mem::take(&mut self.requests.verdicts) {
@@ -197,15 +263,29 @@ impl<S: Store> Cell<S> {
         let fresh = std::mem::take(&mut self.requests.fresh);
         let own = fresh.into_iter().filter_map(|ticket| {
             let work = self.requests.pending.get(&ticket)?.work.clone();
-            Some((self.id, ticket, work))
+            Some((self.id, ForwardId::default(), ticket, work))
         });
         let mut all: Vec<_> = own.collect();
         all.append(&mut self.requests.foreign);
-        for (origin, ticket, work) in all {
+        if !self.leads_caught_up() {
+            // A clock cannot be set before all earlier ones were heard.
+            let has_clock = |w: &Work| matches!(w, Work::Command(c) if Command::has_clock(c));
+            let (later, now): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|(_, _, _, work)| has_clock(work));
+            all = now;
+            for request in later {
+                if request.0 == self.id {
+                    self.requests.fresh.push(request.2);
+                } else {
+                    self.requests.foreign.push(request);
+                }
+            }
+        }
+        for (origin, forward, ticket, work) in all {
             let asker = match origin {
                 NodeId::NONE => Asker::Nobody,
                 id if id == self.id => Asker::Own(ticket),
-                id => Asker::Peer(id, ticket),
+                id => Asker::Peer(id, forward, ticket),
             };
             match work {
                 Work::Command(command) => {
@@ -242,20 +322,29 @@ impl<S: Store> Cell<S> {
     fn forward_fresh(&mut self, out: &mut Vec<CellOutput>) {
         let Some(leader) = self.status.leader.filter(|l| *l != self.id) else { return };
         let term = self.status.term;
+        self.requests.forwarded.number += 1;
+        let id = self.requests.forwarded;
         let mut items = Vec::new();
         for ticket in std::mem::take(&mut self.requests.fresh) {
             if let Some(pending) = self.requests.pending.get_mut(&ticket) {
-                pending.place = Place::Sent(leader, term);
+                pending.place = Place::Sent(leader, term, id);
                 items.push((ticket, pending.work.clone()));
             }
         }
         if !items.is_empty() {
-            out.push(CellOutput::Send { to: leader, message: PeerMessage::Forward(term, items) });
+            let message = PeerMessage::Forward { term, id, items };
+            out.push(CellOutput::Send { to: leader, message });
         }
     }
 
-    fn verdict(&mut self, to: NodeId, ticket: u64, result: Result<(u64, u64), Refusal>) {
-        self.requests.verdicts.entry(to).or_default().push((ticket, result));
+    fn verdict(
+        &mut self,
+        to: NodeId,
+        id: ForwardId,
+        ticket: u64,
+        result: Result<(u64, u64), Refusal>,
+    ) {
+        self.requests.verdicts.entry(to).or_default().push((id, ticket, result));
     }
 
     /// The leader placed what this node forwarded, or did not.
@@ -265,12 +354,11 @@ impl<S: Store> Cell<S> {
         items: Vec<Verdict>,
         out: &mut Vec<CellOutput>,
     ) {
-        for (ticket, result) in items {
-            let sent = self
-                .requests
-                .pending
-                .get(&ticket)
-                .is_some_and(|p| matches!(p.place, Place::Sent(leader, _) if leader == from));
+        for (id, ticket, result) in items {
+            // A word about an earlier message says nothing about the latest.
+            let sent = self.requests.pending.get(&ticket).is_some_and(
+                |p| matches!(p.place, Place::Sent(leader, _, by) if leader == from && by == id),
+            );
             if sent {
                 self.answer(Asker::Own(ticket), result, out);
             }
@@ -320,7 +408,7 @@ impl<S: Store> Cell<S> {
     ) {
         match (asker, result) {
             (Asker::Nobody, _) => {}
-            (Asker::Peer(from, ticket), result) => self.verdict(from, ticket, result),
+            (Asker::Peer(from, id, ticket), result) => self.verdict(from, id, ticket, result),
             (Asker::Own(ticket), Ok((index, term))) => {
                 self.requests.place(ticket, index, term);
                 if index <= self.state.applied() {

@@ -67,7 +67,7 @@ fn encode_meta(meta: &SnapshotMeta) -> Bytes {
     out.into()
 }
 
-fn decode_meta(bytes: Bytes) -> Result<SnapshotMeta, Malformed> {
+pub(crate) fn decode_meta(bytes: Bytes) -> Result<SnapshotMeta, Malformed> {
     let mut r = Reader::new(bytes);
     let (index, term) = (r.varint("index")?, r.varint("term")?);
     let membership = Membership::decode(&mut r)?;
@@ -236,7 +236,11 @@ impl<S: Store> Cell<S> {
             self.state.store_mut().stage_abort().map_err(|e| e.to_string())?;
             return Ok(Some(self.state.applied()));
         }
-        let swapped = self.state.store_mut().stage_swap().and_then(|()| self.state.reload());
+        let swapped = self
+            .state
+            .stage_boundary(encode_meta(&meta))
+            .and_then(|()| self.state.store_mut().stage_swap())
+            .and_then(|()| self.state.reload());
         if let Err(e) = swapped {
             self.fatal(&e, out);
             return Ok(None);
@@ -249,7 +253,7 @@ impl<S: Store> Cell<S> {
             return Ok(None);
         }
         self.synced = index;
-        self.duties.heard(self.state.lease_clock(), self.now);
+        self.duties.heard(self.state.lease_clock(), self.leads(), self.now);
         let revision = self.state.revision();
         out.push(CellOutput::Event(CellEvent::SnapshotInstalled { from, index, revision }));
         out.push(CellOutput::Replaced);

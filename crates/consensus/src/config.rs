@@ -22,7 +22,8 @@ pub struct Membership {
 /// replaced, pass through a joint membership by themselves.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Change {
-    /// Added as learners (voters named here are demoted).
+    /// Added as learners. One that votes already makes the change bad: a word
+    /// about a joiner that comes late must not take the vote from it again.
     pub add_learners: BTreeSet<NodeId>,
     /// Learners that become voters; they must be in sync.
     pub promote: BTreeSet<NodeId>,

@@ -302,6 +302,16 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it only says that somebody lives.
+    pub fn is_heartbeat(&self) -> bool {
+        use raft::Body;
+        match self {
+            Message::Raft(m) => {
+                matches!(m.body, Body::Heartbeat { .. } | Body::HeartbeatAnswer { .. })
+            }
+        }
+    }
+
     /// Appends the encoded message: a protocol byte, then its own codec.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

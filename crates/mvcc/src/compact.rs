@@ -9,11 +9,12 @@
 //! **Invariants**: a walk keeps its target until it is done; the next one
 //! starts with the events at the last target, for its deletions.
 
-use crate::meta::Sweep;
+use crate::meta::{self, Sweep};
 use crate::records::{self, Past};
 use crate::state::State;
 use crate::store::{Read, Space, Store, StoreError};
 use crate::types::{Error, MemberInfo, Outcome};
+use bytes::Bytes;
 
 /// By how much a restore moves the revision up, unless told otherwise: more
 /// than a cell writes between a backup and its loss.
@@ -107,6 +108,7 @@ impl<S: Store> State<S> {
             self.remove_member(member);
         }
         self.bootstrap(members);
+        self.writes.remove(Space::Meta, Bytes::from_static(meta::BOUNDARY));
     }
 
     /// Removes what this event made unreadable.

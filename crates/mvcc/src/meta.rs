@@ -17,6 +17,9 @@ pub(crate) const META: &[u8] = b"meta";
 pub(crate) const MEMBERS: &[u8] = b"members";
 /// Key of the alarms.
 pub(crate) const ALARMS: &[u8] = b"alarms";
+/// Key of [`State::boundary`](crate::State::boundary). This member's own:
+/// snapshots do not carry it on.
+pub(crate) const BOUNDARY: &[u8] = b"boundary";
 
 /// Version of the records' formats, all spaces together.
 const FORMAT: u64 = 1;

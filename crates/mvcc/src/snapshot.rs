@@ -13,6 +13,7 @@
 //! - A reader gives out only what a checksum covered. Until
 //!   [`SnapshotReader::finish`] has succeeded the staging area must not be used.
 
+use crate::meta;
 use crate::reader::Published;
 use crate::records::after;
 use crate::store::{Space, StoreError, View};
@@ -150,6 +151,9 @@ impl<V: View> SnapshotWriter<V> {
         for space in Space::ALL.into_iter().filter(|space| *space >= first) {
             for item in self.state.view.scan(space, &from, None, false) {
                 let (key, value) = item?;
+                if space == Space::Meta && key == meta::BOUNDARY {
+                    continue;
+                }
                 payload.push(space as u8);
                 put_bytes(&mut payload, &key);
                 put_bytes(&mut payload, &value);

@@ -183,6 +183,20 @@ impl<S: Store> State<S> {
         }
     }
 
+    /// What was staged by [`State::stage_boundary`] with the snapshot that the
+    /// content began with, if it began with one.
+    pub fn boundary(&self) -> Result<Option<Bytes>, StoreError> {
+        self.view.get(Space::Meta, meta::BOUNDARY)
+    }
+
+    /// Adds to the staged content where it stands in the log (the driver's
+    /// bytes): they become durable together, so that a crash right after the
+    /// swap leaves no state whose place nobody knows.
+    pub fn stage_boundary(&mut self, boundary: Bytes) -> Result<(), StoreError> {
+        let key = Bytes::from_static(meta::BOUNDARY);
+        self.store.stage_put(vec![(Space::Meta, key, boundary)])
+    }
+
     /// The store with the buffer over it.
     pub(crate) fn overlay(&self) -> Overlay<'_, S::View> {
         Overlay { base: &self.view, writes: &self.writes }

@@ -8,6 +8,7 @@ mod journal;
 mod node;
 mod progress;
 mod settings;
+mod sim;
 mod snapshot;
 mod up;
 
@@ -58,6 +59,8 @@ enum Command {
     },
     /// Look at a node's journal
     Journal(journal::JournalArgs),
+    /// Simulate a cluster under faults, from a seed, and check that nothing is lost
+    Sim(sim::SimArgs),
     /// Save, look at and restore the state
     Snapshot(snapshot::SnapshotArgs),
     #[command(flatten)]
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Etcd { flags } => etcd::run(&flags),
         Command::Journal(args) => journal::run(&args),
+        Command::Sim(args) => args.run(),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Client(command) => command.run(),
         Command::Server(args) => node::run(&args),

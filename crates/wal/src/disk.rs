@@ -102,8 +102,9 @@ impl Disk for MemDisk {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let f = self.file(name)?;
-        f.durable.clone_from(&f.now);
-        f.pending.clear();
+        for (at, bytes) in f.pending.drain(..) {
+            f.durable[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
         Ok(())
     }
 

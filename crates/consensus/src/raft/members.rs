@@ -135,7 +135,7 @@ impl Raft {
             }
         }
         let mut next = now.clone();
-        for id in change.add_learners.iter().chain(&change.remove) {
+        for id in &change.remove {
             next.voters.remove(id);
         }
         for id in change.promote.iter().chain(&change.add_voters).chain(&change.remove) {
@@ -158,6 +158,9 @@ impl Raft {
         let named: usize = sets.iter().map(|s| s.len()).sum();
         let distinct: std::collections::BTreeSet<_> = sets.into_iter().flatten().collect();
         if distinct.len() < named || distinct.contains(&NodeId::NONE) {
+            return Err(Refusal::BadChange);
+        }
+        if change.add_learners.iter().any(|id| now.voters.contains(id)) {
             return Err(Refusal::BadChange);
         }
         let all = now.all();

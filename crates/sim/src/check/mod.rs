@@ -1,0 +1,3 @@
+//! Checkers that know nothing of the simulator.
+
+pub mod linear;

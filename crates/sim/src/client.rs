@@ -1,0 +1,489 @@
+//! Clients that use the keyspace as real ones do: one request at a time, at any
+//! member, giving up after a while without knowing what became of it.
+
+use crate::check::linear;
+use crate::oracle::Found;
+use crate::world::{Event, Waiter, World};
+use bytes::Bytes;
+use synod_base::NodeId;
+use synod_cell::{CellInput, Failure, Reply, Work};
+use synod_mvcc::{
+    Command, Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, Op, OpResult, Outcome,
+    PutRequest, RangeRequest, TxnRequest,
+};
+
+/// Keys that all clients share.
+const KEYS: u64 = 6;
+const LOCKS: u64 = 2;
+/// A client gives up after this, µs.
+const PATIENCE_US: u64 = 4_000_000;
+
+pub fn key(n: u64) -> Bytes {
+    Bytes::from(format!("key-{n}"))
+}
+
+fn lock(n: u64) -> Bytes {
+    Bytes::from(format!("lock-{n}"))
+}
+
+/// What a request was for.
+#[derive(Clone, Debug)]
+enum Aim {
+    Put { key: u64, value: u64 },
+    Delete { key: u64 },
+    Swap { key: u64, from: u64, to: u64 },
+    Get { key: u64 },
+    All,
+    Grant { lease: i64, ttl: i64 },
+    Renew { lease: i64 },
+    Revoke { lease: i64 },
+    Bind { lease: i64 },
+    Acquire { lock: u64, lease: i64 },
+    Release { lock: u64 },
+    Compact,
+}
+
+struct Pending {
+    ticket: (NodeId, u64),
+    aim: Aim,
+    start: u64,
+    /// What some client had seen when it began.
+    frontier: u64,
+    /// How far clocks had jumped then.
+    jumped: u64,
+    deadline: u64,
+}
+
+struct Lease {
+    id: i64,
+    ttl: i64,
+    /// The client relies on it until then, µs.
+    until: u64,
+}
+
+pub struct Client {
+    number: u64,
+    pending: Option<Pending>,
+    lease: Option<Lease>,
+    /// The lock that it holds, with its token.
+    held: Option<(u64, i64)>,
+    /// What it last read of each key.
+    known: Vec<u64>,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Takes no more requests up.
+    pub resting: bool,
+    /// What it did and saw of each key, for the checker.
+    pub history: Vec<(u64, linear::Op)>,
+}
+
+impl Client {
+    pub fn new(number: u64) -> Client {
+        Client {
+            number,
+            pending: None,
+            lease: None,
+            held: None,
+            known: vec![0; KEYS as usize],
+            answered: 0,
+            resting: false,
+            history: Vec::new(),
+        }
+    }
+
+    /// A server's clock jumped: what it promised ends that much earlier.
+    pub fn jump(&mut self, by: u64) {
+        if let Some(lease) = &mut self.lease {
+            lease.until = lease.until.saturating_sub(by);
+        }
+    }
+
+    pub fn waits(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
+fn value_of(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes).ok().and_then(|s| s.trim_end_matches('.').parse().ok()).unwrap_or(0)
+}
+
+fn put(key: Bytes, value: u64, pad: u64, lease: i64) -> PutRequest {
+    let value = format!("{value}{}", ".".repeat(pad as usize));
+    PutRequest {
+        key,
+        value: value.into(),
+        lease,
+        prev_kv: pad.is_multiple_of(2),
+        ..Default::default()
+    }
+}
+
+fn one(key: Bytes) -> KeyRange {
+    KeyRange { key, end: Bytes::new() }
+}
+
+impl World {
+    /// A client looks what to do next.
+    pub fn client(&mut self, number: usize) -> Result<(), Found> {
+        let think = self.rng.between(2_000, 40_000);
+        self.after(think, Event::Client { client: number });
+        let now = self.now;
+        if let Some(pending) = &self.clients[number].pending {
+            if now < pending.deadline {
+                return Ok(());
+            }
+            self.waiting.remove(&pending.ticket.1);
+            self.close(number, None);
+        }
+        if self.clients[number].resting {
+            return Ok(());
+        }
+        let who = self.rng.below(self.machines.len() as u64) as usize;
+        if self.machines[who].up.is_none() {
+            return Ok(());
+        }
+        if self.rng.one_in(12) {
+            self.look_at_once(who)?;
+        }
+        if self.rng.one_in(20) {
+            self.move_a_watch(who)?;
+        }
+        let aim = self.choose(number);
+        self.ask(number, who, aim);
+        Ok(())
+    }
+
+    /// A weak read: what it sees must have been so once.
+    fn look_at_once(&mut self, who: usize) -> Result<(), Found> {
+        let Some(up) = &self.machines[who].up else { return Ok(()) };
+        let published = up.cell.reader().published();
+        self.same_as_model(&published)
+    }
+
+    fn same_as_model(
+        &self,
+        published: &synod_mvcc::Published<<synod_mvcc::MemStore as synod_mvcc::Store>::View>,
+    ) -> Result<(), Found> {
+        let everything = KeyRange { key: b"\0"[..].into(), end: b"\0"[..].into() };
+        let request = RangeRequest { range: everything.clone(), ..Default::default() };
+        let seen = published.range(&request).map_err(|e| ("store", e.to_string()))?;
+        let kvs = seen.map(|r| r.kvs).unwrap_or_default();
+        let expected = self.oracle.model.range(&everything, published.revision());
+        if kvs != expected {
+            let what =
+                format!("at revision {}: {kvs:?}, expected {expected:?}", published.revision());
+            return Err(("reads", what));
+        }
+        Ok(())
+    }
+
+    fn move_a_watch(&mut self, who: usize) -> Result<(), Found> {
+        let which = self.rng.below(self.watchers.len() as u64) as usize;
+        let Some(up) = &self.machines[who].up else { return Ok(()) };
+        self.watchers[which].attach(who, up, &self.oracle.model)
+    }
+
+    /// The state of a member was replaced: who follows it reads its history.
+    pub fn follow_anew(&mut self, who: usize) -> Result<(), Found> {
+        let Some(up) = &self.machines[who].up else { return Ok(()) };
+        for watcher in self.watchers.iter_mut().filter(|w| w.at == Some(who)) {
+            watcher.attach(who, up, &self.oracle.model)?;
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, number: usize) -> Aim {
+        self.tickets += 1;
+        let unique = self.tickets;
+        let key = self.rng.below(KEYS);
+        let now = self.now;
+        let client = &self.clients[number];
+        let lease = client.lease.as_ref().filter(|l| l.until > now).map(|l| l.id);
+        match (self.rng.below(20), lease) {
+            (0..=4, _) => Aim::Put { key, value: unique },
+            (5, _) => Aim::Delete { key },
+            (6 | 7, _) => Aim::Swap { key, from: client.known[key as usize], to: unique },
+            (8 | 9, _) => Aim::Get { key },
+            (10, _) => Aim::All,
+            (11, _) if self.rng.one_in(4) => Aim::Compact,
+            (_, None) => {
+                let ttl = self.rng.between(1, 3) as i64;
+                Aim::Grant { lease: unique as i64, ttl }
+            }
+            (12, Some(lease)) => Aim::Revoke { lease },
+            (13, Some(lease)) => Aim::Bind { lease },
+            (14 | 15, Some(lease)) => match client.held {
+                Some((lock, _)) => Aim::Release { lock },
+                None => Aim::Acquire { lock: self.rng.below(LOCKS), lease },
+            },
+            (_, Some(lease)) => Aim::Renew { lease },
+        }
+    }
+
+    fn command(&mut self, number: usize, aim: &Aim) -> Option<Command> {
+        let pad = self.rng.below(60);
+        let me = self.clients[number].number;
+        Some(match *aim {
+            Aim::Get { .. } | Aim::All => return None,
+            Aim::Put { key: k, value } => Command::Put(put(key(k), value, pad, 0)),
+            Aim::Delete { key: k } => {
+                Command::Delete(DeleteRequest { range: one(key(k)), prev_kv: true })
+            }
+            Aim::Swap { key: k, from, to } => {
+                // Values are padded, so the key's pair is compared by what it begins with.
+                let old = self.oracle.model.get(&key(k), i64::MAX);
+                let old = old.filter(|kv| value_of(&kv.value) == from).map(|kv| kv.value.clone());
+                let compare = match (from, old) {
+                    (0, _) => {
+                        let target = CompareTarget::Create(0);
+                        Compare { range: one(key(k)), target, result: CompareResult::Equal }
+                    }
+                    (_, old) => {
+                        let value = old.unwrap_or_else(|| from.to_string().into());
+                        let target = CompareTarget::Value(value);
+                        Compare { range: one(key(k)), target, result: CompareResult::Equal }
+                    }
+                };
+                Command::Txn(TxnRequest {
+                    compare: vec![compare],
+                    success: vec![Op::Put(put(key(k), to, pad, 0))],
+                    failure: vec![Op::Range(RangeRequest {
+                        range: one(key(k)),
+                        ..Default::default()
+                    })],
+                })
+            }
+            Aim::Grant { lease, ttl } => Command::LeaseGrant { id: lease, ttl, clock: 0 },
+            Aim::Renew { lease } => Command::LeaseRenew { ids: vec![lease], clock: 0 },
+            Aim::Revoke { lease } => Command::LeaseRevoke { id: lease },
+            Aim::Bind { lease } => {
+                Command::Put(put(format!("session-{me}").into(), me, pad, lease))
+            }
+            Aim::Acquire { lock: n, lease } => Command::Txn(TxnRequest {
+                compare: vec![Compare {
+                    range: one(lock(n)),
+                    target: CompareTarget::Create(0),
+                    result: CompareResult::Equal,
+                }],
+                success: vec![Op::Put(put(lock(n), me, 0, lease))],
+                failure: Vec::new(),
+            }),
+            Aim::Release { lock: n } => {
+                let token = self.clients[number].held.map_or(0, |(_, token)| token);
+                Command::Txn(TxnRequest {
+                    compare: vec![Compare {
+                        range: one(lock(n)),
+                        target: CompareTarget::Mod(token),
+                        result: CompareResult::Equal,
+                    }],
+                    success: vec![Op::Delete(DeleteRequest {
+                        range: one(lock(n)),
+                        prev_kv: false,
+                    })],
+                    failure: Vec::new(),
+                })
+            }
+            Aim::Compact => Command::Compact { revision: self.oracle.model.revision() - 15 },
+        })
+    }
+
+    fn ask(&mut self, number: usize, who: usize, aim: Aim) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        // Before the request leaves: from then on the lock may be somebody else's.
+        match aim {
+            Aim::Release { lock: n } => {
+                self.clients[number].held.take();
+                self.oracle.gave_up(&lock(n), number as u64);
+            }
+            Aim::Revoke { .. } => self.drop_lease(number),
+            _ => {}
+        }
+        let token = self.clients[number].held;
+        let input = match self.command(number, &aim) {
+            Some(command) => CellInput::Propose { ticket, work: Work::Command(command.encode()) },
+            None => CellInput::Read { ticket },
+        };
+        debug_assert!(!matches!(aim, Aim::Release { .. }) || token.is_none());
+        self.clients[number].pending = Some(Pending {
+            ticket: (self.machines[who].id, ticket),
+            aim,
+            start: self.now,
+            frontier: self.oracle.frontier,
+            jumped: self.oracle.jumped,
+            deadline: self.now + PATIENCE_US,
+        });
+        self.waiting.insert(ticket, Waiter::Client(number));
+        self.input(who, input);
+    }
+
+    fn drop_lease(&mut self, number: usize) {
+        self.clients[number].lease = None;
+        if let Some((n, _)) = self.clients[number].held.take() {
+            self.oracle.gave_up(&lock(n), number as u64);
+        }
+    }
+
+    /// A client's request was answered.
+    pub fn client_done(
+        &mut self,
+        number: usize,
+        who: usize,
+        ticket: u64,
+        result: Result<Reply, Failure>,
+    ) -> Result<(), Found> {
+        let Some(pending) = &self.clients[number].pending else { return Ok(()) };
+        if pending.ticket.1 != ticket {
+            return Ok(());
+        }
+        let (id, frontier) = (pending.ticket, pending.frontier);
+        match result {
+            Ok(Reply::Applied { outcome, revision, .. }) => {
+                let answer = Ok((outcome, revision));
+                self.oracle.answered(id, frontier, &answer)?;
+                self.clients[number].answered += 1;
+                self.learn(number, &answer.unwrap_or((Outcome::Done, 0)))
+            }
+            Err(Failure::State(e)) => {
+                self.oracle.answered(id, frontier, &Err(e))?;
+                self.clients[number].answered += 1;
+                self.clients[number].pending = None;
+                Ok(())
+            }
+            Ok(Reply::ReadNow) => {
+                self.clients[number].answered += 1;
+                self.read_now(number, who, frontier)
+            }
+            Ok(Reply::Done) => Ok(()),
+            Err(Failure::Refused(_) | Failure::TimedOut) => {
+                let read = matches!(pending.aim, Aim::Get { .. } | Aim::All);
+                self.clients[number].pending = None;
+                if read { Ok(()) } else { self.oracle.was_refused(id) }
+            }
+            Err(Failure::Unknown) => {
+                self.close(number, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the pending request; `seen`: how it is to be remembered.
+    fn close(&mut self, number: usize, seen: Option<linear::Kind>) -> Option<Pending> {
+        let end = seen.is_some().then_some(self.now);
+        let client = &mut self.clients[number];
+        let pending = client.pending.take()?;
+        let (key, kind) = match (&pending.aim, seen) {
+            (Aim::Put { key, .. } | Aim::Delete { key } | Aim::Get { key }, Some(kind))
+            | (Aim::Swap { key, .. }, Some(kind)) => (*key, kind),
+            // Nobody knows what became of it.
+            (Aim::Put { key, value }, None) => (*key, linear::Kind::Write(*value)),
+            (Aim::Delete { key }, None) => (*key, linear::Kind::Write(0)),
+            (Aim::Swap { key, from, to }, None) => (*key, linear::Kind::Swap(*from, *to)),
+            _ => return Some(pending),
+        };
+        client.history.push((key, linear::Op { start: pending.start, end, kind }));
+        Some(pending)
+    }
+
+    /// A write was applied.
+    fn learn(&mut self, number: usize, answer: &(Outcome, i64)) -> Result<(), Found> {
+        use linear::Kind;
+        let aim = self.clients[number].pending.as_ref().map(|p| p.aim.clone());
+        let seen = match (&aim, &answer.0) {
+            (Some(Aim::Put { value, .. }), _) => Some(Kind::Write(*value)),
+            (Some(Aim::Delete { .. }), _) => Some(Kind::Write(0)),
+            (Some(Aim::Swap { from, to, .. }), Outcome::Txn(txn)) if txn.succeeded => {
+                Some(Kind::Swap(*from, *to))
+            }
+            (Some(Aim::Swap { .. }), Outcome::Txn(txn)) => match txn.responses.first() {
+                Some(OpResult::Range(r)) => {
+                    Some(Kind::Read(r.kvs.first().map_or(0, |kv| value_of(&kv.value))))
+                }
+                _ => None,
+            },
+            _ => Some(Kind::Read(0)),
+        };
+        let Some(pending) = self.close(number, seen) else { return Ok(()) };
+        let client = &mut self.clients[number];
+        match (pending.aim, &answer.0) {
+            (Aim::Put { key, value }, _) => client.known[key as usize] = value,
+            (Aim::Swap { key, .. }, _) => {
+                if let Some(Kind::Read(v) | Kind::Swap(_, v)) = seen {
+                    client.known[key as usize] = v;
+                }
+            }
+            (Aim::Delete { key }, _) => client.known[key as usize] = 0,
+            (Aim::Grant { lease, ttl }, Outcome::LeaseGranted(granted)) => {
+                self.drop_lease(number);
+                let until = pending.start + (*granted).max(ttl) as u64 * 950_000;
+                let until = until.saturating_sub(self.oracle.jumped - pending.jumped);
+                self.clients[number].lease = Some(Lease { id: lease, ttl: *granted, until });
+                self.oracle.promise(lease, until);
+            }
+            (Aim::Renew { lease }, Outcome::LeaseRenewed(list)) => {
+                let alive = list.iter().any(|(id, ttl)| *id == lease && *ttl > 0);
+                let jumped = self.oracle.jumped - pending.jumped;
+                return self.renewed(number, lease, alive, (pending.start, jumped));
+            }
+            (Aim::Acquire { lock: n, lease }, Outcome::Txn(txn)) if txn.succeeded => {
+                let until = client.lease.as_ref().filter(|l| l.id == lease).map_or(0, |l| l.until);
+                client.held = Some((n, answer.1));
+                let (now, token) = (self.now, answer.1);
+                return self.oracle.holds(&lock(n), number as u64, token, now, until);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn renewed(
+        &mut self,
+        number: usize,
+        lease: i64,
+        alive: bool,
+        (start, jumped): (u64, u64),
+    ) -> Result<(), Found> {
+        if !alive {
+            self.drop_lease(number);
+            return Ok(());
+        }
+        let now = self.now;
+        let client = &mut self.clients[number];
+        let Some(held) = client.lease.as_mut().filter(|l| l.id == lease) else { return Ok(()) };
+        let relied = held.until;
+        let until = (start + held.ttl as u64 * 950_000).saturating_sub(jumped);
+        held.until = held.until.max(until);
+        let until = held.until;
+        self.oracle.promise(lease, until);
+        match client.held {
+            // It had given the lock up for lost in between.
+            Some((n, _)) if relied <= now => {
+                client.held = None;
+                self.oracle.gave_up(&lock(n), number as u64);
+                Ok(())
+            }
+            Some((n, token)) => self.oracle.holds(&lock(n), number as u64, token, now, until),
+            None => Ok(()),
+        }
+    }
+
+    /// A linearizable read may look.
+    fn read_now(&mut self, number: usize, who: usize, frontier: u64) -> Result<(), Found> {
+        let Some(up) = &self.machines[who].up else { return Ok(()) };
+        let published = up.cell.reader().published();
+        self.oracle.read(published.applied(), frontier)?;
+        self.same_as_model(&published)?;
+        let aim = self.clients[number].pending.as_ref().map(|p| p.aim.clone());
+        let Some(Aim::Get { key: k }) = aim else {
+            self.clients[number].pending = None;
+            return Ok(());
+        };
+        let request = RangeRequest { range: one(key(k)), ..Default::default() };
+        let found = published.range(&request).map_err(|e| ("store", e.to_string()))?;
+        let kvs = found.map(|r| r.kvs).unwrap_or_default();
+        let value = kvs.first().map_or(0, |kv| value_of(&kv.value));
+        self.clients[number].known[k as usize] = value;
+        self.close(number, Some(linear::Kind::Read(value)));
+        Ok(())
+    }
+}

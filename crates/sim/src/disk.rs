@@ -1,0 +1,130 @@
+//! A directory that can lose power in the midst of a write, fail, fill up and
+//! rot.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use synod_base::Rng;
+use synod_wal::{Disk, MemDisk};
+
+/// Shared by a process and the machine that outlives it.
+#[derive(Clone, Default)]
+pub struct SimDisk(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    files: MemDisk,
+    /// Operations until the power goes.
+    fuse: Option<u64>,
+    full: bool,
+    fails: bool,
+}
+
+impl SimDisk {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the `n`-th operation on nothing happens any more.
+    pub fn cut_power_after(&self, n: u64) {
+        self.inner().fuse = Some(n);
+    }
+
+    /// What a loss of power leaves; each unsynced sector survives or not.
+    pub fn lose_power(&self, rng: &mut Rng) {
+        let mut inner = self.inner();
+        let share = rng.between(1, 4);
+        inner.files.crash(|_, _| rng.below(4) < share);
+        inner.fuse = None;
+        inner.fails = false;
+    }
+
+    /// Whether new files can be made.
+    pub fn set_full(&self, full: bool) {
+        self.inner().full = full;
+    }
+
+    /// The next write or sync fails.
+    pub fn fail_next(&self) {
+        self.inner().fails = true;
+    }
+
+    /// Flips a bit in one of the segments before the newest; says in which
+    /// file. The newest is left alone: rot in the last batch cannot be told
+    /// from a torn write (`docs/journal.md`).
+    pub fn flip_bit(&self, place: u64) -> Option<String> {
+        let mut inner = self.inner();
+        let mut names = inner.files.list().ok()?;
+        names.retain(|n| n.ends_with(".seg"));
+        names.sort();
+        names.pop()?;
+        let name = names.get(place as usize % names.len().max(1))?.clone();
+        let bytes = inner.files.bytes_mut(&name)?;
+        let at = (place >> 16) as usize % (bytes.len() * 8);
+        bytes[at / 8] ^= 1 << (at % 8);
+        Some(name)
+    }
+}
+
+impl Inner {
+    fn use_power(&mut self) -> io::Result<()> {
+        match &mut self.fuse {
+            Some(0) => Err(io::Error::other("the power is gone")),
+            Some(n) => {
+                *n -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn may_write(&mut self) -> io::Result<()> {
+        self.use_power()?;
+        if std::mem::take(&mut self.fails) {
+            return Err(io::Error::other("the disk reports an error"));
+        }
+        Ok(())
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        self.inner().files.list()
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        self.inner().files.read(name)
+    }
+
+    fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_write()?;
+        if inner.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.files.create(name, len)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_write()?;
+        inner.files.write_at(name, offset, bytes)
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_write()?;
+        inner.files.sync(name)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_write()?;
+        inner.files.rename(from, to)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.may_write()?;
+        inner.files.remove(name)
+    }
+}

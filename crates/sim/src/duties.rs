@@ -1,0 +1,241 @@
+//! What is done to the cluster from outside: the faults, and the operator who
+//! puts a new machine in the place of a lost one.
+
+use crate::oracle::Found;
+use crate::schedule::Act;
+use crate::world::{Event, Waiter, World};
+use synod_base::NodeId;
+use synod_cell::{CellInput, Failure, Reply, Work};
+use synod_consensus::Change;
+use synod_mvcc::{Command, MemberInfo};
+
+impl World {
+    pub fn strike(&mut self, number: usize) {
+        if self.calm {
+            return;
+        }
+        self.struck += 1;
+        let act = self.acts[number].1.clone();
+        let relent = |lasts: u64| (lasts, Event::Relent { act: number });
+        self.picture.note(self.now, || format!("fault {number}: {act:?}"));
+        let (wait, then) = match act {
+            Act::Storm { loss, twice, late, lasts } => {
+                self.network.storm(Some((loss, twice, late)));
+                relent(lasts)
+            }
+            Act::SlowLink { from, to, delay, lasts } => {
+                self.network.slow(from, to, delay);
+                relent(lasts)
+            }
+            Act::Isolate { who, lasts } => {
+                for other in 0..self.machines.len() {
+                    self.network.cut(who, other);
+                    self.network.cut(other, who);
+                }
+                relent(lasts)
+            }
+            Act::Cut { from, to, both, lasts } => {
+                self.network.cut(from, to);
+                if both {
+                    self.network.cut(to, from);
+                }
+                relent(lasts)
+            }
+            Act::Crash { who, down } => {
+                let power = self.rng.one_in(2);
+                self.kill(who, power);
+                (down, Event::Start { who })
+            }
+            Act::Blackout { down } => {
+                for who in 0..self.machines.len() {
+                    self.kill(who, true);
+                    let wait = down + self.rng.below(50_000);
+                    self.after(wait, Event::Start { who });
+                }
+                return;
+            }
+            Act::Pause { who, lasts } => {
+                if let Some(up) = &mut self.machines[who].up {
+                    up.paused = true;
+                }
+                relent(lasts)
+            }
+            Act::Jump { who, by } => {
+                self.machines[who].clock.jump(by);
+                self.oracle.jump(by);
+                self.clients.iter_mut().for_each(|c| c.jump(by));
+                return;
+            }
+            Act::SlowDisk { who, each, lasts } => {
+                self.machines[who].sync_us = each;
+                relent(lasts)
+            }
+            Act::BadDisk { who } => return self.machines[who].disk.fail_next(),
+            Act::FullDisk { who, lasts } => {
+                self.machines[who].disk.set_full(true);
+                relent(lasts)
+            }
+            Act::Rot { who, place, down } => return self.rot(who, place, down),
+            Act::Replace { who, down } => {
+                if self.may_lose(who) {
+                    self.replace(who, down);
+                }
+                return;
+            }
+            Act::Transfer { to } => return self.transfer(to),
+        };
+        self.after(wait, then);
+    }
+
+    pub fn relent(&mut self, number: usize) {
+        match self.acts[number].1 {
+            Act::Storm { .. } => self.network.storm(None),
+            Act::SlowLink { from, to, .. } => self.network.quicken(from, to),
+            Act::Isolate { who, .. } => {
+                for other in 0..self.machines.len() {
+                    self.network.mend(who, other);
+                    self.network.mend(other, who);
+                }
+            }
+            Act::Cut { from, to, .. } => {
+                self.network.mend(from, to);
+                self.network.mend(to, from);
+            }
+            Act::Pause { who, .. } => self.resume(who),
+            Act::SlowDisk { who, .. } => self.machines[who].sync_us = 0,
+            Act::FullDisk { who, .. } => self.machines[who].disk.set_full(false),
+            _ => {}
+        }
+    }
+
+    fn resume(&mut self, who: usize) {
+        let life = self.machines[who].lives;
+        let Some(up) = &mut self.machines[who].up else { return };
+        up.paused = false;
+        if !up.woken {
+            up.woken = true;
+            self.after(1, Event::Turn { who, life });
+        }
+    }
+
+    /// Everything that was broken works again.
+    pub fn mend_all(&mut self) {
+        self.calm = true;
+        self.network.heal();
+        for who in 0..self.machines.len() {
+            self.machines[who].disk.set_full(false);
+            self.machines[who].sync_us = 0;
+            self.resume(who);
+            self.after(1_000, Event::Start { who });
+        }
+    }
+
+    /// A minority may lose its disks, and no further one before it is whole again.
+    fn may_lose(&mut self, who: usize) -> bool {
+        let whole = |m: &crate::machine::Machine| !m.away && !m.rotted;
+        self.machines.len() >= 3
+            && self.machines.iter().all(whole)
+            && self.leader().is_some_and(|l| {
+                let Some(up) = &self.machines[l].up else { return false };
+                let members = up.cell.membership();
+                !members.is_joint()
+                    && self.machines.iter().all(|m| members.voters.contains(&m.id))
+                    && members.all().len() == self.machines.len()
+            })
+            && self.machines[who].up.is_some()
+    }
+
+    fn rot(&mut self, who: usize, place: u64, down: u64) {
+        if !self.may_lose(who) {
+            return;
+        }
+        self.kill(who, false);
+        if let Some(file) = self.machines[who].disk.flip_bit(place) {
+            self.machines[who].rotted = true;
+            self.say(who, || format!("a bit of {file} flips"));
+        }
+        self.after(down, Event::Start { who });
+    }
+
+    fn transfer(&mut self, to: usize) {
+        let Some(leader) = self.leader() else { return };
+        let to = self.machines[to].id;
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.waiting.insert(ticket, Waiter::Nobody);
+        self.input(leader, CellInput::Transfer { ticket, to: Some(to) });
+    }
+
+    /// The machine is lost with its disk; another takes its place.
+    pub fn replace(&mut self, who: usize, down: u64) {
+        self.kill(who, false);
+        self.ids += 1;
+        let id = NodeId(self.ids);
+        self.say(who, || format!("is lost; {id} will take its place"));
+        self.machines[who].lose_everything(id);
+        self.after(down, Event::Rejoin { who });
+    }
+
+    /// Asks a member to take this machine, as a wiped node does when it starts.
+    pub fn rejoin(&mut self, who: usize) -> Result<(), Found> {
+        if !self.machines[who].away {
+            return Ok(());
+        }
+        self.after(700_000, Event::Rejoin { who });
+        let ups = self.machines.iter().filter(|m| m.up.is_some());
+        let ups: Vec<usize> = ups.map(|m| m.number).collect();
+        if ups.is_empty() {
+            return Ok(());
+        }
+        let via = ups[self.rng.below(ups.len() as u64) as usize];
+        let id = self.machines[who].id;
+        let Some(up) = &self.machines[via].up else { return Ok(()) };
+        let membership = up.cell.membership();
+        if membership.all().contains(&id) {
+            return self.joined(who);
+        }
+        let url = crate::machine::peer_url(who);
+        let twins = up.cell.state().members().values().filter(|m| m.peer_urls == url);
+        let stale: std::collections::BTreeSet<NodeId> =
+            twins.map(|m| m.id).filter(|t| *t != id && membership.learners.contains(t)).collect();
+        let info =
+            MemberInfo { id, name: format!("m{who}"), peer_urls: url, client_urls: Vec::new() };
+        let mut commands = vec![Command::MemberSet(info).encode()];
+        commands.extend(stale.iter().map(|id| Command::MemberRemove(*id).encode()));
+        let change = Change { add_learners: [id].into(), remove: stale, ..Change::default() };
+        self.tickets += 1;
+        let ticket = self.tickets;
+        self.waiting.insert(ticket, Waiter::Joiner(who));
+        self.input(via, CellInput::Propose { ticket, work: Work::Change(change, commands) });
+        Ok(())
+    }
+
+    fn joined(&mut self, who: usize) -> Result<(), Found> {
+        if self.machines[who].away {
+            self.machines[who].away = false;
+            self.start_process(who)?;
+        }
+        Ok(())
+    }
+
+    /// A request was answered: whose it was decides what that means.
+    pub fn done(
+        &mut self,
+        who: usize,
+        ticket: u64,
+        result: Result<Reply, Failure>,
+    ) -> Result<(), Found> {
+        match self.waiting.remove(&ticket) {
+            Some(Waiter::Client(client)) => self.client_done(client, who, ticket, result),
+            Some(Waiter::Joiner(who)) if result.is_ok() => self.joined(who),
+            Some(Waiter::Joiner(_) | Waiter::Nobody) => Ok(()),
+            // Its client has given up meanwhile; what it was told must hold all the same.
+            None => match result {
+                Err(Failure::Refused(_) | Failure::TimedOut) => {
+                    self.oracle.was_refused((self.machines[who].id, ticket))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What is simulated: everything that a run follows from.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use synod_consensus::Protocol;
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    /// Messages get lost, come twice, late and out of order.
+    Storm,
+    /// A link is slow.
+    SlowLink,
+    /// A node is cut off from all others.
+    Isolate,
+    /// A link carries nothing, one way or both.
+    Cut,
+    /// A process dies with its machine: unsynced sectors are lost, torn, reordered.
+    Crash,
+    /// All of them at once.
+    Blackout,
+    /// A process stands still and goes on.
+    Pause,
+    /// Clocks run at different rates, and jump forward.
+    Clock,
+    /// Syncs take long.
+    SlowDisk,
+    /// A write or a sync fails.
+    BadDisk,
+    /// No new file can be made.
+    FullDisk,
+    /// A bit of the journal flips.
+    Rot,
+    /// A machine loses its disk and rejoins under another id.
+    Replace,
+    /// Leadership is handed over.
+    Transfer,
+}
+
+/// Every kind with its name on the command line.
+const NAMES: [(Fault, &str); 14] = [
+    (Fault::Storm, "storm"),
+    (Fault::SlowLink, "slow-link"),
+    (Fault::Isolate, "isolate"),
+    (Fault::Cut, "cut"),
+    (Fault::Crash, "crash"),
+    (Fault::Blackout, "blackout"),
+    (Fault::Pause, "pause"),
+    (Fault::Clock, "clock"),
+    (Fault::SlowDisk, "slow-disk"),
+    (Fault::BadDisk, "bad-disk"),
+    (Fault::FullDisk, "full-disk"),
+    (Fault::Rot, "rot"),
+    (Fault::Replace, "replace"),
+    (Fault::Transfer, "transfer"),
+];
+
+/// The kinds that a run has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Faults(pub BTreeSet<Fault>);
+
+impl Faults {
+    /// All kinds.
+    pub fn all() -> Faults {
+        Faults(NAMES.iter().map(|(f, _)| *f).collect())
+    }
+
+    /// A crash now and then, and slow links.
+    pub fn light() -> Faults {
+        Faults([Fault::Crash, Fault::SlowLink].into())
+    }
+
+    /// Whether this kind is among them.
+    pub fn has(&self, fault: Fault) -> bool {
+        self.0.contains(&fault)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        if *self == Faults::all() {
+            return f.write_str("all");
+        }
+        let names = NAMES.iter().filter(|(k, _)| self.has(*k)).map(|(_, n)| *n);
+        f.write_str(&names.collect::<Vec<_>>().join(","))
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Faults, String> {
+        match s {
+            "all" => return Ok(Faults::all()),
+            "none" => return Ok(Faults::default()),
+            "light" => return Ok(Faults::light()),
+            _ => {}
+        }
+        let one = |word: &str| {
+            let found = NAMES.iter().find(|(_, n)| *n == word).map(|(f, _)| *f);
+            found.ok_or_else(|| {
+                let all: Vec<_> = NAMES.iter().map(|(_, n)| *n).collect();
+                format!("no kind of fault {word:?}: all, none, light, or of {}", all.join(", "))
+            })
+        };
+        Ok(Faults(s.split(',').map(one).collect::<Result<_, _>>()?))
+    }
+}
+
+/// Everything that a run follows from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scenario {
+    /// What the cell runs.
+    pub protocol: Protocol,
+    /// Machines. Sane: 1, 3, 5, 7.
+    pub nodes: u64,
+    /// Whence all that is random.
+    pub seed: u64,
+    /// Which kinds of fault there are.
+    pub faults: Faults,
+    /// Clients, each with one request at a time.
+    pub clients: u64,
+    /// How long the faults go on, simulated ms; afterwards all must come to rest.
+    pub ms: u64,
+    /// Scheduled faults that are left out, by number: how shrinking goes.
+    pub without: BTreeSet<usize>,
+}
+
+impl Scenario {
+    /// The scenario of a seed, with all kinds of fault.
+    pub fn of_seed(protocol: Protocol, nodes: u64, seed: u64) -> Scenario {
+        Scenario {
+            protocol,
+            nodes,
+            seed,
+            faults: Faults::all(),
+            clients: 5,
+            ms: 10_000,
+            without: BTreeSet::new(),
+        }
+    }
+
+    /// The command that runs it again.
+    pub fn command(&self) -> String {
+        let mut line = format!(
+            "synod sim --protocol {} --nodes {} --seed {} --faults {} --clients {} --ms {}",
+            self.protocol, self.nodes, self.seed, self.faults, self.clients, self.ms
+        );
+        if !self.without.is_empty() {
+            let all: Vec<_> = self.without.iter().map(ToString::to_string).collect();
+            line += &format!(" --without {}", all.join(","));
+        }
+        line
+    }
+}

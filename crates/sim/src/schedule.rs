@@ -1,0 +1,104 @@
+//! When which fault strikes whom: drawn from the seed before the run begins,
+//! so that a fault can be left out without moving the others.
+
+use crate::scenario::{Fault, Scenario};
+use synod_base::Rng;
+
+/// Something that is done to the cluster. Machines by number, times in µs.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Lose one message in `loss`, repeat one in `twice`, delay up to `late`.
+    Storm { loss: u64, twice: u64, late: u64, lasts: u64 },
+    /// Delay what goes from one to the other.
+    SlowLink { from: usize, to: usize, delay: u64, lasts: u64 },
+    /// Cut a machine off.
+    Isolate { who: usize, lasts: u64 },
+    /// Cut a link in one direction, or both.
+    Cut { from: usize, to: usize, both: bool, lasts: u64 },
+    /// Kill a machine.
+    Crash { who: usize, down: u64 },
+    /// Kill them all.
+    Blackout { down: u64 },
+    /// Stop a process for a while.
+    Pause { who: usize, lasts: u64 },
+    /// A clock jumps forward.
+    Jump { who: usize, by: u64 },
+    /// Syncs of a machine take this long.
+    SlowDisk { who: usize, each: u64, lasts: u64 },
+    /// The next write or sync fails.
+    BadDisk { who: usize },
+    /// No file can be made.
+    FullDisk { who: usize, lasts: u64 },
+    /// A bit of the journal flips while the machine is down.
+    Rot { who: usize, place: u64, down: u64 },
+    /// A machine loses its disk and comes back as a new member.
+    Replace { who: usize, down: u64 },
+    /// Leadership is to go to somebody else.
+    Transfer { to: usize },
+}
+
+const FIRST: u64 = 600_000;
+
+/// The faults of a scenario in order of time.
+pub fn draw(scenario: &Scenario) -> Vec<(u64, Act)> {
+    let mut rng = Rng::new(scenario.seed ^ 0x5eed_fa17);
+    let kinds: Vec<Fault> =
+        scenario.faults.0.iter().copied().filter(|f| *f != Fault::Clock).collect();
+    let jumps = scenario.faults.has(Fault::Clock);
+    let mut acts = Vec::new();
+    if kinds.is_empty() && !jumps {
+        return acts;
+    }
+    // Some runs are calm, some are not.
+    let gap = [120_000, 300_000, 900_000][rng.below(3) as usize];
+    let mut at = FIRST;
+    while at < scenario.ms * 1_000 {
+        let pick = rng.below((kinds.len() + usize::from(jumps)) as u64) as usize;
+        let act = match kinds.get(pick) {
+            Some(kind) => one(*kind, scenario.nodes, &mut rng),
+            None => Act::Jump { who: rng.below(scenario.nodes) as usize, by: lasts(&mut rng) },
+        };
+        acts.push((at, act));
+        at += rng.between(gap / 10, gap * 2);
+    }
+    acts
+}
+
+/// Short ones are below a time-out, long ones well above.
+fn lasts(rng: &mut Rng) -> u64 {
+    match rng.below(3) {
+        0 => rng.between(5_000, 100_000),
+        1 => rng.between(100_000, 600_000),
+        _ => rng.between(600_000, 2_500_000),
+    }
+}
+
+fn one(kind: Fault, nodes: u64, rng: &mut Rng) -> Act {
+    let who = rng.below(nodes) as usize;
+    let to = ((who as u64 + 1 + rng.below(nodes.saturating_sub(1).max(1))) % nodes) as usize;
+    match kind {
+        Fault::Storm => Act::Storm {
+            loss: rng.between(3, 40),
+            twice: rng.between(3, 40),
+            late: rng.between(1_000, 300_000),
+            lasts: lasts(rng),
+        },
+        Fault::SlowLink => {
+            Act::SlowLink { from: who, to, delay: rng.between(1_000, 120_000), lasts: lasts(rng) }
+        }
+        Fault::Isolate => Act::Isolate { who, lasts: lasts(rng) },
+        Fault::Cut => Act::Cut { from: who, to, both: rng.one_in(2), lasts: lasts(rng) },
+        Fault::Crash => Act::Crash { who, down: lasts(rng) },
+        Fault::Blackout => Act::Blackout { down: rng.between(10_000, 500_000) },
+        Fault::Pause => Act::Pause { who, lasts: lasts(rng) },
+        Fault::Clock => Act::Jump { who, by: lasts(rng) },
+        Fault::SlowDisk => {
+            Act::SlowDisk { who, each: rng.between(5_000, 1_500_000), lasts: lasts(rng) }
+        }
+        Fault::BadDisk => Act::BadDisk { who },
+        Fault::FullDisk => Act::FullDisk { who, lasts: lasts(rng) },
+        Fault::Rot => Act::Rot { who, place: rng.next_u64(), down: rng.between(10_000, 300_000) },
+        Fault::Replace => Act::Replace { who, down: lasts(rng) },
+        Fault::Transfer => Act::Transfer { to },
+    }
+}

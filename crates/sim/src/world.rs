@@ -1,0 +1,382 @@
+//! The loop: one event at a time, in order of simulated time.
+
+use crate::client::Client;
+use crate::machine::{Clock, Job, Machine, NoStart};
+use crate::network::Network;
+use crate::oracle::{Found, Oracle};
+use crate::picture::Picture;
+use crate::scenario::{Fault, Scenario};
+use crate::schedule::{Act, draw};
+use crate::watcher::Watcher;
+use bytes::Bytes;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use synod_base::{NodeId, Rng};
+use synod_cell::{CellEvent, CellInput, CellOutput, PeerMessage};
+use synod_consensus::Role;
+use synod_mvcc::KeyRange;
+
+const TICK_US: u64 = 5_000;
+/// From the arrival of something to the turn that takes it, µs.
+const TURN_US: u64 = 20;
+
+/// What happens next, to which machine; `life`: only if it still runs.
+pub enum Event {
+    Tick { who: usize, life: u64 },
+    Turn { who: usize, life: u64 },
+    Arrive { from: NodeId, to: usize, id: NodeId, bytes: Bytes },
+    Disconnect { from: NodeId, to: usize },
+    Written { who: usize, life: u64 },
+    Synced { who: usize, life: u64 },
+    Start { who: usize },
+    Strike { act: usize },
+    Relent { act: usize },
+    Client { client: usize },
+    Rejoin { who: usize },
+}
+
+/// See the file's header.
+pub struct World {
+    pub scenario: Scenario,
+    pub rng: Rng,
+    /// µs since the beginning.
+    pub now: u64,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, Event>,
+    made: u64,
+    pub machines: Vec<Machine>,
+    pub network: Network,
+    pub oracle: Oracle,
+    pub clients: Vec<Client>,
+    pub tickets: u64,
+    /// Ticket -> who waits.
+    pub waiting: BTreeMap<u64, Waiter>,
+    pub watchers: Vec<Watcher>,
+    pub acts: Vec<(u64, Act)>,
+    pub struck: usize,
+    pub calm: bool,
+    pub picture: Picture,
+    pub ids: u64,
+    pub messages: u64,
+}
+
+#[derive(Clone, Copy)]
+pub enum Waiter {
+    Client(usize),
+    /// A machine that asked to be a member again.
+    Joiner(usize),
+    Nobody,
+}
+
+impl World {
+    pub fn new(scenario: Scenario, picture: Picture) -> World {
+        let mut rng = Rng::new(scenario.seed);
+        let drifts = scenario.faults.has(Fault::Clock);
+        let machines = (0..scenario.nodes as usize)
+            .map(|n| Machine::new(n, Clock::draw(&mut rng, drifts)))
+            .collect();
+        let all = KeyRange { key: Bytes::from_static(b"\0"), end: Bytes::from_static(b"\0") };
+        let one = KeyRange { key: crate::client::key(1), end: Bytes::new() };
+        let mut world = World {
+            acts: draw(&scenario),
+            clients: (0..scenario.clients).map(Client::new).collect(),
+            watchers: vec![Watcher::new(all.clone()), Watcher::new(one), Watcher::new(all)],
+            scenario,
+            rng,
+            now: 0,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            made: 0,
+            machines,
+            network: Network::default(),
+            oracle: Oracle::new(crate::machine::TTL_MIN),
+            tickets: 0,
+            waiting: BTreeMap::new(),
+            struck: 0,
+            calm: false,
+            picture,
+            ids: 100,
+            messages: 0,
+        };
+        for who in 0..world.machines.len() {
+            world.at(who as u64 * 700, Event::Start { who });
+        }
+        for client in 0..world.clients.len() {
+            world.at(300_000 + client as u64 * 1_000, Event::Client { client });
+        }
+        for act in 0..world.acts.len() {
+            if !world.scenario.without.contains(&act) {
+                world.at(world.acts[act].0, Event::Strike { act });
+            }
+        }
+        world
+    }
+
+    pub fn at(&mut self, when: u64, event: Event) {
+        self.made += 1;
+        self.queue.push(Reverse((when, self.made)));
+        self.events.insert(self.made, event);
+    }
+
+    pub fn after(&mut self, wait: u64, event: Event) {
+        self.at(self.now + wait, event);
+    }
+
+    pub fn say(&mut self, who: usize, text: impl FnOnce() -> String) {
+        self.picture.say(self.now, who, text);
+    }
+
+    /// Runs until that time.
+    pub fn run_until(&mut self, end: u64) -> Result<(), Found> {
+        while let Some(Reverse((when, number))) = self.queue.peek().copied() {
+            if when > end {
+                break;
+            }
+            self.queue.pop();
+            self.now = when;
+            if let Some(event) = self.events.remove(&number) {
+                self.happen(event)?;
+            }
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Found> {
+        match event {
+            Event::Tick { who, life } => {
+                if self.lives(who, life) {
+                    self.input(who, CellInput::Tick);
+                    self.after(TICK_US, Event::Tick { who, life });
+                }
+            }
+            Event::Turn { who, life } => {
+                if self.lives(who, life) {
+                    self.turn(who)?;
+                }
+            }
+            Event::Arrive { from, to, id, bytes } => {
+                if self.machines[to].up.is_some() && self.machines[to].id == id {
+                    match PeerMessage::decode(bytes) {
+                        Ok(message) => self.input(to, CellInput::Peer { from, message }),
+                        Err(e) => return Err(("codec", format!("from {from}: {e}"))),
+                    }
+                }
+            }
+            Event::Disconnect { from, to } => self.input(to, CellInput::Disconnected(from)),
+            Event::Written { who, life } => {
+                if self.lives(who, life) {
+                    self.written(who);
+                }
+            }
+            Event::Synced { who, life } => {
+                if self.lives(who, life) {
+                    self.synced(who)?;
+                }
+            }
+            Event::Start { who } => self.start(who)?,
+            Event::Strike { act } => self.strike(act),
+            Event::Relent { act } => self.relent(act),
+            Event::Client { client } => self.client(client)?,
+            Event::Rejoin { who } => self.rejoin(who)?,
+        }
+        Ok(())
+    }
+
+    pub fn lives(&self, who: usize, life: u64) -> bool {
+        self.machines[who].up.is_some() && self.machines[who].lives == life
+    }
+
+    /// Puts something before a process; it is taken in its next turn.
+    pub fn input(&mut self, who: usize, input: CellInput) {
+        let life = self.machines[who].lives;
+        let Some(up) = &mut self.machines[who].up else { return };
+        up.inbox.push(input);
+        if !up.woken && !up.paused {
+            up.woken = true;
+            self.after(TURN_US, Event::Turn { who, life });
+        }
+    }
+
+    fn turn(&mut self, who: usize) -> Result<(), Found> {
+        let now = self.machines[who].clock.read(self.now);
+        let Some(up) = &mut self.machines[who].up else { return Ok(()) };
+        up.woken = false;
+        if up.paused {
+            return Ok(());
+        }
+        let mut out = std::mem::take(&mut up.out);
+        for input in up.inbox.drain(..) {
+            up.cell.step(now, input, &mut out);
+        }
+        up.cell.turn(&mut out);
+        let id = self.machines[who].id;
+        if let Some(up) = &mut self.machines[who].up {
+            for entry in up.cell.take_observed() {
+                self.oracle.applied(id, entry, self.now)?;
+            }
+        }
+        for output in out.drain(..) {
+            self.carry_out(who, output)?;
+        }
+        if let Some(up) = &mut self.machines[who].up {
+            up.out = out;
+            if up.begin_batch() {
+                self.start_sync(who);
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, who: usize, output: CellOutput) -> Result<(), Found> {
+        let Some(up) = &mut self.machines[who].up else { return Ok(()) };
+        match output {
+            CellOutput::Write { seq, record } => {
+                let last = up.cell.last_index();
+                up.jobs.push_back(Job::Write { seq, record, last });
+            }
+            CellOutput::Forget { upto } => up.jobs.push_back(Job::Forget { upto }),
+            CellOutput::Send { to, message } => self.send(who, to, &message),
+            CellOutput::Done { ticket, result } => self.done(who, ticket, result)?,
+            CellOutput::Revisions(revisions) => {
+                self.oracle.revisions(self.machines[who].id, &revisions)?;
+                for watcher in self.watchers.iter_mut().filter(|w| w.at == Some(who)) {
+                    watcher.feed(&revisions, &self.oracle.model)?;
+                }
+            }
+            CellOutput::Replaced => self.follow_anew(who)?,
+            CellOutput::SyncState { index } => {
+                up.syncing = Some((index, synod_mvcc::Store::syncer(up.cell.state().store())));
+                let (life, took) = (self.machines[who].lives, 2_000 + self.rng.below(30_000));
+                self.after(took, Event::Synced { who, life });
+            }
+            CellOutput::Members(_) | CellOutput::Hash { .. } => {}
+            CellOutput::Event(event) => self.decided(who, &event)?,
+            CellOutput::Fatal(why) => {
+                return Err(("no node stops by itself", format!("machine {who}: {why}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn decided(&mut self, who: usize, event: &CellEvent) -> Result<(), Found> {
+        self.say(who, || event.to_string());
+        if let CellEvent::Consensus(synod_consensus::Event::BecameLeader { term, .. }) = event {
+            self.oracle.leads(self.machines[who].id, *term)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, message: &PeerMessage) {
+        let Some(target) = self.machines.iter().position(|m| m.id == to) else { return };
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        let sender = self.machines[from].id;
+        let times = self.network.send(self.now, from, target, &mut self.rng);
+        self.messages += 1;
+        self.picture.message(self.now, from, target, times[0], message);
+        for at in times.into_iter().flatten() {
+            let bytes = bytes.clone();
+            self.at(at, Event::Arrive { from: sender, to: target, id: to, bytes });
+        }
+    }
+
+    fn start_sync(&mut self, who: usize) {
+        let machine = &self.machines[who];
+        let (life, least) = (machine.lives, machine.sync_us);
+        let took = 100 + self.rng.below(300) + least;
+        self.after(took, Event::Written { who, life });
+    }
+
+    fn written(&mut self, who: usize) {
+        let Some(up) = &mut self.machines[who].up else { return };
+        match up.write_batch() {
+            Ok(done) => {
+                if up.begin_batch() {
+                    self.start_sync(who);
+                }
+                if let Some(seq) = done {
+                    self.input(who, CellInput::Persisted(seq));
+                }
+            }
+            // A node whose journal fails stops; its supervisor starts it again.
+            Err(e) => {
+                self.say(who, || format!("stops: {e}"));
+                self.kill(who, false);
+                let wait = self.rng.between(20_000, 400_000);
+                self.after(wait, Event::Start { who });
+            }
+        }
+    }
+
+    fn synced(&mut self, who: usize) -> Result<(), Found> {
+        let Some(up) = &mut self.machines[who].up else { return Ok(()) };
+        if let Some((index, syncer)) = up.syncing.take() {
+            syncer().map_err(|e| ("store", e.to_string()))?;
+            self.input(who, CellInput::StateSynced(index));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, who: usize) -> Result<(), Found> {
+        if self.machines[who].up.is_some() || self.machines[who].away {
+            return Ok(());
+        }
+        self.start_process(who)
+    }
+
+    pub fn start_process(&mut self, who: usize) -> Result<(), Found> {
+        let seed = self.rng.next_u64();
+        let now = self.now;
+        match self.machines[who].start(&self.scenario, now, seed) {
+            Ok(()) => {
+                self.say(who, || "starts".into());
+                self.picture.up(now, who);
+                let life = self.machines[who].lives;
+                let phase = self.rng.below(TICK_US);
+                self.after(phase, Event::Tick { who, life });
+            }
+            Err(NoStart::Damaged(what)) if self.machines[who].rotted => {
+                self.say(who, || format!("refuses to start: {what}; it is rebuilt"));
+                self.replace(who, 10_000);
+            }
+            Err(NoStart::Disk(what)) => {
+                self.say(who, || format!("cannot start: {what}"));
+                self.after(50_000, Event::Start { who });
+            }
+            Err(NoStart::Damaged(what) | NoStart::Other(what)) => {
+                return Err(("a node starts with what it wrote", format!("machine {who}: {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The process ends; `power`: with the whole machine.
+    pub fn kill(&mut self, who: usize, power: bool) {
+        if self.machines[who].up.is_none() {
+            return;
+        }
+        self.say(who, || if power { "loses power".into() } else { "dies".into() });
+        self.picture.down(self.now, who);
+        let id = self.machines[who].id;
+        self.machines[who].crash(&mut self.rng, power);
+        for watcher in self.watchers.iter_mut().filter(|w| w.at == Some(who)) {
+            watcher.at = None;
+        }
+        // The connections of a process that died are closed, those of a machine hang.
+        for to in 0..self.machines.len() {
+            if to != who && (!power || self.rng.one_in(2)) && self.network.carries(who, to) {
+                self.after(400, Event::Disconnect { from: id, to });
+            }
+        }
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |m: &&Machine| {
+            m.up.as_ref().is_some_and(|u| u.cell.consensus_status().role == Role::Leader)
+        };
+        let term = |m: &&Machine| m.up.as_ref().map(|u| u.cell.consensus_status().term);
+        self.machines.iter().filter(leads).max_by_key(term).map(|m| m.number)
+    }
+}

@@ -1,0 +1,56 @@
+//! Whole clusters under all faults. `SYNOD_SEED=n` runs one seed,
+//! `SYNOD_SEEDS=n` as many, from `SYNOD_FROM` on.
+
+use synod_consensus::Protocol;
+use synod_sim::{Scenario, run, shrink};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn nodes(seed: u64) -> u64 {
+    [3, 3, 3, 5, 1, 3, 7, 3][seed as usize % 8]
+}
+
+/// Runs a seed; a failure is shrunk and told with the command that replays it.
+fn check(protocol: Protocol, seed: u64) -> u64 {
+    let scenario = Scenario::of_seed(protocol, nodes(seed), seed);
+    let report = run(&scenario);
+    if let Some(violation) = &report.violation {
+        let (small, why) = shrink(&scenario, 60).expect("it fails again");
+        panic!(
+            "{protocol} seed {seed}: {violation:?}\nsmaller: {}: {}\nrun it again: {}",
+            why.rule,
+            why.what,
+            small.command()
+        );
+    }
+    if number("SYNOD_SEED").is_some() {
+        println!("{report:?}");
+    }
+    report.ms
+}
+
+fn sweep(protocol: Protocol) {
+    if !protocol.is_built() {
+        return;
+    }
+    if let Some(seed) = number("SYNOD_SEED") {
+        check(protocol, seed);
+        return;
+    }
+    let from = number("SYNOD_FROM").unwrap_or(0);
+    let seeds = number("SYNOD_SEEDS").unwrap_or(100);
+    let half =
+        |first: u64| (first..from + seeds).step_by(2).map(|s| check(protocol, s)).sum::<u64>();
+    let (a, b) = std::thread::scope(|s| {
+        let other = s.spawn(|| half(from + 1));
+        (half(from), other.join().expect("the odd seeds"))
+    });
+    println!("{protocol}: {seeds} seeds, {} s simulated", (a + b) / 1_000);
+}
+
+#[test]
+fn raft_under_all_faults() {
+    sweep(Protocol::Raft);
+}

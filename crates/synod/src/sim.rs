@@ -1,0 +1,151 @@
+//! `synod sim`: a whole cluster on a simulated network, disk and clock.
+
+use crate::Outcome;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Instant;
+use synod_consensus::Protocol;
+use synod_sim::{Faults, Report, Scenario, run, run_traced, shrink};
+
+/// Arguments of `synod sim`.
+#[derive(Args)]
+pub struct SimArgs {
+    /// How the cell agrees: raft, paxos or zab
+    #[arg(long, default_value_t)]
+    protocol: Protocol,
+    /// Machines: 1, 3, 5 or 7
+    #[arg(long, default_value_t = 3)]
+    nodes: u64,
+    /// Whence all that is random; the same seed gives the same run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Kinds of fault: all, none, light, or some of storm, slow-link, isolate, cut, crash,
+    /// blackout, pause, clock, slow-disk, bad-disk, full-disk, rot, replace, transfer
+    #[arg(long, default_value_t = Faults::light())]
+    faults: Faults,
+    /// Clients, each with one request at a time
+    #[arg(long, default_value_t = 5)]
+    clients: u64,
+    /// How long the faults go on, simulated ms
+    #[arg(long, default_value_t = 10_000)]
+    ms: u64,
+    /// Numbers of scheduled faults to leave out
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<usize>,
+    /// Run this many seeds, from --seed on, and print no lines; the first failing one is shrunk
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Write a space-time diagram to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// The diagram's first moment, simulated ms
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// The diagram's last moment, simulated ms [default: one second after the first]
+    #[arg(long)]
+    to: Option<u64>,
+}
+
+/// Runs of the shrinker at most.
+const SHRINK_RUNS: usize = 200;
+
+impl SimArgs {
+    fn scenario(&self, seed: u64) -> Scenario {
+        Scenario {
+            protocol: self.protocol,
+            nodes: self.nodes,
+            seed,
+            faults: self.faults.clone(),
+            clients: self.clients,
+            ms: self.ms,
+            without: self.without.iter().copied().collect(),
+        }
+    }
+
+    /// Runs it.
+    pub fn run(self) -> Outcome {
+        if !self.protocol.is_built() {
+            return Err(format!("protocol {} is not built yet", self.protocol));
+        }
+        if !(1..=9).contains(&self.nodes) || self.clients == 0 {
+            return Err("--nodes must be from 1 to 9, --clients at least 1".into());
+        }
+        match self.seeds {
+            Some(count) => self.sweep(count),
+            None => self.one(),
+        }
+    }
+
+    fn one(&self) -> Outcome {
+        let begun = Instant::now();
+        let scenario = self.scenario(self.seed);
+        let to = self.to.unwrap_or(self.from + 1_000);
+        let (report, lines, svg) = run_traced(&scenario, self.from, to);
+        for line in lines {
+            println!("{line}");
+        }
+        if let Some(path) = &self.svg {
+            std::fs::write(path, svg).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        summary(&report, 1, begun);
+        verdict(&report, &scenario)
+    }
+
+    fn sweep(&self, count: u64) -> Outcome {
+        let progress = crate::progress::Progress::new("seeds");
+        let begun = Instant::now();
+        let mut sum: Option<Report> = None;
+        for seed in self.seed..self.seed.saturating_add(count) {
+            let scenario = self.scenario(seed);
+            let report = run(&scenario);
+            if report.violation.is_some() {
+                progress.end();
+                eprintln!("seed {seed} fails; looking for a smaller one");
+                let small = shrink(&scenario, SHRINK_RUNS).map_or(scenario, |(s, _)| s);
+                return verdict(&run(&small), &small);
+            }
+            progress.count(seed - self.seed + 1, count);
+            let sum = sum.get_or_insert(Report { violation: None, ..Report::default() });
+            sum.ms += report.ms;
+            sum.agreed += report.agreed;
+            sum.answered += report.answered;
+            sum.faults += report.faults;
+            sum.messages += report.messages;
+            sum.watched += report.watched;
+        }
+        progress.end();
+        summary(&sum.unwrap_or_default(), count, begun);
+        Ok(())
+    }
+}
+
+fn summary(r: &Report, seeds: u64, begun: Instant) {
+    let took = begun.elapsed().as_secs_f64();
+    println!(
+        "{seeds} seeds: {:.1} s simulated in {took:.2} s ({:.0} x), {} faults, {} messages, {} \
+         entries agreed on, {} requests answered, {} revisions watched",
+        r.ms as f64 / 1e3,
+        r.ms as f64 / 1e3 / took,
+        r.faults,
+        r.messages,
+        r.agreed,
+        r.answered,
+        r.watched
+    );
+}
+
+fn verdict(report: &Report, scenario: &Scenario) -> Outcome {
+    match &report.violation {
+        None => {
+            println!("no rule was broken");
+            Ok(())
+        }
+        Some(v) => Err(format!(
+            "at {} ms a rule was broken: {}: {}\nrun it again: {}",
+            v.at_ms,
+            v.rule,
+            v.what,
+            scenario.command()
+        )),
+    }
+}
