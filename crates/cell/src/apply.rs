@@ -10,6 +10,8 @@ impl<S: Store> Cell<S> {
     pub(crate) fn apply(&mut self, entries: Vec<Entry>, out: &mut Vec<CellOutput>) {
         let mut answers = Vec::new();
         let mut bytes = 0;
+        // Stamps of earlier leaders count for a new one as for everybody.
+        let led = self.leads_caught_up();
         for entry in entries {
             if entry.index <= self.state.applied() {
                 continue;
@@ -24,11 +26,11 @@ impl<S: Store> Cell<S> {
                 self.requests.lost_before(term);
             }
             if bytes >= self.limits.apply_batch_bytes {
-                self.publish(std::mem::take(&mut bytes), &mut answers, out);
+                self.publish(std::mem::take(&mut bytes), led, &mut answers, out);
             }
         }
         if bytes > 0 {
-            self.publish(bytes, &mut answers, out);
+            self.publish(bytes, led, &mut answers, out);
         }
         // Told once the protocol's present outputs are all begun: what it then
         // writes comes after what it wrote before.
@@ -99,7 +101,13 @@ impl<S: Store> Cell<S> {
     }
 
     /// One atomic batch to the store; then, and only then, the answers.
-    fn publish(&mut self, bytes: usize, answers: &mut Vec<CellOutput>, out: &mut Vec<CellOutput>) {
+    fn publish(
+        &mut self,
+        bytes: usize,
+        led: bool,
+        answers: &mut Vec<CellOutput>,
+        out: &mut Vec<CellOutput>,
+    ) {
         match self.state.commit() {
             Ok(revisions) => {
                 if !revisions.is_empty() {
@@ -107,7 +115,8 @@ impl<S: Store> Cell<S> {
                 }
                 out.append(answers);
                 self.unsynced_bytes += bytes;
-                self.duties.heard(self.state.lease_clock(), self.leads(), self.now);
+                let leads = led && self.leads_caught_up();
+                self.duties.heard(self.state.lease_clock(), leads, self.now);
             }
             Err(e) => self.fatal(&e, out),
         }
