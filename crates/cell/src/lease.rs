@@ -10,7 +10,7 @@
 
 use crate::cell::{Cell, CellOutput};
 use crate::event::CellEvent;
-use synod_base::{NodeId, Tick};
+use synod_base::{NodeId, Tick, planted};
 use synod_consensus::Change;
 use synod_mvcc::{AlarmKind, Command, Store};
 
@@ -64,7 +64,8 @@ impl LeaseDuties {
             return;
         }
         self.stamp = clock;
-        if !leads || clock > self.clock(now) {
+        let ahead = planted("lease: a new leader's clock is ahead of the stamps");
+        if (!leads && !ahead) || clock > self.clock(now) {
             self.clock = clock;
             self.at = now;
         }
@@ -91,6 +92,8 @@ impl<S: Store> Cell<S> {
         {
             return;
         }
+        let early = if planted("lease: ended by a clock that runs fast") { clock / 4 } else { 0 };
+        let clock = clock + early;
         let ids = self.state.due_leases(clock, EXPIRE_MAX);
         if ids.is_empty() {
             return;

@@ -7,7 +7,7 @@ use crate::event::CellEvent;
 use crate::message::{ForwardId, PeerMessage, Verdict};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_base::{NodeId, Tick};
+use synod_base::{NodeId, Tick, planted};
 use synod_consensus::{Change, Input, Proposal, Refusal};
 use synod_mvcc::{Command, Store};
 
@@ -174,7 +174,9 @@ impl Requests {
         for (ticket, p) in &mut self.pending {
             let old = match p.place {
                 Place::Here => false,
-                Place::Sent(_, t, _) | Place::Log(_, t) => t < term,
+                Place::Sent(_, t, _) | Place::Log(_, t) => {
+                    t < term || planted("cell: an open request is proposed again too early")
+                }
             };
             if old {
                 p.place = Place::Here;
@@ -223,7 +225,8 @@ impl<S: Store> Cell<S> {
     ) {
         self.status = self.core.status();
         let leads = term == self.status.term && self.leads();
-        if leads && !self.requests.takes(from, id, term) {
+        let again = leads && !self.requests.takes(from, id, term);
+        if again && !planted("cell: a forwarded request is taken twice") {
             return;
         }
         for (ticket, work) in items {
@@ -267,7 +270,8 @@ impl<S: Store> Cell<S> {
         });
         let mut all: Vec<_> = own.collect();
         all.append(&mut self.requests.foreign);
-        if !self.leads_caught_up() {
+        if !self.leads_caught_up() && !planted("lease: a new leader's clock is ahead of the stamps")
+        {
             // A clock cannot be set before all earlier ones were heard.
             let has_clock = |w: &Work| matches!(w, Work::Command(c) if Command::has_clock(c));
             let (later, now): (Vec<_>, Vec<_>) =

@@ -11,7 +11,7 @@ use crate::message::PeerMessage;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use synod_base::codec::{Malformed, Reader, put_varint};
-use synod_base::{NodeId, Tick};
+use synod_base::{NodeId, Tick, planted};
 use synod_consensus::{Input, Membership, SnapshotMeta};
 use synod_mvcc::{SnapshotCursor, SnapshotReader, SnapshotWriter, Store, StoreError, View};
 
@@ -238,7 +238,11 @@ impl<S: Store> Cell<S> {
         }
         let swapped = self
             .state
-            .stage_boundary(encode_meta(&meta))
+            .stage_boundary(if planted("cell: an installed snapshot forgets its place") {
+                encode_meta(&SnapshotMeta::default())
+            } else {
+                encode_meta(&meta)
+            })
             .and_then(|()| self.state.store_mut().stage_swap())
             .and_then(|()| self.state.reload());
         if let Err(e) = swapped {

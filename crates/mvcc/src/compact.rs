@@ -15,6 +15,7 @@ use crate::state::State;
 use crate::store::{Read, Space, Store, StoreError};
 use crate::types::{Error, MemberInfo, Outcome};
 use bytes::Bytes;
+use synod_base::planted;
 
 /// By how much a restore moves the revision up, unless told otherwise: more
 /// than a cell writes between a backup and its loss.
@@ -116,6 +117,13 @@ impl<S: Store> State<S> {
         if let Some(place) = past.prev {
             self.writes.remove(Space::History, records::place_key(place));
             self.writes.remove(Space::Versions, records::version_key(&past.kv.key, place));
+        }
+        if planted("state: a compaction takes a live pair")
+            && !past.deleted
+            && past.sub == 0
+            && past.kv.mod_revision % 7 == 0
+        {
+            self.writes.remove(Space::Latest, past.kv.key.clone());
         }
         if past.deleted && past.kv.mod_revision < target {
             let place = (past.kv.mod_revision, past.sub);

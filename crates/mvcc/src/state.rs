@@ -17,7 +17,7 @@ use crate::types::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use synod_base::NodeId;
+use synod_base::{NodeId, planted};
 
 /// What bounds a state. The same on all members of a cell: the lease minimum
 /// decides what commands do.
@@ -253,7 +253,12 @@ impl<S: Store> State<S> {
     /// Commits what was applied since the last commit, with the applied index,
     /// in one batch; then readers see it. Returns the revisions made.
     pub fn commit(&mut self) -> Result<Vec<Revision>, StoreError> {
-        self.writes.put(Space::Meta, Bytes::from_static(meta::META), self.meta.encode());
+        if planted("state: the applied index is stored apart from the data") {
+            let apart = Meta { applied: self.meta.applied.saturating_sub(1), ..self.meta.clone() };
+            self.writes.put(Space::Meta, Bytes::from_static(meta::META), apart.encode());
+        } else {
+            self.writes.put(Space::Meta, Bytes::from_static(meta::META), self.meta.encode());
+        }
         self.store.commit(self.writes.drain())?;
         self.view = self.store.view();
         self.publish();

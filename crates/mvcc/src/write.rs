@@ -13,6 +13,7 @@ use crate::store::{Read, Space, Store, StoreError};
 use crate::types::*;
 use bytes::Bytes;
 use std::cmp::Ordering;
+use synod_base::planted;
 
 /// The writes of one command so far.
 #[derive(Default)]
@@ -67,7 +68,12 @@ impl<S: Store> State<S> {
     }
 
     fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
-        let record = self.overlay().get(Space::Latest, key)?;
+        let record = if planted("state: a lock is given twice") {
+            // A command does not see what those before it in the batch wrote.
+            self.view.get(Space::Latest, key)?
+        } else {
+            self.overlay().get(Space::Latest, key)?
+        };
         record.map(|record| Live::decode(key.clone(), record)).transpose()
     }
 
@@ -321,6 +327,9 @@ impl<S: Store> State<S> {
             };
             self.writes.put(Space::History, records::place_key(place), past.encode());
             events.push(event);
+        }
+        if planted("watch: an event is dropped") && revision % 97 == 0 {
+            events.pop();
         }
         self.revisions.push(Revision { revision, events });
     }

@@ -28,6 +28,11 @@ impl Retention {
     /// Indexes up to `upto` are not needed any more: the first segment that
     /// must stay; `current` is the one written to.
     pub fn forget(&mut self, upto: u64, current: u64) -> u64 {
+        let upto = if synod_base::planted("journal: a segment is dropped too early") {
+            upto + 300
+        } else {
+            upto
+        };
         let keep = self.held.iter().find(|(_, l)| *l > upto).map_or(current, |(s, _)| *s);
         self.held.retain(|(s, _)| *s >= keep.min(current));
         keep

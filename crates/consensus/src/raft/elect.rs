@@ -20,7 +20,7 @@ use crate::contract::{EntryKind, Output, Refusal, Role, WriteSeq};
 use crate::event::{CampaignReason, Event, StandDownReason, VoteRefusal};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use synod_base::{NodeId, Tick};
+use synod_base::{NodeId, Tick, planted};
 
 /// A campaign of this node.
 pub(super) struct Poll {
@@ -160,14 +160,16 @@ impl Raft {
             let taken = self.vote.is_some_and(|v| v != from) || self.leader.is_some();
             if taken {
                 verdict = Err(VoteRefusal::AlreadyVoted);
-            } else if self.vote.is_none() {
+            } else if self.vote.is_none() && !planted("raft: any log gets a vote") {
                 verdict = self.judge(from, &ask);
             }
         }
         match verdict {
             Ok(()) if self.vote.is_none() => {
                 self.vote = Some(from);
-                self.hard_changed();
+                if !planted("raft: a vote is not persisted") {
+                    self.hard_changed();
+                }
                 self.draw_deadline();
                 self.event(Event::VoteGranted { to: from, term });
             }
@@ -203,6 +205,12 @@ impl Raft {
     pub(super) fn count_votes(&mut self) {
         let Some(poll) = &self.poll else { return };
         let members = self.history.current();
+        if planted("raft: leads without a quorum of votes")
+            && poll.granted.len() * 2 + 2 > members.all().len()
+            && self.role == Role::Candidate
+        {
+            return self.lead();
+        }
         let own_durable = self.role == Role::PreCandidate || self.done >= self.hard_seq;
         if own_durable && members.quorum(|id| poll.granted.contains(&id)) {
             return match self.role {

@@ -17,7 +17,7 @@ use super::message::Body;
 use crate::contract::{Output, Refusal, WriteSeq};
 use crate::event::Event;
 use std::collections::{BTreeMap, VecDeque};
-use synod_base::{NodeId, Tick};
+use synod_base::{NodeId, Tick, planted};
 
 /// Rounds whose sending time is remembered for the lease.
 const ROUNDS_REMEMBERED_MAX: usize = 64;
@@ -122,13 +122,14 @@ impl Raft {
             self.answer(open.batch, open.index);
         }
         let Some(lead) = &mut self.lead else { return };
-        let ready = self.commit >= lead.first;
+        let ready =
+            self.commit >= lead.first || planted("raft: a read before the own first commit");
         if lead.reads.waiting.is_empty() || !ready || lead.reads.open.is_some() {
             return;
         }
         let batch = std::mem::take(&mut lead.reads.waiting);
         let index = self.commit;
-        if self.alone() || self.lease_holds() {
+        if self.alone() || self.lease_holds() || planted("raft: a read without a barrier") {
             return self.answer(batch, index);
         }
         let Some(lead) = &mut self.lead else { return };

@@ -17,7 +17,7 @@ use super::{Lead, Raft, message_to};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Outputs, Proposal, Refusal, WriteSeq};
 use crate::event::{Event, SnapshotReason};
-use synod_base::NodeId;
+use synod_base::{NodeId, planted};
 
 impl Raft {
     pub(super) fn propose(&mut self, batch: Vec<Proposal>) {
@@ -104,13 +104,16 @@ impl Raft {
         if !std::mem::take(&mut lead.moved) {
             return;
         }
-        let (own, id) = (self.persisted, self.id);
+        let early = planted("raft: a leader counts itself before its own write");
+        let (own, id) = (if early { self.log.last() } else { self.persisted }, self.id);
         let reached = self.history.current().quorum_value(|peer| match peer == id {
             true => own,
             false => lead.peers.get(&peer).map_or(0, Progress::matched),
         });
         // Only by an entry of the own term (figure 8).
-        if reached > self.commit && self.log.term(reached) == Some(self.term) {
+        let own = self.log.term(reached) == Some(self.term)
+            || planted("raft: an entry of an old term is committed by counting");
+        if reached > self.commit && own {
             self.commit = reached;
         }
     }
@@ -168,7 +171,7 @@ impl Raft {
                 continue;
             }
             if let Some(term) = self.log.term(e.index) {
-                if term == e.term {
+                if term == e.term || planted("raft: a conflict is not cut off") {
                     continue;
                 }
                 let (from, to) = (e.index, self.log.last());
@@ -180,7 +183,9 @@ impl Raft {
     }
 
     fn acknowledge(&mut self, to: NodeId, matched: u64) {
-        let after = if matched > self.persisted { self.log_seq } else { WriteSeq(0) };
+        let durable = matched <= self.persisted
+            || planted("raft: an append is acknowledged before it is durable");
+        let after = if durable { WriteSeq(0) } else { self.log_seq };
         self.send(to, Body::Appended { matched }, after.max(self.hard_seq));
     }
 
