@@ -46,6 +46,10 @@ impl World {
                 self.kill(who, power);
                 (down, Event::Start { who })
             }
+            Act::Ambush { odds, lasts } => {
+                self.ambush = odds;
+                relent(lasts)
+            }
             Act::Blackout { down } => {
                 for who in 0..self.machines.len() {
                     self.kill(who, true);
@@ -102,6 +106,7 @@ impl World {
                 self.network.mend(to, from);
             }
             Act::Pause { who, .. } => self.resume(who),
+            Act::Ambush { .. } => self.ambush = 0,
             Act::SlowDisk { who, .. } => self.machines[who].sync_us = 0,
             Act::FullDisk { who, .. } => self.machines[who].disk.set_full(false),
             _ => {}
@@ -121,6 +126,7 @@ impl World {
     /// Everything that was broken works again.
     pub fn mend_all(&mut self) {
         self.calm = true;
+        self.ambush = 0;
         self.network.heal();
         for who in 0..self.machines.len() {
             self.machines[who].disk.set_full(false);
@@ -191,7 +197,8 @@ impl World {
         let id = self.machines[who].id;
         let Some(up) = &self.machines[via].up else { return Ok(()) };
         let membership = up.cell.membership();
-        if membership.all().contains(&id) {
+        // What is only in a log may be cut off again.
+        if up.cell.state().members().contains_key(&id) {
             return self.joined(who);
         }
         let url = crate::machine::peer_url(who);

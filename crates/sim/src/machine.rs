@@ -94,15 +94,22 @@ pub fn peer_url(number: usize) -> Vec<String> {
     vec![format!("machine-{number}")]
 }
 
-pub fn limits() -> CellLimits {
+/// Small ones, so that every bound is met; and different from seed to seed.
+pub fn limits(scenario: &Scenario) -> CellLimits {
+    let seed = scenario.seed;
+    let steady = !scenario.faults.has(crate::scenario::Fault::Clock);
+    let pick = |of: [usize; 3], salt: u64| of[Rng::new(seed ^ salt).below(3) as usize];
     CellLimits {
         consensus: Limits {
-            append_bytes_max: 4 << 10,
-            inflight_messages_max: 8,
+            append_bytes_max: pick([150, 700, 4 << 10], 1),
+            inflight_messages_max: pick([2, 8, 64], 2),
             inflight_bytes_max: 16 << 10,
             uncommitted_bytes_max: 16 << 10,
-            retained_entries_max: 150,
-            retained_bytes_max: 16 << 10,
+            retained_entries_max: pick([20, 150, 2_000], 3),
+            retained_bytes_max: 64 << 10,
+            // They assume clocks that differ in rate by little, and do not jump.
+            lease_reads: steady && pick([0, 1, 1], 4) == 1,
+            lease_drift_percent: 10,
             ..Limits::default()
         },
         request_ms: 1_500,
@@ -168,7 +175,7 @@ impl Machine {
         let recovered = Recovered { snapshot, records, applied: 0 };
         let tick = self.clock.read(now);
         let mut cell =
-            Cell::new(scenario.protocol, self.id, limits(), state, recovered, seed, tick)
+            Cell::new(scenario.protocol, self.id, limits(scenario), state, recovered, seed, tick)
                 .map_err(|e| other(&e))?;
         cell.observe();
         let retention = Retention::new(journal.segments(), cell.last_index());

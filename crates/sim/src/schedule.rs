@@ -17,6 +17,8 @@ pub enum Act {
     Cut { from: usize, to: usize, both: bool, lasts: u64 },
     /// Kill a machine.
     Crash { who: usize, down: u64 },
+    /// For a while, kill whoever decides something, one time in `odds`.
+    Ambush { odds: u64, lasts: u64 },
     /// Kill them all.
     Blackout { down: u64 },
     /// Stop a process for a while.
@@ -89,6 +91,7 @@ fn one(kind: Fault, nodes: u64, rng: &mut Rng) -> Act {
         Fault::Isolate => Act::Isolate { who, lasts: lasts(rng) },
         Fault::Cut => Act::Cut { from: who, to, both: rng.one_in(2), lasts: lasts(rng) },
         Fault::Crash => Act::Crash { who, down: lasts(rng) },
+        Fault::Ambush => Act::Ambush { odds: rng.between(1, 6), lasts: lasts(rng) },
         Fault::Blackout => Act::Blackout { down: rng.between(10_000, 500_000) },
         Fault::Pause => Act::Pause { who, lasts: lasts(rng) },
         Fault::Clock => Act::Jump { who, by: lasts(rng) },

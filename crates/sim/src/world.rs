@@ -31,6 +31,7 @@ pub enum Event {
     Start { who: usize },
     Strike { act: usize },
     Relent { act: usize },
+    Ambush { who: usize, life: u64 },
     Client { client: usize },
     Rejoin { who: usize },
 }
@@ -55,6 +56,8 @@ pub struct World {
     pub acts: Vec<(u64, Act)>,
     pub struck: usize,
     pub calm: bool,
+    /// One decision in so many costs the process its life; 0: none.
+    pub ambush: u64,
     pub picture: Picture,
     pub ids: u64,
     pub messages: u64,
@@ -66,6 +69,22 @@ pub enum Waiter {
     /// A machine that asked to be a member again.
     Joiner(usize),
     Nobody,
+}
+
+fn is_decision(event: &CellEvent) -> bool {
+    use synod_consensus::Event as E;
+    match event {
+        CellEvent::Consensus(e) => matches!(
+            e,
+            E::VoteGranted { .. }
+                | E::BecameLeader { .. }
+                | E::MembersChanged { .. }
+                | E::SnapshotAdopted { .. }
+                | E::LogTruncated { .. }
+        ),
+        CellEvent::SnapshotInstalled { .. } => true,
+        _ => false,
+    }
 }
 
 impl World {
@@ -94,6 +113,7 @@ impl World {
             waiting: BTreeMap::new(),
             struck: 0,
             calm: false,
+            ambush: 0,
             picture,
             ids: 100,
             messages: 0,
@@ -177,6 +197,14 @@ impl World {
             Event::Start { who } => self.start(who)?,
             Event::Strike { act } => self.strike(act),
             Event::Relent { act } => self.relent(act),
+            Event::Ambush { who, life } => {
+                if self.lives(who, life) && !self.calm {
+                    let power = self.rng.one_in(2);
+                    self.kill(who, power);
+                    let wait = self.rng.between(100, 20_000);
+                    self.after(wait, Event::Start { who });
+                }
+            }
             Event::Client { client } => self.client(client)?,
             Event::Rejoin { who } => self.rejoin(who)?,
         }
@@ -263,6 +291,11 @@ impl World {
         self.say(who, || event.to_string());
         if let CellEvent::Consensus(synod_consensus::Event::BecameLeader { term, .. }) = event {
             self.oracle.leads(self.machines[who].id, *term)?;
+        }
+        if self.ambush > 0 && is_decision(event) && self.rng.one_in(self.ambush) {
+            // Some of what it sends now still leaves, some is lost with it.
+            let wait = self.rng.below(1_500);
+            self.after(wait, Event::Ambush { who, life: self.machines[who].lives });
         }
         Ok(())
     }
