@@ -22,6 +22,7 @@
 mod config;
 mod contract;
 mod event;
+mod parts;
 pub mod raft;
 
 pub use config::{Change, Membership};

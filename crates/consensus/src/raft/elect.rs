@@ -13,27 +13,18 @@
 //!   configuration may be older than the candidate's.
 
 use super::message::{Answer, Ask, Body};
-use super::progress::Progress;
-use super::read::LeaderReads;
 use super::{Lead, Raft};
 use crate::contract::{EntryKind, Output, Refusal, Role, WriteSeq};
 use crate::event::{CampaignReason, Event, StandDownReason, VoteRefusal};
+use crate::parts::poll::Poll;
+use crate::parts::progress::Progress;
+use crate::parts::reads::LeaderReads;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
-use synod_base::{NodeId, Tick, planted};
-
-/// A campaign of this node.
-pub(super) struct Poll {
-    /// The term it wants.
-    pub term: u64,
-    pub granted: BTreeSet<NodeId>,
-    pub refused: BTreeMap<NodeId, VoteRefusal>,
-}
+use synod_base::{NodeId, planted};
 
 impl Raft {
     pub(super) fn draw_deadline(&mut self) {
-        let ms = self.limits.election_ms;
-        self.deadline = self.now.plus(ms + self.rng.below(ms));
+        self.watch.draw(self.now, &self.limits, &mut self.rng);
     }
 
     /// Whether this node by itself is a quorum.
@@ -51,27 +42,19 @@ impl Raft {
     }
 
     fn leader_alive(&self) -> bool {
-        let recent = |since: Tick| self.now.since(since) < self.limits.election_ms;
-        if self.role == Role::Leader {
-            return true;
-        }
-        if self.limits.lease_reads {
-            // This node may have promised a lease just before it restarted.
-            return recent(self.heard.unwrap_or(self.started));
-        }
-        self.leader.is_some() && !self.dropped && self.heard.is_some_and(recent)
+        self.role == Role::Leader || self.watch.alive(self.now, &self.limits)
     }
 
     pub(super) fn tick_follower(&mut self) {
         if self.alone() && self.role == Role::Follower && self.may_campaign() {
             return self.campaign(CampaignReason::Alone, false);
         }
-        if self.now < self.deadline {
+        if self.now < self.watch.deadline {
             return self.retry_reads();
         }
-        let early = self.dropped && self.leader.is_some();
-        let silent = self.heard.map_or(u64::MAX, |t| self.now.since(t));
-        if let Some(leader) = self.leader.filter(|_| silent >= self.limits.election_ms) {
+        let early = self.watch.dropped && self.watch.leader.is_some();
+        let silent = self.watch.silent_ms(self.now);
+        if let Some(leader) = self.watch.leader.filter(|_| silent >= self.limits.election_ms) {
             self.event(Event::LeaderLost { leader, silent_ms: silent });
             self.set_leader(None);
         }
@@ -90,8 +73,7 @@ impl Raft {
         self.draw_deadline();
         let term = self.term + 1;
         self.event(Event::Campaigned { term, pre, why });
-        self.poll =
-            Some(Poll { term, granted: BTreeSet::from([self.id]), refused: BTreeMap::new() });
+        self.poll = Some(Poll::new(term, self.id));
         if pre {
             self.role = Role::PreCandidate;
         } else {
@@ -109,22 +91,16 @@ impl Raft {
         // A vote is asked for only when the own one is durable: a restart must
         // not stand twice in one term with different logs.
         let after = if pre { WriteSeq(0) } else { self.hard_seq };
-        for to in self.voters_but_me() {
+        for to in self.history.current().voters_but(self.id) {
             let body = if pre { Body::PreVote(ask) } else { Body::Vote(ask) };
             self.send(to, body, after);
         }
         self.count_votes();
     }
 
-    fn voters_but_me(&self) -> Vec<NodeId> {
-        let m = self.history.current();
-        let all: BTreeSet<NodeId> = m.voters.union(&m.outgoing).copied().collect();
-        all.into_iter().filter(|&id| id != self.id).collect()
-    }
-
     /// Whether this node would vote for `from`, but for the vote already given.
     fn judge(&self, from: NodeId, ask: &Ask) -> Result<(), VoteRefusal> {
-        if !ask.transfer && self.leader_alive() && self.leader != Some(from) {
+        if !ask.transfer && self.leader_alive() && self.watch.leader != Some(from) {
             return Err(VoteRefusal::LeaderAlive);
         }
         if (ask.last_term, ask.last_index) < (self.log.last_term(), self.log.last()) {
@@ -151,13 +127,13 @@ impl Raft {
         let mut verdict = Ok(());
         if term < self.term {
             verdict = Err(VoteRefusal::OldTerm);
-        } else if !ask.transfer && self.leader_alive() && self.leader != Some(from) {
+        } else if !ask.transfer && self.leader_alive() && self.watch.leader != Some(from) {
             verdict = Err(VoteRefusal::LeaderAlive);
         } else {
             if term > self.term {
                 self.follow(term, None, Some(StandDownReason::LaterTerm { from }));
             }
-            let taken = self.vote.is_some_and(|v| v != from) || self.leader.is_some();
+            let taken = self.vote.is_some_and(|v| v != from) || self.watch.leader.is_some();
             if taken {
                 verdict = Err(VoteRefusal::AlreadyVoted);
             } else if self.vote.is_none() && !planted("raft: any log gets a vote") {
@@ -190,15 +166,7 @@ impl Raft {
     fn note_answer(&mut self, role: Role, from: NodeId, answer: Answer) {
         let wanted = self.poll.as_mut().filter(|p| p.term == answer.term && self.role == role);
         let Some(poll) = wanted else { return };
-        match answer.refused {
-            None => {
-                poll.granted.insert(from);
-            }
-            Some(why) if !poll.granted.contains(&from) => {
-                poll.refused.insert(from, why);
-            }
-            Some(_) => {}
-        }
+        poll.note(from, answer.refused);
         self.count_votes();
     }
 
@@ -211,17 +179,14 @@ impl Raft {
         {
             return self.lead();
         }
-        let own_durable = self.role == Role::PreCandidate || self.done >= self.hard_seq;
-        if own_durable && members.quorum(|id| poll.granted.contains(&id)) {
+        let own_durable = self.role == Role::PreCandidate || self.writes.done() >= self.hard_seq;
+        if own_durable && poll.won(members) {
             return match self.role {
                 Role::PreCandidate => self.campaign(CampaignReason::PreVoteWon, false),
                 _ => self.lead(),
             };
         }
-        // Waiting for the answer of a leader that was killed would turn a split
-        // vote into a full time-out.
-        let may_come = |id| !poll.refused.contains_key(&id) && self.gone != Some(id);
-        if !poll.refused.is_empty() && !members.quorum(may_come) {
+        if poll.lost(members, self.watch.gone) {
             self.lose();
         }
     }
@@ -231,16 +196,7 @@ impl Raft {
         let Some(poll) = self.poll.take() else { return };
         let pre = self.role == Role::PreCandidate;
         self.role = Role::Follower;
-        // After a split vote, or while others have yet to see that the leader's
-        // connection dropped, a short wait costs less than a full time-out.
-        let soon = self.eager > 0 && (self.dropped || !pre);
-        if soon {
-            self.eager -= 1;
-            let hb = self.limits.heartbeat_ms.max(1);
-            self.deadline = self.now.plus(hb / 2 + self.rng.below(2 * hb));
-        } else {
-            self.draw_deadline();
-        }
+        self.watch.lost(pre, self.now, &self.limits, &mut self.rng);
         let refused = poll.refused.into_iter().collect();
         self.event(Event::CampaignLost { term: poll.term, pre, refused });
     }
@@ -296,16 +252,12 @@ impl Raft {
     }
 
     pub(super) fn set_leader(&mut self, leader: Option<NodeId>) {
-        if self.leader == leader {
+        if !self.watch.set(leader, self.now) {
             return;
         }
-        self.leader = leader;
-        self.heard = leader.map(|_| self.now).or(self.heard);
-        self.dropped = false;
         let why = if leader.is_some() { Refusal::LeaderChanged } else { Refusal::NoLeader };
         self.refuse_asked_reads(why);
         if let Some(id) = leader {
-            (self.eager, self.gone) = (0, None);
             if id != self.id {
                 self.event(Event::FollowsLeader { leader: id, term: self.term });
             }
@@ -319,8 +271,7 @@ impl Raft {
             self.follow(self.term, None, None);
         }
         self.set_leader(Some(from));
-        self.heard = Some(self.now);
-        (self.dropped, self.gone) = (false, None);
+        self.watch.hear(self.now);
         self.draw_deadline();
     }
 
@@ -350,11 +301,11 @@ impl Raft {
     }
 
     pub(super) fn refused(&mut self, ticket: u64, why: Refusal) {
-        self.out.push(Output::Refused { ticket, why, leader: self.leader });
+        self.out.push(Output::Refused { ticket, why, leader: self.watch.leader });
     }
 
     /// What a request that only a leader can take is answered elsewhere.
     pub(super) fn not_leader(&self) -> Refusal {
-        if self.leader.is_some() { Refusal::NotLeader } else { Refusal::NoLeader }
+        if self.watch.leader.is_some() { Refusal::NotLeader } else { Refusal::NoLeader }
     }
 }

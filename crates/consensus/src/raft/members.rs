@@ -11,70 +11,13 @@
 //! - A leader that a membership leaves out goes when that is committed, not before.
 
 use super::message::Body;
-use super::progress::{Phase, Progress};
 use super::{Lead, Raft};
 use crate::config::{Change, Membership};
-use crate::contract::{Entry, EntryKind, Output, Refusal, WriteSeq};
-use crate::event::{Event, StandDownReason};
+use crate::contract::{EntryKind, Output, Refusal, WriteSeq};
+use crate::event::StandDownReason;
+use crate::parts::progress::{Phase, Progress};
 use bytes::Bytes;
-use std::collections::VecDeque;
 use synod_base::NodeId;
-use synod_base::codec::Malformed;
-
-/// The memberships of the retained log. Never empty; the first is the one at
-/// the log's start.
-pub(super) struct History(VecDeque<(u64, Membership)>);
-
-impl History {
-    pub fn new(start: u64, membership: Membership) -> History {
-        History(VecDeque::from([(start, membership)]))
-    }
-
-    pub fn reset(&mut self, start: u64, membership: Membership) {
-        *self = History::new(start, membership);
-    }
-
-    /// Takes note of an entry; true if it is a configuration.
-    pub fn note(&mut self, entry: &Entry) -> Result<bool, Malformed> {
-        if entry.kind != EntryKind::Config {
-            return Ok(false);
-        }
-        let (membership, _) = Membership::decode_entry(entry.data.clone())?;
-        self.0.push_back((entry.index, membership));
-        Ok(true)
-    }
-
-    /// Forgets what is at or above `from`; true if there was any.
-    pub fn truncate(&mut self, from: u64) -> bool {
-        let before = self.0.len();
-        while self.0.len() > 1 && self.index() >= from {
-            self.0.pop_back();
-        }
-        self.0.len() < before
-    }
-
-    /// Forgets what is superseded at `upto`.
-    pub fn drop_to(&mut self, upto: u64) {
-        while self.0.get(1).is_some_and(|(index, _)| *index <= upto) {
-            self.0.pop_front();
-        }
-    }
-
-    pub fn current(&self) -> &Membership {
-        &self.0[self.0.len() - 1].1
-    }
-
-    /// Index of the entry in force.
-    pub fn index(&self) -> u64 {
-        self.0[self.0.len() - 1].0
-    }
-
-    /// The membership in force at `index` (at or above the log's start).
-    pub fn at(&self, index: u64) -> &Membership {
-        let later = self.0.partition_point(|(i, _)| *i <= index);
-        &self.0[later.max(1) - 1].1
-    }
-}
 
 impl Raft {
     pub(super) fn members_changed(&mut self, fell_back: bool) {
@@ -93,15 +36,8 @@ impl Raft {
     }
 
     pub(super) fn show_members(&mut self, fell_back: bool) {
-        let m = self.history.current();
-        let list = |set: &std::collections::BTreeSet<NodeId>| set.iter().copied().collect();
-        self.out.push(Output::Event(Event::MembersChanged {
-            index: self.history.index(),
-            voters: list(&m.voters),
-            outgoing: list(&m.outgoing),
-            learners: list(&m.learners),
-            fell_back,
-        }));
+        let event = self.history.current().shown(self.history.index(), fell_back);
+        self.event(event);
     }
 
     pub(super) fn reconfigure(&mut self, ticket: u64, change: &Change, context: &Bytes) {
@@ -128,49 +64,16 @@ impl Raft {
         if now.is_joint() || self.history.index() > self.commit {
             return Err(Refusal::ChangeInProgress);
         }
-        self.check_change(now, change)?;
+        let mut next = now.with(change, has_context)?;
         for &id in &change.promote {
             if !self.in_sync(lead, id) {
                 return Err(Refusal::LearnerBehind);
             }
         }
-        let mut next = now.clone();
-        for id in &change.remove {
-            next.voters.remove(id);
-        }
-        for id in change.promote.iter().chain(&change.add_voters).chain(&change.remove) {
-            next.learners.remove(id);
-        }
-        next.learners.extend(&change.add_learners);
-        next.voters.extend(change.promote.iter().chain(&change.add_voters));
-        // An unchanged membership is wanted for its context (a new address).
-        if next.voters.is_empty() || (next == *now && !has_context) {
-            return Err(Refusal::BadChange);
-        }
         if now.voters.symmetric_difference(&next.voters).count() > 1 {
             next.outgoing = now.voters.clone();
         }
         Ok(next)
-    }
-
-    fn check_change(&self, now: &Membership, change: &Change) -> Result<(), Refusal> {
-        let sets = [&change.add_learners, &change.promote, &change.add_voters, &change.remove];
-        let named: usize = sets.iter().map(|s| s.len()).sum();
-        let distinct: std::collections::BTreeSet<_> = sets.into_iter().flatten().collect();
-        if distinct.len() < named || distinct.contains(&NodeId::NONE) {
-            return Err(Refusal::BadChange);
-        }
-        if change.add_learners.iter().any(|id| now.voters.contains(id)) {
-            return Err(Refusal::BadChange);
-        }
-        let all = now.all();
-        if change.promote.iter().chain(&change.remove).any(|id| !all.contains(id)) {
-            return Err(Refusal::UnknownMember);
-        }
-        if change.promote.iter().any(|id| !now.learners.contains(id)) {
-            return Err(Refusal::NotLearner);
-        }
-        Ok(())
     }
 
     /// Whether a learner is heard and at most one in-flight window behind.

@@ -8,10 +8,13 @@
 //!   not on the wire, so a malformed one cannot be expressed.
 //! - Decoding never panics and shares the buffer.
 
-use crate::contract::{Entry, EntryKind};
+use crate::contract::Entry;
 use crate::event::VoteRefusal;
+use crate::parts::codec::{
+    put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_option, read_refusal,
+};
 use bytes::Bytes;
-use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
+use synod_base::codec::{Malformed, Reader, put_varint};
 
 /// A message from one member to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,38 +118,6 @@ pub struct Answer {
     pub refused: Option<VoteRefusal>,
 }
 
-pub(super) fn put_entry(out: &mut Vec<u8>, e: &Entry) {
-    put_varint(out, e.term);
-    out.push(match e.kind {
-        EntryKind::Command => 0,
-        EntryKind::Noop => 1,
-        EntryKind::Config => 2,
-    });
-    put_bytes(out, &e.data);
-}
-
-/// Entries from `first` on; their count stands before them.
-pub(super) fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed> {
-    let n = r.count("entry count")?;
-    // An entry is at least three bytes, so a count cannot make this allocate
-    // more than a small multiple of what was given.
-    let mut entries = Vec::with_capacity(n.min(r.remaining() / 3));
-    for i in 0..n as u64 {
-        let Some(index) = first.checked_add(i) else {
-            return Err(Malformed { what: "entry index", at: 0 });
-        };
-        let term = r.varint("entry term")?;
-        let kind = match r.u8("entry kind")? {
-            0 => EntryKind::Command,
-            1 => EntryKind::Noop,
-            2 => EntryKind::Config,
-            _ => return Err(Malformed { what: "entry kind", at: 0 }),
-        };
-        entries.push(Entry { index, term, kind, data: r.bytes("entry data")? });
-    }
-    Ok(entries)
-}
-
 fn put_ask(out: &mut Vec<u8>, a: &Ask) {
     put_all(out, &[a.term, a.last_index, a.last_term, u64::from(a.transfer)]);
 }
@@ -156,40 +127,18 @@ fn read_ask(r: &mut Reader) -> Result<Ask, Malformed> {
         term: r.varint("asked term")?,
         last_index: r.varint("last index")?,
         last_term: r.varint("last term")?,
-        transfer: match r.u8("transfer flag")? {
-            0 => false,
-            1 => true,
-            _ => return Err(Malformed { what: "transfer flag", at: 0 }),
-        },
+        transfer: read_bool(r, "transfer flag")?,
     })
 }
 
 fn put_answer(out: &mut Vec<u8>, a: &Answer) {
     put_varint(out, a.term);
-    out.push(match a.refused {
-        None => 0,
-        Some(VoteRefusal::LeaderAlive) => 1,
-        Some(VoteRefusal::LogBehind) => 2,
-        Some(VoteRefusal::AlreadyVoted) => 3,
-        Some(VoteRefusal::OldTerm) => 4,
-    });
+    put_refusal(out, a.refused);
 }
 
 fn read_answer(r: &mut Reader) -> Result<Answer, Malformed> {
     let term = r.varint("asked term")?;
-    let refused = match r.u8("vote")? {
-        0 => None,
-        1 => Some(VoteRefusal::LeaderAlive),
-        2 => Some(VoteRefusal::LogBehind),
-        3 => Some(VoteRefusal::AlreadyVoted),
-        4 => Some(VoteRefusal::OldTerm),
-        _ => return Err(Malformed { what: "vote", at: 0 }),
-    };
-    Ok(Answer { term, refused })
-}
-
-fn put_all(out: &mut Vec<u8>, values: &[u64]) {
-    values.iter().for_each(|&v| put_varint(out, v));
+    Ok(Answer { term, refused: read_refusal(r)? })
 }
 
 impl Message {
@@ -214,8 +163,7 @@ impl Message {
             Body::ReadAsk { batch } => put_varint(out, *batch),
             Body::ReadAnswer { batch, index } => {
                 put_varint(out, *batch);
-                out.push(u8::from(index.is_some()));
-                put_varint(out, index.unwrap_or(0));
+                put_option(out, *index);
             }
             Body::TimeoutNow | Body::OldTerm => {}
         }
@@ -249,9 +197,7 @@ impl Message {
             10 => Body::ReadAsk { batch: r.varint("batch")? },
             11 => {
                 let batch = r.varint("batch")?;
-                let some = r.u8("read answer")? != 0;
-                let index = r.varint("read index")?;
-                Body::ReadAnswer { batch, index: some.then_some(index) }
+                Body::ReadAnswer { batch, index: read_option(r, "read index")? }
             }
             12 => Body::TimeoutNow,
             13 => Body::OldTerm,

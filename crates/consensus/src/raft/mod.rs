@@ -26,10 +26,8 @@
 //! **Must not know**: clocks (time is an argument), threads, other protocols.
 
 mod elect;
-mod log;
 mod members;
 mod message;
-mod progress;
 mod read;
 mod record;
 mod replicate;
@@ -47,13 +45,15 @@ use crate::contract::{
     Status, WriteSeq,
 };
 use crate::event::{Event, StandDownReason};
+use crate::parts::history::History;
+use crate::parts::log::Log;
+use crate::parts::poll::Poll;
+use crate::parts::progress::{Phase, Progress};
+use crate::parts::reads::{AskedReads, LeaderReads};
+use crate::parts::watch::Watch;
+use crate::parts::writes::Writes;
 use bytes::Bytes;
-use elect::Poll;
-use log::Log;
-use members::History;
-use progress::Progress;
-use read::{AskedReads, LeaderReads};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
 
@@ -73,17 +73,14 @@ pub struct Raft {
     history: History,
 
     // The journal.
-    minted: WriteSeq,
-    done: WriteSeq,
+    writes: Writes,
     /// The write that makes the present term and vote durable.
     hard_seq: WriteSeq,
     /// The write that makes the newest entry durable.
     log_seq: WriteSeq,
-    unfinished: VecDeque<Unfinished>,
     dirty: Dirty,
     /// All entries up to here are durable. `<= log.last()`.
     persisted: u64,
-    stalled: bool,
 
     // The state machine.
     emitted: u64,
@@ -92,17 +89,7 @@ pub struct Raft {
 
     // What part this node plays.
     role: Role,
-    leader: Option<NodeId>,
-    /// When the leader was last heard; `None` if never in this term.
-    heard: Option<Tick>,
-    /// The connection to the leader dropped since.
-    dropped: bool,
-    /// The leader whose connection dropped: nobody waits for its vote.
-    gone: Option<NodeId>,
-    /// Early retries of the election that are left after a drop.
-    eager: u8,
-    deadline: Tick,
-    started: Tick,
+    watch: Watch,
     poll: Option<Poll>,
     lead: Option<Box<Lead>>,
     asked: AskedReads,
@@ -123,13 +110,6 @@ struct Lead {
     moved: bool,
     /// Silence counts from here on (put off when the process was starved).
     quorum_since: Tick,
-}
-
-struct Unfinished {
-    seq: WriteSeq,
-    /// Entries up to here are durable with it; lowered by truncation.
-    last: u64,
-    since: Tick,
 }
 
 /// What the record of this step must hold.
@@ -170,24 +150,15 @@ impl Raft {
             commit: replayed.hard.commit.max(applied),
             persisted: log.last(),
             history,
-            minted: WriteSeq(0),
-            done: WriteSeq(0),
+            writes: Writes::default(),
             hard_seq: WriteSeq(0),
             log_seq: WriteSeq(0),
-            unfinished: VecDeque::new(),
             dirty: Dirty::default(),
-            stalled: false,
             emitted: applied,
             applied,
             durable: log.start(),
             role: Role::Follower,
-            leader: None,
-            heard: None,
-            dropped: false,
-            gone: None,
-            eager: 0,
-            deadline: now,
-            started: now,
+            watch: Watch::new(now),
             poll: None,
             lead: None,
             asked: AskedReads::default(),
@@ -197,7 +168,7 @@ impl Raft {
             log,
             limits,
         };
-        raft.asked.start(raft.rng.next_u64() >> 1);
+        raft.asked = AskedReads::new(raft.rng.next_u64() >> 1);
         raft.draw_deadline();
         raft.show_members(false);
         Ok(raft)
@@ -211,14 +182,9 @@ impl Raft {
         self.out.push(message_to(self.term, to, body, after));
     }
 
-    /// The number that this step's record will get.
-    fn coming(&self) -> WriteSeq {
-        WriteSeq(self.minted.0 + 1)
-    }
-
     fn hard_changed(&mut self) {
         self.dirty.hard = true;
-        self.hard_seq = self.coming();
+        self.hard_seq = self.writes.coming();
     }
 
     /// Puts an entry at the end of the log. The caller has checked its data if
@@ -229,7 +195,7 @@ impl Raft {
         self.log.append(entry);
         let from = self.dirty.entries_from.map_or(index, |from| from.min(index));
         self.dirty.entries_from = Some(from);
-        self.log_seq = self.coming();
+        self.log_seq = self.writes.coming();
         if config {
             self.members_changed(false);
         }
@@ -250,9 +216,7 @@ impl Raft {
         assert!(from > self.commit, "what is committed stays");
         self.log.truncate(from);
         self.persisted = self.persisted.min(from - 1);
-        for write in &mut self.unfinished {
-            write.last = write.last.min(from - 1);
-        }
+        self.writes.cut(from - 1);
         self.dirty.entries_from = self.dirty.entries_from.filter(|&first| first < from);
         if self.history.truncate(from) {
             self.members_changed(true);
@@ -266,9 +230,7 @@ impl Raft {
             let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
             let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
-            self.minted = self.coming();
-            let (seq, last) = (self.minted, self.log.last());
-            self.unfinished.push_back(Unfinished { seq, last, since: self.now });
+            let seq = self.writes.mint(self.log.last(), self.now);
             out.push(Output::Write { seq, record });
             if let Some(b) = dirty.boundary.filter(|_| dirty.forget) {
                 self.out.push(Output::Forget { upto: b.meta.index });
@@ -278,16 +240,12 @@ impl Raft {
     }
 
     fn on_persisted(&mut self, seq: WriteSeq) {
-        self.done = self.done.max(seq.min(self.minted));
-        while let Some(write) = self.unfinished.front().filter(|w| w.seq <= seq) {
-            self.persisted = self.persisted.max(write.last);
-            self.unfinished.pop_front();
-        }
+        self.persisted = self.persisted.max(self.writes.finished(seq));
         if let Some(lead) = &mut self.lead {
             lead.moved = true;
         }
-        if self.stalled && self.write_age() <= self.limits.disk_stall_ms {
-            self.stalled = false;
+        if self.writes.stalled && self.write_age() <= self.limits.disk_stall_ms {
+            self.writes.stalled = false;
             self.event(Event::DiskRecovered);
         }
         self.count_votes();
@@ -295,7 +253,7 @@ impl Raft {
 
     /// Age of the oldest write that is not durable yet.
     fn write_age(&self) -> u64 {
-        self.unfinished.front().map_or(0, |w| self.now.since(w.since))
+        self.writes.age(self.now)
     }
 
     fn on_tick(&mut self) {
@@ -320,18 +278,18 @@ impl Raft {
         let extended_ms = gap_ms.min(self.limits.election_ms);
         if let Some(lead) = &mut self.lead {
             lead.quorum_since = self.now.plus(extended_ms);
-        } else if self.now >= self.deadline && self.may_campaign() && !self.alone() {
-            self.deadline = self.now.plus(extended_ms);
+        } else if self.now >= self.watch.deadline && self.may_campaign() && !self.alone() {
+            self.watch.deadline = self.now.plus(extended_ms);
             self.event(Event::Starved { gap_ms, extended_ms });
         }
     }
 
     fn watch_disk(&mut self) {
         let age_ms = self.write_age();
-        if self.stalled || age_ms <= self.limits.disk_stall_ms {
+        if self.writes.stalled || age_ms <= self.limits.disk_stall_ms {
             return;
         }
-        self.stalled = true;
+        self.writes.stalled = true;
         let leading = self.role == Role::Leader;
         self.event(Event::DiskStalled { age_ms, leading });
         if leading && !self.alone() {
@@ -361,7 +319,7 @@ impl Raft {
                 | Body::TimeoutNow
         );
         let known = self.history.current().all().contains(&from);
-        if !known && !from_leader && self.leader != Some(from) {
+        if !known && !from_leader && self.watch.leader != Some(from) {
             return;
         }
         if let Body::PreVoteAnswer(answer) = body
@@ -387,7 +345,7 @@ impl Raft {
     /// A message of the present term.
     fn receive_current(&mut self, from: NodeId, body: Body, from_leader: bool) {
         if from_leader {
-            if self.role == Role::Leader || self.leader.is_some_and(|l| l != from) {
+            if self.role == Role::Leader || self.watch.leader.is_some_and(|l| l != from) {
                 return self.event(Event::BadMessage { from, what: "two leaders in one term" });
             }
             self.hear_leader(from);
@@ -419,15 +377,11 @@ impl Raft {
     fn on_disconnected(&mut self, peer: NodeId) {
         if let Some(p) = self.lead.as_mut().and_then(|l| l.peers.get_mut(&peer)) {
             // What was in flight is most likely lost; a probe finds out how far it came.
-            if p.phase() == progress::Phase::Replicate {
+            if p.phase() == Phase::Replicate {
                 p.probe(Tick(0));
             }
-        } else if self.leader == Some(peer) && !self.dropped {
-            self.dropped = true;
-            self.gone = Some(peer);
-            self.eager = 3;
-            let early = self.now.plus(self.rng.below(self.limits.heartbeat_ms.max(1)));
-            self.deadline = self.deadline.min(early);
+        } else {
+            self.watch.disconnected(peer, self.now, &self.limits, &mut self.rng);
         }
     }
 
@@ -494,7 +448,7 @@ impl Consensus for Raft {
             id: self.id,
             role,
             term: self.term,
-            leader: self.leader,
+            leader: self.watch.leader,
             last: self.log.last(),
             commit: self.commit,
             applied: self.applied,

@@ -10,9 +10,9 @@
 //!   closed before that record was written, and only once it is durable.
 //! - The stored commit is a hint: replay caps it at the last entry found.
 
-use super::message::{put_entry, read_entries};
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
+use crate::parts::codec::{put_entry, read_entries};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,13 +10,13 @@
 //! - A commit index that a follower is told outside an append is one that it
 //!   is known to hold.
 
-use super::log::cost;
 use super::message::Body;
-use super::progress::{Phase, Progress};
 use super::{Lead, Raft, message_to};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Outputs, Proposal, Refusal, WriteSeq};
 use crate::event::{Event, SnapshotReason};
+use crate::parts::log::cost;
+use crate::parts::progress::{Phase, Progress};
 use synod_base::{NodeId, planted};
 
 impl Raft {

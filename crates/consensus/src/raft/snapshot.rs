@@ -7,10 +7,11 @@
 //! - A snapshot never moves anything back; one that agrees with the log keeps
 //!   the rest of it, another replaces it whole.
 
+use super::Raft;
 use super::record::Boundary;
-use super::{Raft, progress::Phase};
 use crate::contract::{Role, SnapshotMeta};
 use crate::event::{Event, StandDownReason};
+use crate::parts::progress::Phase;
 use synod_base::NodeId;
 
 impl Raft {
@@ -54,7 +55,7 @@ impl Raft {
             return self.event(Event::SnapshotStale { index: meta.index, held: self.emitted });
         }
         if meta.term > self.term {
-            let from = self.leader.unwrap_or_default();
+            let from = self.watch.leader.unwrap_or_default();
             self.follow(meta.term, None, Some(StandDownReason::LaterTerm { from }));
         }
         let index = meta.index;
@@ -67,9 +68,7 @@ impl Raft {
         } else {
             self.log.reset(index, meta.term);
             self.persisted = index;
-            for write in &mut self.unfinished {
-                write.last = 0;
-            }
+            self.writes.cut(0);
             let changed = *self.history.current() != meta.membership;
             self.history.reset(index, meta.membership);
             self.write_boundary(true);
@@ -77,9 +76,9 @@ impl Raft {
                 self.members_changed(false);
             }
         }
-        self.log_seq = self.coming();
+        self.log_seq = self.writes.coming();
         self.event(Event::SnapshotAdopted { index, kept_log });
-        if let Some(leader) = self.leader.filter(|&l| l != self.id) {
+        if let Some(leader) = self.watch.leader.filter(|&l| l != self.id) {
             let body = super::Body::Appended { matched: index };
             self.send(leader, body, self.log_seq);
         }

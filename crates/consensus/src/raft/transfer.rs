@@ -97,7 +97,7 @@ impl Raft {
         if let Some(ticket) = h.ticket {
             self.refused(ticket, Refusal::TransferTimedOut);
         }
-        if self.stalled && self.lead.is_some() && !self.alone() {
+        if self.writes.stalled && self.lead.is_some() && !self.alone() {
             match h.why {
                 TransferReason::Asked => self.flee_disk(),
                 TransferReason::DiskStalled => {

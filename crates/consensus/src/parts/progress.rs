@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use synod_base::Tick;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
+pub enum Phase {
     /// It is not known where the logs agree: one append at a time. The time is
     /// when the next may go (a lost probe is repeated).
     Probe { quiet_until: Tick },
@@ -25,7 +25,7 @@ struct Flight {
     sent: Tick,
 }
 
-pub(super) struct Progress {
+pub struct Progress {
     matched: u64,
     next: u64,
     phase: Phase,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 /// Bytes that an entry is charged with besides its data.
 const ENTRY_COST: u64 = 32;
 
-pub(super) struct Log {
+pub struct Log {
     start: u64,
     start_term: u64,
     start_sum: u64,
@@ -25,7 +25,7 @@ struct Slot {
     sum: u64,
 }
 
-pub(super) fn cost(data_len: usize) -> u64 {
+pub fn cost(data_len: usize) -> u64 {
     data_len as u64 + ENTRY_COST
 }
 
