@@ -64,6 +64,7 @@ fn encode_meta(meta: &SnapshotMeta) -> Bytes {
     put_varint(&mut out, meta.index);
     put_varint(&mut out, meta.term);
     meta.membership.encode(&mut out);
+    put_varint(&mut out, meta.joint_until);
     out.into()
 }
 
@@ -71,8 +72,10 @@ pub(crate) fn decode_meta(bytes: Bytes) -> Result<SnapshotMeta, Malformed> {
     let mut r = Reader::new(bytes);
     let (index, term) = (r.varint("index")?, r.varint("term")?);
     let membership = Membership::decode(&mut r)?;
+    // Absent in what version 0.1 wrote before Multi-Paxos was there.
+    let joint_until = if r.remaining() > 0 { r.varint("end of the joint membership")? } else { 0 };
     r.end("end of the boundary")?;
-    Ok(SnapshotMeta { index, term, membership })
+    Ok(SnapshotMeta { index, term, membership, joint_until })
 }
 
 impl<S: Store> Cell<S> {

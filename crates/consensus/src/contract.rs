@@ -2,10 +2,8 @@
 
 use crate::config::{Change, Membership};
 use crate::event::Event;
-use crate::raft;
+use crate::protocol::Message;
 use bytes::Bytes;
-use std::fmt;
-use synod_base::codec::Malformed;
 use synod_base::{NodeId, Tick};
 
 /// The number of a journal write of one cell. Minted by the protocol, one per
@@ -31,7 +29,9 @@ pub enum EntryKind {
 pub struct Entry {
     /// Its place, from 1, without gaps.
     pub index: u64,
-    /// The ballot it was proposed in (Raft: term).
+    /// The ballot in which it was *first* proposed (Raft: term; Zab: epoch). The
+    /// same on every node, and it never decreases with the index: so once an
+    /// entry of a later ballot is applied, nothing of an earlier one follows.
     pub term: u64,
     /// What it carries.
     pub kind: EntryKind,
@@ -56,8 +56,12 @@ pub struct SnapshotMeta {
     pub index: u64,
     /// Ballot of that entry.
     pub term: u64,
-    /// Membership in force at that index.
+    /// Membership in force after that index.
     pub membership: Membership,
+    /// Multi-Paxos, whose memberships take effect a window of slots late: while
+    /// `membership` has outgoing voters, they alone choose up to this index, and
+    /// the new ones after it. 0 elsewhere.
+    pub joint_until: u64,
 }
 
 /// What the journal and the state of an earlier life still hold.
@@ -155,8 +159,8 @@ pub enum Output {
         after: WriteSeq,
     },
     /// A proposal, transfer or reconfiguration of this node was taken. For a
-    /// proposal and a reconfiguration: it will be at `index` if it commits at
-    /// all in `term`; if another term's entry is applied there, it was lost.
+    /// proposal and a reconfiguration: it will be at `index` with `term` if it
+    /// commits at all; if another entry is applied there, it was lost.
     Accepted {
         /// The driver's number.
         ticket: u64,
@@ -231,104 +235,6 @@ pub enum Refusal {
     BadChange,
     /// The transfer did not end in time.
     TransferTimedOut,
-}
-
-/// Which protocol a cell runs: chosen when the cell is made, and for its life.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Protocol {
-    /// Raft.
-    #[default]
-    Raft,
-    /// Multi-Paxos.
-    Paxos,
-    /// Zab.
-    Zab,
-}
-
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Protocol; 3] = [Protocol::Raft, Protocol::Paxos, Protocol::Zab];
-
-    /// A member of a cell that runs it, from what an earlier life left (for a
-    /// fresh cell: a [`SnapshotMeta`] with the first membership). The error
-    /// names what was recovered and does not fit.
-    pub fn start(
-        self,
-        id: NodeId,
-        limits: Limits,
-        seed: u64,
-        recovered: Recovered,
-        now: Tick,
-    ) -> Result<Box<dyn Consensus>, String> {
-        match self {
-            Protocol::Raft => raft::Raft::new(id, limits, seed, recovered, now)
-                .map(|core| Box::new(core) as Box<dyn Consensus>)
-                .map_err(|e| e.to_string()),
-            Protocol::Paxos | Protocol::Zab => Err(format!("{self} is not built yet")),
-        }
-    }
-
-    /// Whether a cell can run it in this version.
-    pub fn is_built(self) -> bool {
-        self == Protocol::Raft
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Raft => "raft",
-            Protocol::Paxos => "paxos",
-            Protocol::Zab => "zab",
-        })
-    }
-}
-
-impl std::str::FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Protocol, String> {
-        let found = Protocol::ALL.into_iter().find(|p| p.to_string() == s);
-        found.ok_or_else(|| format!("no protocol {s:?}: raft, paxos or zab"))
-    }
-}
-
-/// A message between members. It knows its protocol; one for another protocol
-/// than the cell's is an error of the driver.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Message {
-    /// Raft's.
-    Raft(raft::Message),
-}
-
-impl Message {
-    /// Whether it only says that somebody lives.
-    pub fn is_heartbeat(&self) -> bool {
-        use raft::Body;
-        match self {
-            Message::Raft(m) => {
-                matches!(m.body, Body::Heartbeat { .. } | Body::HeartbeatAnswer { .. })
-            }
-        }
-    }
-
-    /// Appends the encoded message: a protocol byte, then its own codec.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Message::Raft(m) => {
-                out.push(b'R');
-                m.encode(out);
-            }
-        }
-    }
-
-    /// Reads an encoded message; payloads share `bytes`.
-    pub fn decode(bytes: Bytes) -> Result<Message, Malformed> {
-        match bytes.first() {
-            Some(b'R') => Ok(Message::Raft(raft::Message::decode(bytes.slice(1..))?)),
-            _ => Err(Malformed { what: "protocol byte", at: 0 }),
-        }
-    }
 }
 
 /// What a node is in its cell.

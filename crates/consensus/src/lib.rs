@@ -23,13 +23,15 @@ mod config;
 mod contract;
 mod event;
 mod parts;
+mod protocol;
 pub mod raft;
 
 pub use config::{Change, Membership};
 pub use contract::{
-    Consensus, Entry, EntryKind, Input, Limits, Message, Output, Outputs, Proposal, Protocol,
-    Recovered, Refusal, Role, SnapshotMeta, Status, WriteSeq,
+    Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Proposal, Recovered, Refusal,
+    Role, SnapshotMeta, Status, WriteSeq,
 };
 pub use event::{
     CampaignReason, Event, SnapshotReason, StandDownReason, TransferReason, VoteRefusal,
 };
+pub use protocol::{Message, Protocol, RecordView};

@@ -439,7 +439,8 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     let mut snapshot = SnapshotMeta::default();
     if !identity.voters.is_empty() {
         let voters = identity.voters.iter().map(|id| NodeId(*id));
-        snapshot = SnapshotMeta { index: 1, term: 1, membership: Membership::of_voters(voters) };
+        let membership = Membership::of_voters(voters);
+        snapshot = SnapshotMeta { index: 1, term: 1, membership, ..SnapshotMeta::default() };
         if state.applied() == 0 {
             found(config, &mut state)?;
         }

@@ -3,7 +3,7 @@
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
-use synod_consensus::raft::Record;
+use synod_consensus::RecordView;
 use synod_wal::{Tail, scan_segment};
 
 /// Arguments of `synod journal`.
@@ -88,8 +88,8 @@ fn walk(data_dir: &Path, dump: bool) -> Outcome {
 }
 
 fn print(record: &synod_wal::Record) {
-    match Record::decode(record.bytes.clone()) {
-        Ok(decoded) => println!("  cell {} {decoded:?}", record.cell.0),
+    match RecordView::decode(record.bytes.clone()) {
+        Ok(view) => println!("  cell {} {view}", record.cell.0),
         Err(e) => println!("  cell {} {} bytes: {e}", record.cell.0, record.bytes.len()),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::contract::{Entry, EntryKind};
 use crate::event::VoteRefusal;
+use std::fmt;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
 
 pub fn put_all(out: &mut Vec<u8>, values: &[u64]) {
@@ -79,4 +80,17 @@ pub fn read_refusal(r: &mut Reader) -> Result<Option<VoteRefusal>, Malformed> {
         4 => Some(VoteRefusal::OldTerm),
         _ => return Err(Malformed { what: "vote", at: 0 }),
     })
+}
+
+/// Shows where entries stand: `index:term`.
+pub struct Places<'a>(pub &'a [Entry]);
+
+impl fmt::Display for Places<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, e) in self.0.iter().enumerate() {
+            let gap = if i > 0 { " " } else { "" };
+            write!(f, "{gap}{}:{}", e.index, e.term)?;
+        }
+        Ok(())
+    }
 }

@@ -143,9 +143,7 @@ impl Raft {
         match verdict {
             Ok(()) if self.vote.is_none() => {
                 self.vote = Some(from);
-                if !planted("raft: a vote is not persisted") {
-                    self.hard_changed();
-                }
+                self.hard_changed();
                 self.draw_deadline();
                 self.event(Event::VoteGranted { to: from, term });
             }

@@ -11,9 +11,11 @@
 use crate::contract::Entry;
 use crate::event::VoteRefusal;
 use crate::parts::codec::{
-    put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_option, read_refusal,
+    Places, put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_option,
+    read_refusal,
 };
 use bytes::Bytes;
+use std::fmt;
 use synod_base::codec::{Malformed, Reader, put_varint};
 
 /// A message from one member to another.
@@ -205,6 +207,40 @@ impl Message {
         };
         r.clone().end("end of the message")?;
         Ok(Message { term, body })
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {} {}", self.term, self.body)
+    }
+}
+
+impl fmt::Display for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = |f: &mut fmt::Formatter<'_>, what: &str, a: &Answer| match a.refused {
+            None => write!(f, "{what} for {}: yes", a.term),
+            Some(why) => write!(f, "{what} for {}: no, {why}", a.term),
+        };
+        match self {
+            Body::PreVote(a) => {
+                write!(f, "pre-vote for {}? last {}:{}", a.term, a.last_index, a.last_term)
+            }
+            Body::Vote(a) => {
+                let transfer = if a.transfer { " (transfer)" } else { "" };
+                write!(f, "vote for {}? last {}:{}{transfer}", a.term, a.last_index, a.last_term)
+            }
+            Body::PreVoteAnswer(a) => verdict(f, "pre-vote", a),
+            Body::VoteAnswer(a) => verdict(f, "vote", a),
+            Body::Append { prev_index, prev_term, commit, entries } => {
+                write!(f, "append after {prev_index}:{prev_term} [{}]", Places(entries))?;
+                write!(f, " commit {commit}")
+            }
+            Body::Conflict { rejected, hint_index, hint_term } => {
+                write!(f, "conflict at {rejected}, may agree at {hint_index}:{hint_term}")
+            }
+            other => f.write_str(&format!("{other:?}").to_lowercase()),
+        }
     }
 }
 

@@ -54,7 +54,7 @@ use crate::parts::watch::Watch;
 use crate::parts::writes::Writes;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use synod_base::{NodeId, Rng, Tick};
+use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
 /// One member of a cell that runs Raft.
@@ -227,7 +227,8 @@ impl Raft {
     fn flush(&mut self, out: &mut Outputs) {
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.hard || dirty.entries_from.is_some() || dirty.boundary.is_some() {
-            let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
+            let vote = self.vote.filter(|_| !planted("raft: a vote is not persisted"));
+            let hard = HardState { term: self.term, vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
             let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
             let seq = self.writes.mint(self.log.last(), self.now);
@@ -465,6 +466,7 @@ impl Consensus for Raft {
             return None;
         }
         let term = self.log.term(index)?;
-        Some(SnapshotMeta { index, term, membership: self.history.at(index).clone() })
+        let membership = self.history.at(index).clone();
+        Some(SnapshotMeta { index, term, membership, joint_until: 0 })
     }
 }

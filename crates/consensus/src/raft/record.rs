@@ -13,6 +13,7 @@
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
 use crate::parts::codec::{put_entry, read_entries};
+use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,7 +106,7 @@ impl Record {
             let index = r.varint("boundary index")?;
             let term = r.varint("boundary term")?;
             let membership = Membership::decode(&mut r)?;
-            let meta = SnapshotMeta { index, term, membership };
+            let meta = SnapshotMeta { index, term, membership, joint_until: 0 };
             boundary = Some(Boundary { meta, reset: flags & HAS_RESET != 0 });
         }
         let (mut first, mut entries) = (0, Vec::new());
@@ -117,12 +118,21 @@ impl Record {
         Ok(Record { hard, boundary, first, entries })
     }
 
-    /// The last index that the record concerns (0: only the hard state). A
-    /// segment may go after `Forget { upto }` when this is at or below `upto`
-    /// for each of its records (and see the file's invariants).
-    pub fn last_index(&self) -> u64 {
-        let boundary = self.boundary.as_ref().map_or(0, |b| b.meta.index);
-        self.entries.last().map_or(boundary, |e| e.index.max(boundary))
+    pub(crate) fn view(self) -> RecordView {
+        let void_from = if self.boundary.as_ref().is_some_and(|b| b.reset) {
+            Some(0)
+        } else {
+            self.entries.first().map(|e| e.index)
+        };
+        RecordView {
+            protocol: Protocol::Raft,
+            term: self.hard.term,
+            supports: self.hard.vote,
+            commit: self.hard.commit,
+            boundary: self.boundary.map(|b| b.meta),
+            void_from,
+            entries: self.entries.into_iter().map(|e| (e.term, e)).collect(),
+        }
     }
 }
 

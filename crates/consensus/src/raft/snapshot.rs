@@ -40,6 +40,7 @@ impl Raft {
             index: self.log.start(),
             term: self.log.start_term(),
             membership: self.history.at(self.log.start()).clone(),
+            joint_until: 0,
         };
         self.dirty.boundary = Some(Boundary { meta, reset });
         self.dirty.forget = true;

@@ -90,7 +90,7 @@ proptest! {
         let hard = HardState { term: hard[0], vote, commit: hard[2] };
         let boundary = boundary.map(|([index, term], reset, ids)| {
             let membership = Membership::of_voters(ids.into_iter().map(NodeId));
-            Boundary { meta: SnapshotMeta { index, term, membership }, reset }
+            Boundary { meta: SnapshotMeta { index, term, membership, joint_until: 0 }, reset }
         });
         let first = if entries.is_empty() { 0 } else { 42 };
         let bytes = Record::encode(hard, boundary.as_ref(), 42, entries.iter());

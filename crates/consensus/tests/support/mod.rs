@@ -10,17 +10,16 @@
 
 use std::collections::VecDeque;
 use synod_base::{NodeId, Tick};
-use synod_consensus::raft::{Raft, Record};
 use synod_consensus::{
-    Consensus, Entry, Event, Input, Limits, Message, Output, Recovered, Refusal, SnapshotMeta,
-    WriteSeq,
+    Consensus, Entry, Event, Input, Limits, Message, Output, Protocol, RecordView, Recovered,
+    Refusal, SnapshotMeta, WriteSeq,
 };
 
 /// What a step led to, besides what the member did by itself.
 #[derive(Debug)]
 pub enum Effect {
     Send { to: NodeId, message: Message },
-    Wrote { seq: WriteSeq, record: Record },
+    Wrote { seq: WriteSeq, record: RecordView },
     Applied(Vec<Entry>),
     Accepted { ticket: u64, index: u64, term: u64 },
     Refused { ticket: u64, why: Refusal, leader: Option<NodeId> },
@@ -46,7 +45,8 @@ impl State {
 pub struct Node {
     pub id: NodeId,
     pub limits: Limits,
-    pub raft: Option<Raft>,
+    pub protocol: Protocol,
+    pub core: Option<Box<dyn Consensus>>,
     pub now: Tick,
     pub lives: u64,
     /// Whether writes become durable by themselves.
@@ -62,12 +62,13 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(id: NodeId, limits: Limits, first: SnapshotMeta) -> Node {
+    pub fn new(protocol: Protocol, id: NodeId, limits: Limits, first: SnapshotMeta) -> Node {
         let state = State { applied: Vec::new(), snapshot: first };
         Node {
             id,
             limits,
-            raft: None,
+            protocol,
+            core: None,
             now: Tick(0),
             lives: 0,
             disk_runs: true,
@@ -98,8 +99,8 @@ impl Node {
             applied: self.state.index(),
         };
         let seed = seed.wrapping_add(self.lives << 20);
-        let raft = Raft::new(self.id, self.limits.clone(), seed, recovered, self.now);
-        self.raft = Some(raft.unwrap_or_else(|e| panic!("{:?} cannot start: {e}", self.id)));
+        let core = self.protocol.start(self.id, self.limits.clone(), seed, recovered, self.now);
+        self.core = Some(core.unwrap_or_else(|e| panic!("{:?} cannot start: {e}", self.id)));
         self.done = WriteSeq(0);
         Vec::new()
     }
@@ -112,11 +113,11 @@ impl Node {
         self.buffered.clear();
         self.held.clear();
         self.forget.clear();
-        self.raft = None;
+        self.core = None;
     }
 
     pub fn up(&self) -> bool {
-        self.raft.is_some()
+        self.core.is_some()
     }
 
     pub fn unwritten(&self) -> usize {
@@ -127,9 +128,9 @@ impl Node {
         let mut effects = Vec::new();
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            let Some(raft) = &mut self.raft else { break };
+            let Some(core) = &mut self.core else { break };
             let mut out = Vec::new();
-            raft.step(self.now, input, &mut out);
+            core.step(self.now, input, &mut out);
             self.take(out, &mut inputs, &mut effects);
             if self.disk_runs && inputs.is_empty() && !self.buffered.is_empty() {
                 inputs.push_back(Input::Persisted(self.sync(usize::MAX, &mut effects)));
@@ -146,7 +147,7 @@ impl Node {
                     last_seq = seq;
                     self.written += 1;
                     self.buffered.push_back((seq, self.written, record.to_vec()));
-                    let record = Record::decode(record).expect("own records can be read");
+                    let record = RecordView::decode(record).expect("own records can be read");
                     fx.push(Effect::Wrote { seq, record });
                 }
                 Output::Send { to, message, after } if after <= self.done => {
@@ -196,7 +197,7 @@ impl Node {
             }
             // The harshest reading of the rule: each record a segment.
             while self.journal.front().is_some_and(|(p, r)| {
-                let record = Record::decode(r.clone().into()).expect("own records can be read");
+                let record = RecordView::decode(r.clone().into()).expect("own records can be read");
                 *p < place && record.last_index() <= upto
             }) {
                 self.journal.pop_front();
@@ -229,7 +230,7 @@ impl Node {
 
     /// A snapshot of the present state.
     pub fn snapshot(&self) -> Option<State> {
-        let snapshot = self.raft.as_ref()?.boundary(self.state.index())?;
+        let snapshot = self.core.as_ref()?.boundary(self.state.index())?;
         Some(State { applied: self.state.applied.clone(), snapshot })
     }
 
