@@ -33,9 +33,13 @@ impl Work {
             }
             Work::Change(change, commands) => {
                 out.push(1);
-                for set in
-                    [&change.add_learners, &change.promote, &change.add_voters, &change.remove]
-                {
+                for set in [
+                    &change.add_learners,
+                    &change.promote,
+                    &change.add_voters,
+                    &change.remove,
+                    &change.remove_learners,
+                ] {
                     put_varint(out, set.len() as u64);
                     for id in set {
                         put_varint(out, id.0);
@@ -57,8 +61,13 @@ impl Work {
             let n = r.count("member count")?;
             (0..n).map(|_| Ok(NodeId(r.varint("member id")?))).collect()
         };
-        let change =
-            Change { add_learners: set()?, promote: set()?, add_voters: set()?, remove: set()? };
+        let change = Change {
+            add_learners: set()?,
+            promote: set()?,
+            add_voters: set()?,
+            remove: set()?,
+            remove_learners: set()?,
+        };
         let n = r.count("command count")?;
         let commands = (0..n).map(|_| r.bytes("command")).collect::<Result<_, _>>()?;
         Ok(Work::Change(change, commands))

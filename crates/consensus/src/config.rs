@@ -31,6 +31,9 @@ pub struct Change {
     pub add_voters: BTreeSet<NodeId>,
     /// Removed altogether.
     pub remove: BTreeSet<NodeId>,
+    /// Removed if they are learners. One that votes by now makes the change bad:
+    /// whoever asked for it did not know.
+    pub remove_learners: BTreeSet<NodeId>,
 }
 
 impl Membership {

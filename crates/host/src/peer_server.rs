@@ -176,8 +176,11 @@ async fn rejoin(handle: &Handle, member: PeerInfo) -> Answer {
     };
     let mut commands = vec![Command::MemberSet(info).encode()];
     commands.extend(stale.iter().map(|id| Command::MemberRemove(*id).encode()));
-    let change =
-        Change { add_learners: [NodeId(member.id)].into(), remove: stale, ..Change::default() };
+    let change = Change {
+        add_learners: [NodeId(member.id)].into(),
+        remove_learners: stale,
+        ..Change::default()
+    };
     match handle.propose(Work::Change(change, commands)).await {
         Ok(_) => Answer::Welcome,
         Err(e) => Answer::Refused { why: format!("{e:?}") },

@@ -209,7 +209,8 @@ impl World {
             MemberInfo { id, name: format!("m{who}"), peer_urls: url, client_urls: Vec::new() };
         let mut commands = vec![Command::MemberSet(info).encode()];
         commands.extend(stale.iter().map(|id| Command::MemberRemove(*id).encode()));
-        let change = Change { add_learners: [id].into(), remove: stale, ..Change::default() };
+        let change =
+            Change { add_learners: [id].into(), remove_learners: stale, ..Change::default() };
         self.tickets += 1;
         let ticket = self.tickets;
         self.waiting.insert(ticket, Waiter::Joiner(who));

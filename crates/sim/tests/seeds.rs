@@ -50,6 +50,14 @@ fn sweep(protocol: Protocol) {
     println!("{protocol}: {seeds} seeds, {} s simulated", (a + b) / 1_000);
 }
 
+/// Seeds that found bugs.
+#[test]
+fn regressions() {
+    for seed in [3, 6, 129, 233, 295, 400, 979, 1527] {
+        check(Protocol::Raft, seed);
+    }
+}
+
 #[test]
 fn raft_under_all_faults() {
     sweep(Protocol::Raft);

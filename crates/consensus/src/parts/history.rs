@@ -76,7 +76,8 @@ impl Membership {
         for id in &change.remove {
             next.voters.remove(id);
         }
-        for id in change.promote.iter().chain(&change.add_voters).chain(&change.remove) {
+        let named = change.promote.iter().chain(&change.add_voters).chain(&change.remove);
+        for id in named.chain(&change.remove_learners) {
             next.learners.remove(id);
         }
         next.learners.extend(&change.add_learners);
@@ -88,20 +89,22 @@ impl Membership {
     }
 
     fn check(&self, change: &Change) -> Result<(), Refusal> {
-        let sets = [&change.add_learners, &change.promote, &change.add_voters, &change.remove];
+        let Change { add_learners, promote, add_voters, remove, remove_learners } = change;
+        let sets = [add_learners, promote, add_voters, remove, remove_learners];
         let named: usize = sets.iter().map(|s| s.len()).sum();
         let distinct: BTreeSet<_> = sets.into_iter().flatten().collect();
         if distinct.len() < named || distinct.contains(&NodeId::NONE) {
             return Err(Refusal::BadChange);
         }
-        if change.add_learners.iter().any(|id| self.voters.contains(id)) {
+        let mut learners = add_learners.iter().chain(remove_learners);
+        if learners.any(|id| self.is_voter(*id)) {
             return Err(Refusal::BadChange);
         }
         let all = self.all();
-        if change.promote.iter().chain(&change.remove).any(|id| !all.contains(id)) {
+        if promote.iter().chain(remove).chain(remove_learners).any(|id| !all.contains(id)) {
             return Err(Refusal::UnknownMember);
         }
-        if change.promote.iter().any(|id| !self.learners.contains(id)) {
+        if promote.iter().any(|id| !self.learners.contains(id)) {
             return Err(Refusal::NotLearner);
         }
         Ok(())
