@@ -225,8 +225,13 @@ impl<S: Store> Cell<S> {
     ) {
         self.status = self.core.status();
         let leads = term == self.status.term && self.leads();
-        let again = leads && !self.requests.takes(from, id, term);
-        if again && !planted("cell: a forwarded request is taken twice") {
+        // Whoever sent it knows that this node leads that ballot, or led it: then
+        // the message may be a second copy, and the first one stands in the log.
+        // "No" may be said only by the life that would remember that. Else the
+        // sender finds out by the next ballot.
+        let remembers = leads || term == self.requests.taken_in;
+        let first = remembers && self.requests.takes(from, id, term);
+        if !first && !planted("cell: a forwarded request is taken twice") {
             return;
         }
         for (ticket, work) in items {

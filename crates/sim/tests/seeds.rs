@@ -53,7 +53,7 @@ fn sweep(protocol: Protocol) {
 /// Seeds that found bugs.
 #[test]
 fn regressions() {
-    for seed in [3, 6, 129, 233, 295, 400, 979, 1527] {
+    for seed in [3, 6, 129, 233, 295, 400, 979, 1295, 1527] {
         check(Protocol::Raft, seed);
     }
 }
