@@ -61,7 +61,13 @@ fn test(args: &[&str]) -> Result<(), String> {
     peers::fetch(&root)?;
     let mut all = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     all.extend(args);
-    run(&root, "cargo", &all)
+    run(&root, "cargo", &all)?;
+    // Whole clusters under faults, optimised but with assertions; and the proof
+    // that the simulator finds bugs.
+    let sim = ["test", "--profile", "sim", "--locked", "-p", "synod-sim"];
+    run(&root, "cargo", &sim)?;
+    let planted = ["--features", "planted", "--test", "planted"];
+    run(&root, "cargo", &[&sim[..], &planted[..]].concat())
 }
 
 fn verify() -> Result<(), String> {
