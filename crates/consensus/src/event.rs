@@ -49,6 +49,11 @@ pub enum StandDownReason {
         /// Who sent it.
         from: NodeId,
     },
+    /// Members that came to light after the election would not promise (Multi-Paxos).
+    NoPromise {
+        /// They.
+        refused: Vec<NodeId>,
+    },
     /// The own journal does not finish its writes and nobody took over in time.
     DiskStalled,
     /// The membership that removes this leader is committed.
@@ -234,6 +239,19 @@ pub enum Event {
         /// Why.
         why: crate::Refusal,
     },
+    /// Values of earlier ballots were proposed again (Multi-Paxos).
+    Recovered {
+        /// The ballot.
+        term: u64,
+        /// First slot.
+        from: u64,
+        /// Last slot.
+        to: u64,
+        /// Slots of which nothing was found: they became no-ops.
+        holes: u64,
+        /// Values that were found and cannot have been chosen.
+        dropped: usize,
+    },
     /// A message from a peer made no sense and was dropped.
     BadMessage {
         /// The peer.
@@ -273,6 +291,9 @@ impl fmt::Display for StandDownReason {
                 write!(f, "no quorum was heard; silent: {silent:?}")
             }
             StandDownReason::LaterTerm { from } => write!(f, "a later term came from {from:?}"),
+            StandDownReason::NoPromise { refused } => {
+                write!(f, "members that came to light would not promise: {refused:?}")
+            }
             StandDownReason::DiskStalled => f.write_str("the own disk is stalled"),
             StandDownReason::Removed => f.write_str("it is a voter no more"),
         }
@@ -344,6 +365,10 @@ impl fmt::Display for Event {
                     write!(f, " learners {learners:?}")?;
                 }
                 Ok(())
+            }
+            Event::Recovered { term, from, to, holes, dropped } => {
+                write!(f, "proposes {from} to {to} again in {term}: {holes} holes filled, ")?;
+                write!(f, "{dropped} values dropped that cannot have been chosen")
             }
             Event::Overloaded { uncommitted_bytes } => {
                 write!(f, "refuses proposals: {uncommitted_bytes} bytes are uncommitted")

@@ -23,6 +23,7 @@ mod config;
 mod contract;
 mod event;
 mod parts;
+pub mod paxos;
 mod protocol;
 pub mod raft;
 

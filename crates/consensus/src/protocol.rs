@@ -3,7 +3,7 @@
 
 use crate::config::Membership;
 use crate::contract::{Consensus, Entry, Limits, Recovered, SnapshotMeta};
-use crate::raft;
+use crate::{paxos, raft};
 use bytes::Bytes;
 use std::fmt;
 use synod_base::codec::Malformed;
@@ -40,13 +40,15 @@ impl Protocol {
             Protocol::Raft => raft::Raft::new(id, limits, seed, recovered, now)
                 .map(|core| Box::new(core) as Box<dyn Consensus>)
                 .map_err(|e| e.to_string()),
-            Protocol::Paxos | Protocol::Zab => Err(format!("{self} is not built yet")),
+            Protocol::Paxos => paxos::Paxos::new(id, limits, seed, recovered, now)
+                .map(|core| Box::new(core) as Box<dyn Consensus>),
+            Protocol::Zab => Err(format!("{self} is not built yet")),
         }
     }
 
     /// Whether a cell can run it in this version.
     pub fn is_built(self) -> bool {
-        self == Protocol::Raft
+        self != Protocol::Zab
     }
 }
 
@@ -75,15 +77,21 @@ impl std::str::FromStr for Protocol {
 pub enum Message {
     /// Raft's.
     Raft(raft::Message),
+    /// Multi-Paxos'.
+    Paxos(paxos::Message),
 }
 
 impl Message {
     /// Whether it only says that somebody lives.
     pub fn is_heartbeat(&self) -> bool {
-        use raft::Body;
         match self {
             Message::Raft(m) => {
-                matches!(m.body, Body::Heartbeat { .. } | Body::HeartbeatAnswer { .. })
+                use raft::Body::{Heartbeat, HeartbeatAnswer};
+                matches!(m.body, Heartbeat { .. } | HeartbeatAnswer { .. })
+            }
+            Message::Paxos(m) => {
+                use paxos::Body::{Heartbeat, HeartbeatAnswer};
+                matches!(m.body, Heartbeat { .. } | HeartbeatAnswer { .. })
             }
         }
     }
@@ -95,6 +103,10 @@ impl Message {
                 out.push(b'R');
                 m.encode(out);
             }
+            Message::Paxos(m) => {
+                out.push(b'P');
+                m.encode(out);
+            }
         }
     }
 
@@ -102,6 +114,7 @@ impl Message {
     pub fn decode(bytes: Bytes) -> Result<Message, Malformed> {
         match bytes.first() {
             Some(b'R') => Ok(Message::Raft(raft::Message::decode(bytes.slice(1..))?)),
+            Some(b'P') => Ok(Message::Paxos(paxos::Message::decode(bytes.slice(1..))?)),
             _ => Err(Malformed { what: "protocol byte", at: 0 }),
         }
     }
@@ -111,6 +124,7 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Message::Raft(m) => m.fmt(f),
+            Message::Paxos(m) => m.fmt(f),
         }
     }
 }
@@ -139,6 +153,7 @@ impl RecordView {
     pub fn decode(bytes: Bytes) -> Result<RecordView, Malformed> {
         match bytes.first().map(|flags| flags >> 6) {
             Some(0) => Ok(raft::Record::decode(bytes)?.view()),
+            Some(1) => Ok(paxos::Record::decode(bytes)?.view()),
             _ => Err(Malformed { what: "record flags", at: 0 }),
         }
     }

@@ -380,7 +380,7 @@ fn run(protocol: Protocol, seed: u64) -> (usize, u64) {
         w.settle();
     }));
     if let Err(cause) = result {
-        let from = w.history.len().saturating_sub(60);
+        let from = w.history.len().saturating_sub(number("SYNOD_LINES").unwrap_or(60) as usize);
         for line in &w.history[from..] {
             eprintln!("{line}");
         }
@@ -415,6 +415,11 @@ fn survive_random_faults(protocol: Protocol) {
     // Faults must not be so many that nothing is tested.
     let (commits, reads) = (a.0 + b.0, a.1 + b.1);
     assert!(commits as u64 > seeds * 20 && reads > seeds * 20, "{commits} commits, {reads} reads");
+}
+
+#[test]
+fn paxos_survives_random_faults() {
+    survive_random_faults(Protocol::Paxos);
 }
 
 #[test]
@@ -459,6 +464,11 @@ fn a_killed_leader_is_replaced_in_time(protocol: Protocol) {
     let at = |percent: usize| gaps[(gaps.len() - 1) * percent / 100];
     println!("{protocol}: ms without commits: p50 {} p99 {} most {}", at(50), at(99), at(100));
     assert!(at(99) < 200, "p99 {} ms", at(99));
+}
+
+#[test]
+fn a_killed_paxos_leader_is_replaced_in_time() {
+    a_killed_leader_is_replaced_in_time(Protocol::Paxos);
 }
 
 #[test]

@@ -62,3 +62,8 @@ fn regressions() {
 fn raft_under_all_faults() {
     sweep(Protocol::Raft);
 }
+
+#[test]
+fn paxos_under_all_faults() {
+    sweep(Protocol::Paxos);
+}

@@ -39,6 +39,18 @@ pub fn put_entry(out: &mut Vec<u8>, e: &Entry) {
     put_bytes(out, &e.data);
 }
 
+/// An entry at a known index.
+pub fn read_entry(r: &mut Reader, index: u64) -> Result<Entry, Malformed> {
+    let term = r.varint("entry term")?;
+    let kind = match r.u8("entry kind")? {
+        0 => EntryKind::Command,
+        1 => EntryKind::Noop,
+        2 => EntryKind::Config,
+        _ => return Err(Malformed { what: "entry kind", at: 0 }),
+    };
+    Ok(Entry { index, term, kind, data: r.bytes("entry data")? })
+}
+
 /// Entries from `first` on; their count stands before them.
 pub fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed> {
     let n = r.count("entry count")?;
@@ -49,14 +61,7 @@ pub fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed>
         let Some(index) = first.checked_add(i) else {
             return Err(Malformed { what: "entry index", at: 0 });
         };
-        let term = r.varint("entry term")?;
-        let kind = match r.u8("entry kind")? {
-            0 => EntryKind::Command,
-            1 => EntryKind::Noop,
-            2 => EntryKind::Config,
-            _ => return Err(Malformed { what: "entry kind", at: 0 }),
-        };
-        entries.push(Entry { index, term, kind, data: r.bytes("entry data")? });
+        entries.push(read_entry(r, index)?);
     }
     Ok(entries)
 }

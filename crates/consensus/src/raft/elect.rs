@@ -46,7 +46,13 @@ impl Raft {
     }
 
     pub(super) fn tick_follower(&mut self) {
-        if self.alone() && self.role == Role::Follower && self.may_campaign() {
+        // One that has just become the only voter keeps what it promised the leader
+        // (with leases), who is about to go.
+        if self.alone()
+            && self.role == Role::Follower
+            && self.may_campaign()
+            && !self.leader_alive()
+        {
             return self.campaign(CampaignReason::Alone, false);
         }
         if self.now < self.watch.deadline {

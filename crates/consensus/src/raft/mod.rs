@@ -421,6 +421,9 @@ impl Consensus for Raft {
         match input {
             Input::Tick => self.on_tick(),
             Input::Receive { from, message: crate::Message::Raft(m) } => self.receive(from, m),
+            Input::Receive { from, .. } => {
+                self.event(Event::BadMessage { from, what: "of another protocol" });
+            }
             Input::Propose(batch) => self.propose(batch),
             Input::Read { ticket } => self.read(ticket),
             Input::Transfer { ticket, to } => self.transfer(ticket, to),
