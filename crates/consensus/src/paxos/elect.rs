@@ -229,7 +229,7 @@ impl Paxos {
                 self.recovery.note(ballot, entry);
             }
         }
-        match report.next {
+        match report.next.filter(|_| !planted("paxos: a report is taken for whole too early")) {
             Some(slot) => {
                 self.recovery.reporting.insert(from, slot);
                 self.draw_deadline();

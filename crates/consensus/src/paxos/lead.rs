@@ -342,10 +342,7 @@ impl Paxos {
         for (&slot, open) in &lead.open {
             let Some(held) = self.slots.get(slot) else { continue };
             let own = held.seq <= done || early;
-            let voters = match planted("paxos: new voters choose at once") {
-                true => &self.members,
-                false => self.eras.at(slot),
-            };
+            let voters = self.eras.at(slot);
             let has = |id: NodeId| if id == self.id { own } else { open.accepted.contains(&id) };
             if voters.quorum(has) || held.chosen {
                 chosen.push(slot);

@@ -55,6 +55,9 @@ impl Recovery {
     /// that of the slot before.
     fn sort_out(&mut self, next: u64, term: u64) -> usize {
         self.values = self.values.split_off(&next);
+        if planted("paxos: values of earlier ballots keep no order") {
+            return 0;
+        }
         let before = self.values.len();
         let mut by_ballot: Vec<(u64, u64)> =
             self.values.iter().map(|(slot, (ballot, _))| (*ballot, *slot)).collect();
