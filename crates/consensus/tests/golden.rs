@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use support::{Effect, Node};
 use synod_base::{NodeId, Tick};
+use synod_consensus::paxos;
 use synod_consensus::raft::{HardState, Record};
 use synod_consensus::{
     Change, Entry, EntryKind, Input, Limits, Membership, Message, Proposal, Protocol, RecordView,
@@ -56,6 +57,28 @@ fn show_entry(e: &Entry) -> String {
     format!("{}:{}={what}", e.index, e.term)
 }
 
+/// Long rows of no-ops in short.
+fn show_entries(entries: &[Entry]) -> String {
+    let alike = |a: &Entry, b: &Entry| {
+        let noops = a.kind == EntryKind::Noop && b.kind == EntryKind::Noop;
+        noops && a.term == b.term
+    };
+    let show = |row: &[Entry]| match row {
+        [first, .., last] if row.len() > 9 => format!("{}..{}", first.index, show_entry(last)),
+        _ => row.iter().map(show_entry).collect::<Vec<_>>().join(" "),
+    };
+    entries.chunk_by(alike).map(show).collect::<Vec<_>>().join(" ")
+}
+
+/// Long rows of one term in short.
+fn show_terms(terms: &[u64]) -> String {
+    let show = |row: &[u64]| match row {
+        [term, ..] if row.len() > 19 => format!("{term}*{}", row.len()),
+        _ => row.iter().map(u64::to_string).collect::<Vec<_>>().join(","),
+    };
+    terms.chunk_by(|a, b| a == b).map(show).collect::<Vec<_>>().join(",")
+}
+
 impl Stage {
     fn say(&mut self, line: &str) {
         self.out.push_str(line);
@@ -78,8 +101,7 @@ impl Stage {
                     continue;
                 }
                 Effect::Applied(entries) => {
-                    let all: Vec<String> = entries.iter().map(show_entry).collect();
-                    format!("{id:?} applies {}", all.join(" "))
+                    format!("{id:?} applies {}", show_entries(&entries))
                 }
                 Effect::Accepted { ticket, index, term } => {
                     format!("{id:?} takes #{ticket} at {index}:{term}")
@@ -185,27 +207,36 @@ impl Stage {
     }
 
     /// `log n1 term=7 vote=n2 commit=3 terms=1,1,1,4`: what an earlier life left.
+    /// With Multi-Paxos `-` is a hole, `1@3` a value of ballot 1 accepted in 3.
     fn plant(&mut self, id: NodeId, words: &[&str]) {
         let mut hard = HardState::default();
-        let mut terms = Vec::new();
+        let mut accepted = Vec::new();
         for word in words {
             match word.split_once('=').expect("name=value") {
                 ("term", v) => hard.term = number(v),
                 ("vote", v) => hard.vote = Some(node(v)),
                 ("commit", v) => hard.commit = number(v),
-                ("terms", v) => terms = v.split(',').map(number).collect(),
+                ("terms", v) => {
+                    let terms = (1..).zip(v.split(',')).filter(|(_, word)| *word != "-");
+                    accepted.extend(terms.map(|(index, word)| {
+                        let (term, ballot) = word.split_once('@').unwrap_or((word, word));
+                        let (term, data) = (number(term), format!("t{term}").into());
+                        let kind = EntryKind::Command;
+                        (number(ballot), Entry { index, term, kind, data })
+                    }));
+                }
                 (other, _) => panic!("no field {other}"),
             }
         }
-        let entry = |(i, &term): (usize, &u64)| Entry {
-            index: i as u64 + 1,
-            term,
-            kind: EntryKind::Command,
-            data: format!("t{term}").into(),
-        };
-        let entries: Vec<Entry> = terms.iter().enumerate().map(entry).collect();
         let bytes = match self.protocol {
-            Protocol::Raft => Record::encode(hard, None, 1, entries.iter()),
+            Protocol::Raft => {
+                let entries: Vec<Entry> = accepted.into_iter().map(|(_, e)| e).collect();
+                Record::encode(hard, None, 1, entries.iter())
+            }
+            Protocol::Paxos => {
+                let HardState { term: round, vote: promised, commit } = hard;
+                paxos::Record { round, promised, commit, boundary: None, accepted }.encode()
+            }
             other => panic!("no earlier life for {other}"),
         };
         self.note_record(id, &RecordView::decode(bytes.clone()).unwrap());
@@ -250,7 +281,7 @@ impl Stage {
             };
             let s = core.status();
             let log = self.logs.get(id).cloned().unwrap_or_default();
-            let terms: Vec<String> = log.range(s.first..).map(|(_, t)| t.to_string()).collect();
+            let terms: Vec<u64> = log.range(s.first..).map(|(_, t)| *t).collect();
             let (role, term, commit) = (s.role, s.term, s.commit);
             let (persisted, applied) = (s.persisted, n.state.index());
             write!(
@@ -258,7 +289,7 @@ impl Stage {
                 "{id:?} {role:?} term {term} leader {:?} log {}: {}",
                 s.leader,
                 s.first,
-                terms.join(",")
+                show_terms(&terms)
             )
             .unwrap();
             writeln!(lines, " | commit {commit} persisted {persisted} applied {applied}").unwrap();
@@ -391,6 +422,11 @@ fn transcripts(protocol: Protocol) {
         }
     }
     assert!(wrong.is_empty(), "transcripts differ (SYNOD_REWRITE=1):\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn paxos() {
+    transcripts(Protocol::Paxos);
 }
 
 #[test]

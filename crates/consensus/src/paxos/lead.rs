@@ -10,6 +10,7 @@
 
 use super::message::Body;
 use super::{Paxos, WINDOW, message_to};
+use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Proposal, Refusal, WriteSeq};
 use crate::event::Event;
 use crate::parts::log::cost;
@@ -162,6 +163,11 @@ impl Lead {
     }
 }
 
+fn changes_voters(entry: &Entry, voters: &BTreeSet<NodeId>) -> bool {
+    entry.kind == EntryKind::Config
+        && Membership::decode_entry(entry.data.clone()).is_ok_and(|(m, _)| m.voters != *voters)
+}
+
 impl Paxos {
     pub(super) fn propose(&mut self, batch: Vec<Proposal>) {
         for Proposal { ticket, data } in batch {
@@ -240,7 +246,7 @@ impl Paxos {
                 }
                 None => break,
             };
-            if entry.kind == EntryKind::Config {
+            if changes_voters(&entry, &voters.voters) {
                 lead.fill_to = slot + WINDOW;
             }
             lead.next += 1;

@@ -188,6 +188,7 @@ impl Paxos {
     fn in_sync(&self, id: NodeId) -> bool {
         let Some(p) = self.lead.as_ref().and_then(|l| l.peers.get(&id)) else { return false };
         self.now.since(p.heard) < self.limits.election_ms
+            && p.reached > 0
             && p.reached >= self.slots.start()
             && p.reached + WINDOW >= self.slots.commit()
     }

@@ -113,7 +113,7 @@ impl Paxos {
             (Some(lead), _) if lead.first.is_none() => {
                 voters.filter(|id| !lead.promised.contains(id)).collect()
             }
-            (None, Some(poll)) => {
+            (None, Some(poll)) if self.role == Role::Candidate => {
                 let told = |id: &NodeId| poll.granted.contains(id) || poll.refused.contains_key(id);
                 voters.filter(|id| !told(id)).collect()
             }
