@@ -335,7 +335,7 @@ impl Default for Limits {
 }
 
 /// A replicated log's protocol.
-pub trait Consensus: Send {
+pub trait Consensus: Send + std::fmt::Debug {
     /// Takes one input. Outputs are pushed in the order in which the driver
     /// must begin them.
     fn step(&mut self, now: Tick, input: Input, out: &mut Outputs);

@@ -32,6 +32,10 @@ pub struct UpArgs {
     /// Start over: remove what earlier runs left in the data directory
     #[arg(long)]
     fresh: bool,
+    /// What the cell runs: raft, paxos or zab; for a new one raft, for one that is
+    /// there what it was made with
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
     /// Further settings for every node, as `synod server` takes them (after --)
     #[arg(last = true, value_name = "SETTINGS")]
     settings: Vec<String>,
@@ -124,7 +128,7 @@ fn prepare_dirs(args: &UpArgs, nodes: &[Node]) -> Outcome {
     Ok(())
 }
 
-fn start(node: &Node, nodes: &[Node], settings: &[String]) -> Outcome<Child> {
+fn start(node: &Node, nodes: &[Node], args: &UpArgs) -> Outcome<Child> {
     let program = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
     let log = node.dir.join("log");
     let log = File::options()
@@ -144,7 +148,8 @@ fn start(node: &Node, nodes: &[Node], settings: &[String]) -> Outcome<Child> {
         .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
         .args(["--listen-http-urls", &format!("http://127.0.0.1:{}", node.http)])
         .args(["--initial-cluster", &members.join(",")])
-        .args(settings)
+        .args(args.protocol.iter().flat_map(|p| ["--protocol", p]))
+        .args(&args.settings)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -160,7 +165,7 @@ async fn supervise(args: &UpArgs, nodes: &[Node]) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut children = Vec::new();
     for node in nodes {
-        children.push(start(node, nodes, &args.settings)?);
+        children.push(start(node, nodes, args)?);
     }
     let ended = tokio::select! {
         ready = wait_ready(nodes) => ready.err(),

@@ -9,6 +9,7 @@ use synod_base::codec::Malformed;
 
 /// Memberships with the index from which each is in force. Never empty; the
 /// first is the one at the log's start.
+#[derive(Debug)]
 pub struct History(VecDeque<(u64, Membership)>);
 
 impl History {

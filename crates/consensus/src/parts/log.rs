@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 /// Bytes that an entry is charged with besides its data.
 const ENTRY_COST: u64 = 32;
 
+#[derive(Debug)]
 pub struct Log {
     start: u64,
     start_term: u64,
@@ -19,6 +20,7 @@ pub struct Log {
     slots: VecDeque<Slot>,
 }
 
+#[derive(Debug)]
 struct Slot {
     entry: Entry,
     /// Cost of all entries up to and including this one: sizes of ranges in O(1).

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_base::NodeId;
 
 /// A campaign for one ballot.
+#[derive(Debug)]
 pub struct Poll {
     /// The ballot (Raft: term) that is wanted.
     pub term: u64,

@@ -19,12 +19,14 @@ pub enum Phase {
     Snapshot,
 }
 
+#[derive(Debug)]
 struct Flight {
     last: u64,
     bytes: u64,
     sent: Tick,
 }
 
+#[derive(Debug)]
 pub struct Progress {
     matched: u64,
     next: u64,

@@ -15,7 +15,7 @@ use synod_base::{NodeId, Tick};
 const ROUNDS_REMEMBERED_MAX: usize = 64;
 
 /// Reads that share a barrier.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// This node's own.
     pub tickets: Vec<u64>,
@@ -29,6 +29,7 @@ impl Batch {
     }
 }
 
+#[derive(Debug)]
 struct Open {
     round: u64,
     index: u64,
@@ -36,7 +37,7 @@ struct Open {
 }
 
 /// Reads on a leader.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct LeaderReads {
     waiting: Batch,
     open: Option<Open>,
@@ -108,13 +109,14 @@ impl LeaderReads {
 }
 
 /// Reads on a follower, which asks the leader.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct AskedReads {
     waiting: Vec<u64>,
     asked: Option<Asked>,
     batch: u64,
 }
 
+#[derive(Debug)]
 struct Asked {
     batch: u64,
     tickets: Vec<u64>,

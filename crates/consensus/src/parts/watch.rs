@@ -7,6 +7,7 @@ use synod_base::{NodeId, Rng, Tick};
 const EAGER: u8 = 3;
 
 /// One node's view of the leader.
+#[derive(Debug)]
 pub struct Watch {
     pub leader: Option<NodeId>,
     /// When the leader was last heard; `None` if never in this ballot.

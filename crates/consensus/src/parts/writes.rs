@@ -4,6 +4,7 @@ use crate::contract::WriteSeq;
 use std::collections::VecDeque;
 use synod_base::Tick;
 
+#[derive(Debug)]
 struct Unfinished {
     seq: WriteSeq,
     /// Entries up to here are durable with it; lowered by truncation.
@@ -12,7 +13,7 @@ struct Unfinished {
 }
 
 /// Numbers writes and knows which of them are durable.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Writes {
     minted: WriteSeq,
     done: WriteSeq,

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use synod_base::{NodeId, Tick, planted};
 
 /// What only a leader has, from the end of phase 1 on.
+#[derive(Debug)]
 pub(super) struct Lead {
     /// The first slot of its own; `None` while it proposes again what it found.
     pub first: Option<u64>,
@@ -48,6 +49,7 @@ pub(super) struct Lead {
     pub quorum_since: Tick,
 }
 
+#[derive(Debug)]
 struct Open {
     bytes: u64,
     sent: Tick,
@@ -55,6 +57,7 @@ struct Open {
 }
 
 /// What a leader knows of one peer.
+#[derive(Debug)]
 pub(super) struct Peer {
     /// When anything of this round was last heard from it.
     pub heard: Tick,

@@ -14,7 +14,7 @@ use crate::event::{Event, SnapshotReason};
 use synod_base::{NodeId, Tick, planted};
 
 /// What this node lacks.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Fetching {
     /// The highest watermark that the leader of this round told.
     pub told: u64,

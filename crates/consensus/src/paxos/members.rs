@@ -26,8 +26,10 @@ use std::collections::VecDeque;
 use synod_base::NodeId;
 
 /// The memberships of the retained slots, oldest first. Never empty.
+#[derive(Debug)]
 pub(super) struct Eras(VecDeque<Era>);
 
+#[derive(Debug)]
 struct Era {
     /// The slot whose entry brought it.
     slot: u64,

@@ -74,6 +74,7 @@ pub const WINDOW: u64 = 256;
 const AHEAD_MAX: u64 = 4 * WINDOW;
 
 /// One member of a cell that runs Multi-Paxos.
+#[derive(Debug)]
 pub struct Paxos {
     id: NodeId,
     limits: Limits,
@@ -122,7 +123,7 @@ pub struct Paxos {
 }
 
 /// What the record of this step must hold.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Dirty {
     hard: bool,
     slots: BTreeSet<u64>,

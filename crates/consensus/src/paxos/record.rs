@@ -89,6 +89,7 @@ impl Record {
 }
 
 /// What the records of an earlier life add up to.
+#[derive(Debug)]
 pub(super) struct Replayed {
     pub round: u64,
     pub promised: Option<NodeId>,

@@ -27,7 +27,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use synod_base::{NodeId, planted};
 
 /// What promises have brought.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Recovery {
     /// Of each slot the value of the highest ballot, with that ballot.
     values: BTreeMap<u64, (u64, Entry)>,

@@ -10,6 +10,7 @@ use crate::parts::log::cost;
 use std::collections::VecDeque;
 
 /// One accepted value.
+#[derive(Debug)]
 pub struct Slot {
     /// In which ballot it was accepted here.
     pub ballot: u64,
@@ -21,6 +22,7 @@ pub struct Slot {
     pub chosen: bool,
 }
 
+#[derive(Debug)]
 pub struct Slots {
     start: u64,
     start_term: u64,

@@ -58,6 +58,7 @@ use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
 /// One member of a cell that runs Raft.
+#[derive(Debug)]
 pub struct Raft {
     id: NodeId,
     limits: Limits,
@@ -100,6 +101,7 @@ pub struct Raft {
 }
 
 /// What only a leader has.
+#[derive(Debug)]
 struct Lead {
     /// Index of its first entry: nothing may be read or changed before it commits.
     first: u64,
@@ -113,7 +115,7 @@ struct Lead {
 }
 
 /// What the record of this step must hold.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Dirty {
     hard: bool,
     entries_from: Option<u64>,

@@ -182,6 +182,7 @@ impl fmt::Display for RecoverError {
 impl std::error::Error for RecoverError {}
 
 /// What the records of an earlier life add up to.
+#[derive(Debug)]
 pub(super) struct Replayed {
     pub hard: HardState,
     pub start: SnapshotMeta,

@@ -15,6 +15,7 @@ use crate::contract::{Output, Refusal, WriteSeq};
 use crate::event::{Event, StandDownReason, TransferReason};
 use synod_base::{NodeId, Tick};
 
+#[derive(Debug)]
 pub(super) struct Handover {
     ticket: Option<u64>,
     to: NodeId,

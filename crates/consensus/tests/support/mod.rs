@@ -120,6 +120,20 @@ impl Node {
         self.core.is_some()
     }
 
+    /// Everything that its future depends on.
+    pub fn describe(&self) -> String {
+        format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            self.core,
+            self.now,
+            self.journal,
+            self.buffered,
+            self.held,
+            self.state.applied,
+            self.durable.applied.len()
+        )
+    }
+
     pub fn unwritten(&self) -> usize {
         self.buffered.len()
     }
