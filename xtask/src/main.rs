@@ -73,6 +73,7 @@ fn test(args: &[&str]) -> Result<(), String> {
 fn verify() -> Result<(), String> {
     let root = root();
     run(&root, "cargo", &["fmt", "--all", "--check"])?;
+    run(&root.join("peers/rust"), "cargo", &["fmt", "--check"])?;
     tidy::run(&root)?;
     run(
         &root,

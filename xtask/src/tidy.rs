@@ -62,7 +62,7 @@ pub fn run(root: &Path) -> Result<(), String> {
 
 fn sources(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for dir in ["crates", "xtask"] {
+    for dir in ["crates", "xtask", "peers"] {
         walk(&root.join(dir), &mut files);
     }
     files.sort();

@@ -105,6 +105,29 @@ impl Cluster {
         members.collect::<Vec<_>>().join(",")
     }
 
+    /// One more node, not started; gives its number.
+    pub fn add_node(&mut self) -> usize {
+        let (i, ports) = (self.nodes.len(), free_ports(2));
+        self.nodes.push(Node {
+            name: format!("n{i}"),
+            client: ports[0],
+            peer: ports[1],
+            advertised: ports[1],
+            dir: self.dir.path().join(format!("n{i}")),
+            child: None,
+        });
+        i
+    }
+
+    /// Starts a node that the cluster's members have added.
+    pub fn spawn_joining(&mut self, i: usize) {
+        self.spawn_with(i, &["--initial-cluster-state", "existing"]);
+    }
+
+    pub fn peer_url(&self, i: usize) -> String {
+        format!("http://127.0.0.1:{}", self.nodes[i].advertised)
+    }
+
     pub fn spawn(&mut self, i: usize) {
         self.spawn_with(i, &[]);
     }
@@ -112,8 +135,8 @@ impl Cluster {
     pub fn spawn_with(&mut self, i: usize, more: &[&str]) {
         let initial = self.initial_cluster();
         let settings = self.settings.clone();
+        let advertised = self.peer_url(i);
         let node = &mut self.nodes[i];
-        let advertised = format!("http://127.0.0.1:{}", node.advertised);
         std::fs::create_dir_all(node.dir.parent().expect("a parent")).expect("folder");
         let log_file = node.dir.with_extension("log");
         let log = File::options().create(true).append(true).open(log_file).expect("log");
