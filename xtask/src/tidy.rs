@@ -54,6 +54,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         sizes(&name, &text, &mut found);
     }
     map(root, &mut found)?;
+    crate::licences::check(root, &mut found)?;
     if found.is_empty() {
         return Ok(());
     }
