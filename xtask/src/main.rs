@@ -74,7 +74,9 @@ fn test(args: &[&str]) -> Result<(), String> {
 fn verify() -> Result<(), String> {
     let root = root();
     run(&root, "cargo", &["fmt", "--all", "--check"])?;
-    run(&root.join("peers/rust"), "cargo", &["fmt", "--check"])?;
+    for outside in ["peers/rust", "fuzz"] {
+        run(&root.join(outside), "cargo", &["fmt", "--check"])?;
+    }
     tidy::run(&root)?;
     run(
         &root,
