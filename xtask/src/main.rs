@@ -1,6 +1,7 @@
 //! All automation: `cargo xtask <command>`.
 
 mod compare;
+mod licences;
 mod peers;
 mod tidy;
 
@@ -12,7 +13,7 @@ cargo xtask <command>
 
   test [-- ARGS]   everything a change must pass but lints: fetches the real clients, runs all tests
   verify           the one gate: format, clippy, docs, and `test`
-  tidy             layers, banned calls, the map, sizes (also a part of the tests)
+  tidy             layers, banned calls, the map, sizes, licences (also a part of the tests)
   peers            fetch the real clients and servers that the tests use into target/peers
   compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
 ";
@@ -73,6 +74,9 @@ fn test(args: &[&str]) -> Result<(), String> {
 fn verify() -> Result<(), String> {
     let root = root();
     run(&root, "cargo", &["fmt", "--all", "--check"])?;
+    for outside in ["peers/rust", "fuzz"] {
+        run(&root.join(outside), "cargo", &["fmt", "--check"])?;
+    }
     tidy::run(&root)?;
     run(
         &root,

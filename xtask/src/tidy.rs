@@ -54,6 +54,7 @@ pub fn run(root: &Path) -> Result<(), String> {
         sizes(&name, &text, &mut found);
     }
     map(root, &mut found)?;
+    crate::licences::check(root, &mut found)?;
     if found.is_empty() {
         return Ok(());
     }
@@ -62,7 +63,7 @@ pub fn run(root: &Path) -> Result<(), String> {
 
 fn sources(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for dir in ["crates", "xtask"] {
+    for dir in ["crates", "xtask", "peers", "fuzz"] {
         walk(&root.join(dir), &mut files);
     }
     files.sort();
@@ -72,7 +73,9 @@ fn sources(root: &Path) -> Vec<PathBuf> {
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.is_dir() {
+        if path.ends_with("target") {
+            // What stands outside the workspace may have been built in its place.
+        } else if path.is_dir() {
             walk(&path, files);
         } else if path.extension().is_some_and(|e| e == "rs") {
             files.push(path);

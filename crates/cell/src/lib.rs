@@ -28,4 +28,4 @@ mod snapshot;
 pub use cell::{Agreed, Cell, CellInput, CellLimits, CellOutput, CellStatus, Failure, Reply};
 pub use envelope::{ConfigContext, Work};
 pub use event::CellEvent;
-pub use message::PeerMessage;
+pub use message::{ForwardId, PeerMessage, Verdict};

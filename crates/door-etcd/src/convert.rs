@@ -4,8 +4,9 @@ use crate::error;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::mvccpb;
 use synod_mvcc::{
-    Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, Op, OpResult,
-    PutRequest, RangeRequest, RangeResult, SortOrder, SortTarget, TxnRequest, TxnResult,
+    Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, Op,
+    OpResult, PutRequest, RangeRequest, RangeResult, SortOrder, SortTarget, TxnRequest, TxnResult,
+    check_txn,
 };
 use tonic::Status;
 
@@ -55,13 +56,21 @@ pub(crate) fn delete(r: pb::DeleteRangeRequest) -> DeleteRequest {
     DeleteRequest { range: KeyRange { key: r.key, end: r.range_end }, prev_kv: r.prev_kv }
 }
 
-pub(crate) fn txn(r: pb::TxnRequest) -> Result<TxnRequest, Status> {
+fn txn(r: pb::TxnRequest) -> Result<TxnRequest, Status> {
     let ops = |list: Vec<pb::RequestOp>| list.into_iter().map(op).collect::<Result<Vec<_>, _>>();
     Ok(TxnRequest {
         compare: r.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
         success: ops(r.success)?,
         failure: ops(r.failure)?,
     })
+}
+
+/// A transaction as the command to propose, checked; `ops_max` is the longest
+/// list allowed.
+pub fn txn_command(r: pb::TxnRequest, ops_max: usize) -> Result<Command, Status> {
+    let request = txn(r)?;
+    check_txn(&request, ops_max).map_err(error::of_problem)?;
+    Ok(Command::Txn(request))
 }
 
 fn op(op: pb::RequestOp) -> Result<Op, Status> {
@@ -149,33 +158,49 @@ pub(crate) fn range_response(
 }
 
 pub(crate) fn txn_response(r: TxnResult, header: &pb::ResponseHeader) -> pb::TxnResponse {
+    // Inner headers carry the revision only, as etcd's do: the one before the
+    // transaction until its first write.
+    let mut revision = header.revision - i64::from(wrote(&r));
+    pb::TxnResponse { header: Some(*header), ..inner_txn(r, &mut revision, header.revision) }
+}
+
+/// Whether a transaction wrote anything.
+fn wrote(r: &TxnResult) -> bool {
+    r.responses.iter().any(|op| match op {
+        OpResult::Range(_) => false,
+        OpResult::Put(_) => true,
+        OpResult::Delete(deleted, _) => *deleted > 0,
+        OpResult::Txn(t) => wrote(t),
+    })
+}
+
+/// The responses of one list; `revision` becomes `after` at the first write.
+fn inner_txn(r: TxnResult, revision: &mut i64, after: i64) -> pb::TxnResponse {
     use pb::response_op::Response;
-    // Inner headers carry the revision only, as etcd's do.
-    let inner = || Some(pb::ResponseHeader { revision: header.revision, ..Default::default() });
-    let responses = r.responses.into_iter().map(|op| {
+    let mut answer = |op| {
+        if matches!(op, OpResult::Put(_)) || matches!(op, OpResult::Delete(n, _) if n > 0) {
+            *revision = after;
+        }
+        let header = Some(pb::ResponseHeader { revision: *revision, ..Default::default() });
         let response = match op {
-            OpResult::Range(r) => Response::ResponseRange(range_response(r, inner())),
-            OpResult::Put(prev) => Response::ResponsePut(pb::PutResponse {
-                header: inner(),
-                prev_kv: prev.map(key_value),
-            }),
+            OpResult::Range(r) => Response::ResponseRange(range_response(r, header)),
+            OpResult::Put(prev) => {
+                Response::ResponsePut(pb::PutResponse { header, prev_kv: prev.map(key_value) })
+            }
             OpResult::Delete(deleted, prev) => {
                 Response::ResponseDeleteRange(pb::DeleteRangeResponse {
-                    header: inner(),
+                    header,
                     deleted,
                     prev_kvs: prev.into_iter().map(key_value).collect(),
                 })
             }
-            OpResult::Txn(t) => Response::ResponseTxn(txn_response(
-                t,
-                &pb::ResponseHeader { revision: header.revision, ..Default::default() },
-            )),
+            OpResult::Txn(t) => Response::ResponseTxn(inner_txn(t, revision, after)),
         };
         pb::ResponseOp { response: Some(response) }
-    });
+    };
     pb::TxnResponse {
-        header: Some(*header),
+        header: Some(pb::ResponseHeader::default()),
         succeeded: r.succeeded,
-        responses: responses.collect(),
+        responses: r.responses.into_iter().map(&mut answer).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use crate::door::Door;
 use crate::{convert, error};
 use synod_etcd_proto::etcdserverpb as pb;
-use synod_mvcc::{Command, Outcome, RangeRequest, check_put, check_txn};
+use synod_mvcc::{Command, Outcome, RangeRequest, check_put};
 use tonic::Status;
 
 /// Ranges that may touch more pairs than this are read on another thread.
@@ -76,9 +76,7 @@ impl Door {
     }
 
     pub(crate) async fn txn(&self, r: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
-        let request = convert::txn(r)?;
-        check_txn(&request, self.config().txn_ops_max).map_err(error::of_problem)?;
-        match self.run(Command::Txn(request)).await? {
+        match self.run(convert::txn_command(r, self.config().txn_ops_max)?).await? {
             (Outcome::Txn(result), header) => Ok(convert::txn_response(result, &header)),
             (other, _) => Err(unexpected(&other)),
         }

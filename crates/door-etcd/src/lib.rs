@@ -38,6 +38,7 @@ mod services;
 mod traffic;
 mod watch;
 
+pub use convert::txn_command;
 pub use door::{Door, DoorConfig, ETCD_VERSION};
 pub use families::{Family, METRICS};
 pub use server::{Serving, serve};

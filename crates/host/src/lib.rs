@@ -27,7 +27,7 @@ pub mod metrics;
 mod peer_server;
 mod restore;
 mod transport;
-mod wire;
+pub mod wire;
 
 pub use bootstrap::{ClusterState, Config, Identity, StartError, start};
 pub use disk::{FileDisk, sync_dir, write_atomically};

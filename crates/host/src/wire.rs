@@ -80,7 +80,7 @@ pub(crate) async fn read_json<R: AsyncRead + Unpin, T: for<'a> Deserialize<'a>>(
 }
 
 /// Appends one frame whose payload `fill` writes.
-pub(crate) fn put_frame(out: &mut Vec<u8>, cell: u32, fill: impl FnOnce(&mut Vec<u8>)) {
+pub fn put_frame(out: &mut Vec<u8>, cell: u32, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_HEAD]);
     out[start + 8..start + 12].copy_from_slice(&cell.to_le_bytes());
@@ -92,7 +92,7 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, cell: u32, fill: impl FnOnce(&mut Vec
 }
 
 /// Takes one whole frame off the front of `buffer`: (cell, payload).
-pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<(u32, Bytes)>> {
+pub fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<(u32, Bytes)>> {
     if buffer.len() < FRAME_HEAD {
         return Ok(None);
     }

@@ -8,6 +8,8 @@ use crate::reader::Published;
 use crate::records::{self, Past, Place};
 use crate::store::{Space, StoreError, View};
 use crate::types::*;
+use bytes::Bytes;
+use std::collections::BTreeMap;
 use synod_base::{crc32c_append, planted};
 
 /// Most events looked at in one call, so that a watcher of few keys among many
@@ -89,6 +91,7 @@ impl<V: View> Published<V> {
         };
         let mut events = std::mem::take(gathered);
         drop_compacted(self.compacted, &mut events);
+        settle_prevs(&mut events);
         if events.is_empty() {
             return Ok(None);
         }
@@ -155,6 +158,19 @@ impl<V: View> Published<V> {
             hash.add(&[&number.to_le_bytes()]);
         }
         Ok(hash.0)
+    }
+}
+
+/// As those who watch are told it (see `settle_prevs` of writes): what was there
+/// before the whole revision.
+fn settle_prevs(events: &mut [Past]) {
+    if events.len() < 2 {
+        return;
+    }
+    let mut before: BTreeMap<Bytes, Option<Place>> = BTreeMap::new();
+    for event in events {
+        let first = *before.entry(event.kv.key.clone()).or_insert(event.prev);
+        event.prev = first.filter(|_| event.kv.create_revision != event.kv.mod_revision);
     }
 }
 

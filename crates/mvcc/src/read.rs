@@ -245,12 +245,20 @@ impl<'v, V: Read> At<'v, V> {
         // Only the best `limit` are kept, so that a small answer costs little
         // memory; the cut comes seldom enough for its sort not to matter.
         let room = limit.saturating_mul(2).saturating_add(1024);
+        // As etcd: without an order, the limit cuts in the order of keys, and what
+        // is left (and one more) is then sorted by the target.
+        let early = req.order == SortOrder::None && !filters(req);
         let mut result = RangeResult::default();
         for found in self.founds(from, to, revision, false) {
             result.count += 1;
             let kv = self.load(found?)?;
+            let key = kv.key.clone();
             if passes(req, &kv) {
                 result.kvs.push(kv);
+            }
+            if early && result.kvs.len() > limit {
+                result.count += self.count(&records::after(&key), to, revision)?;
+                break;
             }
             if result.kvs.len() >= room {
                 cut(req, &mut result, limit);

@@ -341,7 +341,7 @@ pub struct Event {
     pub deleted: bool,
     /// The pair after the change.
     pub kv: KeyValue,
-    /// The pair before it.
+    /// The pair before the revision; none for a put that makes its key.
     pub prev: Option<KeyValue>,
 }
 

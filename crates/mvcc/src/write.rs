@@ -13,6 +13,7 @@ use crate::store::{Read, Space, Store, StoreError};
 use crate::types::*;
 use bytes::Bytes;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use synod_base::planted;
 
 /// The writes of one command so far.
@@ -37,6 +38,10 @@ impl<S: Store> State<S> {
         &mut self,
         req: &PutRequest,
     ) -> Result<Result<Outcome, Error>, StoreError> {
+        // As etcd: a lone put looks for its lease first, one in a transaction last.
+        if let Err(e) = self.check_lease(req) {
+            return Ok(Err(e));
+        }
         if let Err(e) = self.check_put(req)? {
             return Ok(Err(e));
         }
@@ -58,7 +63,9 @@ impl<S: Store> State<S> {
         req: &TxnRequest,
     ) -> Result<Result<Outcome, Error>, StoreError> {
         let decided = self.decide(req)?;
-        if let Err(e) = self.check_branch(req, &decided)? {
+        let mut ops = Vec::new();
+        chosen(req, &decided, &mut ops);
+        if let Err(e) = self.check_ops(&ops)? {
             return Ok(Err(e));
         }
         let mut writing = Writing::default();
@@ -97,10 +104,14 @@ impl<S: Store> State<S> {
         if (req.ignore_value || req.ignore_lease) && self.live(&req.key)?.is_none() {
             return Ok(Err(Error::KeyNotFound));
         }
+        Ok(self.check_lease(req))
+    }
+
+    fn check_lease(&self, req: &PutRequest) -> Result<(), Error> {
         if req.lease != 0 && !req.ignore_lease && !self.leases.contains(req.lease) {
-            return Ok(Err(Error::LeaseNotFound));
+            return Err(Error::LeaseNotFound);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Decides the conditions before anything is written.
@@ -133,27 +144,28 @@ impl<S: Store> State<S> {
         Ok(lives.iter().all(|live| satisfies(compare, &live.kv)))
     }
 
-    /// Checks what the chosen branches will do against the state before them.
-    fn check_branch(
-        &self,
-        txn: &TxnRequest,
-        decided: &Decided,
-    ) -> Result<Result<(), Error>, StoreError> {
+    /// Checks what the chosen branches will do against the state before them: as
+    /// in etcd first all puts, then all ranges.
+    fn check_ops(&self, ops: &[&Op]) -> Result<Result<(), Error>, StoreError> {
+        for op in ops {
+            if let Op::Put(req) = op
+                && let Err(e) = self.check_put(req)?
+            {
+                return Ok(Err(e));
+            }
+        }
         let view = self.overlay();
         let at = At { view: &view, revision: self.meta.revision, compacted: self.meta.compacted };
-        let mut nested = decided.nested.iter();
-        for op in branch(txn, decided.succeeded) {
-            let checked = match op {
-                Op::Range(req) => at.check_revision(req.revision),
-                Op::Put(req) => self.check_put(req)?,
-                Op::Delete(_) => Ok(()),
-                Op::Txn(txn) => match nested.next() {
-                    Some(decided) => self.check_branch(txn, decided)?,
-                    None => Ok(()),
-                },
-            };
-            if checked.is_err() {
-                return Ok(checked);
+        for op in ops {
+            let Op::Range(req) = op else { continue };
+            // Unlike a lone read, one here takes a negative revision for a number,
+            // below whatever was compacted.
+            let negative = req.revision < 0 && (at.compacted > 0 || req.revision < -1);
+            if negative {
+                return Ok(Err(Error::Compacted));
+            }
+            if let Err(e) = at.check_revision(req.revision) {
+                return Ok(Err(e));
             }
         }
         Ok(Ok(()))
@@ -328,6 +340,9 @@ impl<S: Store> State<S> {
             self.writes.put(Space::History, records::place_key(place), past.encode());
             events.push(event);
         }
+        if events.len() > 1 {
+            settle_prevs(&mut events);
+        }
         if planted("watch: an event is dropped") && revision % 97 == 0 {
             events.pop();
         }
@@ -335,8 +350,33 @@ impl<S: Store> State<S> {
     }
 }
 
+/// Watches are told the pair before the whole revision, even where a transaction
+/// changed a key twice; a put that makes its key replaced nothing (as in etcd).
+fn settle_prevs(events: &mut [Event]) {
+    let mut before: BTreeMap<Bytes, Option<KeyValue>> = BTreeMap::new();
+    for event in events {
+        let first = before.entry(event.kv.key.clone()).or_insert_with(|| event.prev.clone());
+        event.prev = first.clone().filter(|_| event.kv.create_revision != event.kv.mod_revision);
+    }
+}
+
 fn branch(txn: &TxnRequest, succeeded: bool) -> &[Op] {
     if succeeded { &txn.success } else { &txn.failure }
+}
+
+/// The operations of the chosen branches, nested ones in their places.
+fn chosen<'a>(txn: &'a TxnRequest, decided: &Decided, ops: &mut Vec<&'a Op>) {
+    let mut nested = decided.nested.iter();
+    for op in branch(txn, decided.succeeded) {
+        match op {
+            Op::Txn(txn) => {
+                if let Some(decided) = nested.next() {
+                    chosen(txn, decided, ops);
+                }
+            }
+            other => ops.push(other),
+        }
+    }
 }
 
 fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {

@@ -42,8 +42,13 @@ impl Model {
         self.at.last().expect("there is revision 1")
     }
 
-    fn finish(&mut self, map: BTreeMap<Bytes, KeyValue>, events: Vec<Event>) {
+    fn finish(&mut self, map: BTreeMap<Bytes, KeyValue>, mut events: Vec<Event>) {
         if !events.is_empty() {
+            // What was there before the whole revision, if the key is older than it.
+            for event in &mut events {
+                let old = event.deleted || event.kv.create_revision <= self.revision();
+                event.prev = self.now().get(&event.kv.key).cloned().filter(|_| old);
+            }
             self.at.push(map);
             self.events.push(events);
         }
@@ -51,18 +56,18 @@ impl Model {
 
     fn put(&self, map: &mut BTreeMap<Bytes, KeyValue>, events: &mut Vec<Event>, p: &PutRequest) {
         let revision = self.revision() + 1;
-        let prev = map.get(&p.key).cloned();
-        let old = prev.clone().unwrap_or_default();
+        let there = map.contains_key(&p.key);
+        let old = map.get(&p.key).cloned().unwrap_or_default();
         let kv = KeyValue {
             key: p.key.clone(),
-            create_revision: if prev.is_some() { old.create_revision } else { revision },
+            create_revision: if there { old.create_revision } else { revision },
             mod_revision: revision,
             version: old.version + 1,
             value: if p.ignore_value { old.value } else { p.value.clone() },
             lease: if p.ignore_lease { old.lease } else { p.lease },
         };
         map.insert(p.key.clone(), kv.clone());
-        events.push(Event { deleted: false, kv, prev });
+        events.push(Event { deleted: false, kv, prev: None });
     }
 
     fn delete(
@@ -76,7 +81,7 @@ impl Model {
             map.remove(&kv.key);
             let mod_revision = self.revision() + 1;
             let last = KeyValue { key: kv.key.clone(), mod_revision, ..KeyValue::default() };
-            events.push(Event { deleted: true, kv: last, prev: Some(kv.clone()) });
+            events.push(Event { deleted: true, kv: last, prev: None });
         }
         gone
     }
@@ -85,6 +90,10 @@ impl Model {
         if (p.ignore_value || p.ignore_lease) && !self.now().contains_key(&p.key) {
             return Err(Error::KeyNotFound);
         }
+        self.check_lease(p)
+    }
+
+    fn check_lease(&self, p: &PutRequest) -> Result<(), Error> {
         if p.lease != 0 && !p.ignore_lease && !self.leases.contains_key(&p.lease) {
             return Err(Error::LeaseNotFound);
         }
@@ -149,10 +158,17 @@ impl Model {
         let succeeded = txn.compare.iter().all(holds);
         let ops = if succeeded { &txn.success } else { &txn.failure };
         for op in ops {
-            match op {
-                Op::Range(r) => self.check_revision(r.revision)?,
-                Op::Put(p) => self.check_put(p)?,
-                _ => {}
+            if let Op::Put(p) = op {
+                self.check_put(p)?;
+            }
+        }
+        for op in ops {
+            if let Op::Range(r) = op {
+                // Negative: a number like others here, and -1 is where compaction begins.
+                if r.revision < 0 && (self.compacted > 0 || r.revision < -1) {
+                    return Err(Error::Compacted);
+                }
+                self.check_revision(r.revision)?;
             }
         }
         let (mut map, mut events) = (self.now().clone(), Vec::new());
@@ -180,13 +196,16 @@ impl Model {
     fn run(&mut self, command: &Command) -> Result<Outcome, Error> {
         let one = |op: Op| TxnRequest { success: vec![op], ..TxnRequest::default() };
         match command {
-            Command::Put(p) => match self.txn(&one(Op::Put(p.clone())))? {
-                Outcome::Txn(mut r) => match r.responses.pop() {
-                    Some(OpResult::Put(prev)) => Ok(Outcome::Put(prev)),
-                    _ => panic!("a put answers as a put"),
-                },
-                _ => panic!("a transaction answers as one"),
-            },
+            Command::Put(p) => {
+                self.check_lease(p)?;
+                match self.txn(&one(Op::Put(p.clone())))? {
+                    Outcome::Txn(mut r) => match r.responses.pop() {
+                        Some(OpResult::Put(prev)) => Ok(Outcome::Put(prev)),
+                        _ => panic!("a put answers as a put"),
+                    },
+                    _ => panic!("a transaction answers as one"),
+                }
+            }
             Command::Delete(d) => match self.txn(&one(Op::Delete(d.clone())))? {
                 Outcome::Txn(mut r) => match r.responses.pop() {
                     Some(OpResult::Delete(n, kvs)) => Ok(Outcome::Delete(n, kvs)),

@@ -307,3 +307,66 @@ fn damaged_snapshots_are_refused() {
     let swapped: Vec<Bytes> = [0, 2, 1].iter().map(|i| chunks[*i].clone()).collect();
     assert!(read(&[&swapped.concat()[..], &chunks[3..].concat()].concat()).is_err());
 }
+
+/// Found by asking a real etcd the same (`crates/synod/tests/differential.rs`).
+#[test]
+fn which_of_two_errors_is_told() {
+    let mut s = state();
+    ok(&mut s, Command::Put(put("a", "1")));
+    ok(&mut s, Command::Put(put("a", "2")));
+    ok(&mut s, Command::Compact { revision: 3 });
+    let both = PutRequest { lease: 9, ignore_value: true, ..put("z", "") };
+    assert_eq!(run(&mut s, &Command::Put(both.clone())), Err(Error::LeaseNotFound));
+    let old = |revision| Op::Range(RangeRequest { revision, ..RangeRequest::default() });
+    for (ops, error) in [
+        (vec![Op::Put(both.clone())], Error::KeyNotFound),
+        (vec![old(2), Op::Put(both)], Error::KeyNotFound),
+        (vec![old(-1)], Error::Compacted),
+    ] {
+        assert_eq!(run(&mut s, &Command::Txn(then(ops))), Err(error));
+    }
+    let alone = RangeRequest { range: one("a"), revision: -1, ..RangeRequest::default() };
+    assert_eq!(s.range(&alone).expect("the store works").expect("the present").count, 1);
+}
+
+#[test]
+fn a_sort_target_without_an_order_sorts_what_the_limit_left() {
+    let mut s = state();
+    for key in ["c", "b", "a"] {
+        ok(&mut s, Command::Put(put(key, "")));
+    }
+    let range = |order| RangeRequest {
+        range: span("a", "z"),
+        limit: 1,
+        target: SortTarget::Create,
+        order,
+        ..RangeRequest::default()
+    };
+    // Of the first two keys, the older one; with an order, the oldest of all.
+    for (order, key) in [(SortOrder::None, "b"), (SortOrder::Ascend, "c")] {
+        let found = s.range(&range(order)).expect("the store works").expect("allowed");
+        assert_eq!((&found.kvs[0].key[..], found.more, found.count), (key.as_bytes(), true, 3));
+    }
+}
+
+#[test]
+fn an_event_tells_what_was_there_before_its_revision() {
+    let mut s = state();
+    ok(&mut s, Command::Put(put("a", "1")));
+    ok(&mut s, Command::Txn(then(vec![Op::Put(put("a", "2")), Op::Delete(delete(one("a")))])));
+    ok(&mut s, Command::Put(put("a", "3")));
+    ok(&mut s, Command::Txn(then(vec![Op::Delete(delete(one("a"))), Op::Put(put("a", "4"))])));
+    let made = s.commit().expect("the store works");
+    let prevs = |revisions: &[Revision]| -> Vec<Option<Bytes>> {
+        let events = revisions.iter().flat_map(|r| &r.events);
+        events.map(|e| e.prev.as_ref().map(|kv| kv.value.clone())).collect()
+    };
+    let expected = [None, Some("1"), Some("1"), None, Some("3"), None];
+    let expected: Vec<_> = expected.map(|v| v.map(b)).to_vec();
+    assert_eq!(prevs(&made), expected, "as it happens");
+    let all = KeyRange { key: b("\0"), end: b("\0") };
+    let published = s.reader().published();
+    let read = published.history(2, 5, &all, 1 << 20, true);
+    let read = read.expect("the store works").expect("not compacted");
+    assert_eq!(prevs(&read.revisions), expected, "as it is read later");
+}

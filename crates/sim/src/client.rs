@@ -339,10 +339,10 @@ impl World {
         let (id, frontier) = (pending.ticket, pending.frontier);
         match result {
             Ok(Reply::Applied { outcome, revision, .. }) => {
-                let answer = Ok((outcome, revision));
-                self.oracle.answered(id, frontier, &answer)?;
+                let answer = (outcome, revision);
+                self.oracle.answered(id, frontier, &Ok(answer.clone()))?;
                 self.clients[number].answered += 1;
-                self.learn(number, &answer.unwrap_or((Outcome::Done, 0)))
+                self.learn(number, &answer)
             }
             Err(Failure::State(e)) => {
                 self.oracle.answered(id, frontier, &Err(e))?;

@@ -89,8 +89,13 @@ impl Model {
         done
     }
 
-    fn publish(&mut self, events: Vec<Event>) {
+    fn publish(&mut self, mut events: Vec<Event>) {
         if !events.is_empty() {
+            // What was there before the whole revision, if the key is older than it.
+            for event in &mut events {
+                let old = event.deleted || event.kv.create_revision <= self.revision;
+                event.prev = self.get(&event.kv.key, self.revision).cloned().filter(|_| old);
+            }
             self.revision += 1;
             self.revisions.push(Revision { revision: self.revision, events });
         }
@@ -214,7 +219,7 @@ impl Model {
             },
         };
         self.keys.entry(req.key.clone()).or_default().push((next, Some(kv.clone())));
-        events.push(Event { deleted: false, kv, prev: old.clone() });
+        events.push(Event { deleted: false, kv, prev: None });
         old.filter(|_| req.prev_kv)
     }
 
@@ -223,7 +228,7 @@ impl Model {
         let old = self.now(key).cloned()?;
         self.keys.entry(key.clone()).or_default().push((next, None));
         let kv = KeyValue { key: key.clone(), mod_revision: next, ..KeyValue::default() };
-        events.push(Event { deleted: true, kv, prev: Some(old.clone()) });
+        events.push(Event { deleted: true, kv, prev: None });
         Some(old)
     }
 

@@ -142,7 +142,7 @@ impl Scenario {
     pub fn of_seed(protocol: Protocol, nodes: u64, seed: u64) -> Scenario {
         let mut faults = Faults::all();
         let mut rng = Rng::new(seed ^ 0x5a7a_7a75);
-        if seed % 4 != 0 {
+        if !seed.is_multiple_of(4) {
             faults.0.retain(|_| rng.one_in(2));
         }
         Scenario { protocol, nodes, seed, faults, clients: 5, ms: 10_000, without: BTreeSet::new() }

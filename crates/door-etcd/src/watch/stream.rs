@@ -320,8 +320,8 @@ impl WatchStream {
                 Ok(Ok(Ok(history))) => self.send_history(id, history).await?,
                 Ok(Ok(Err(Error::Compacted))) => {
                     let compacted = self.door.handle().published().compacted();
-                    let why = "mvcc: required revision has been compacted";
-                    self.cancel(id, compacted, Some(why)).await?;
+                    // The compacted revision is the reason, as in etcd.
+                    self.cancel(id, compacted, None).await?;
                 }
                 Ok(Ok(Err(e))) => {
                     let why = error::of_state(e);

