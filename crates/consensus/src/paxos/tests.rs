@@ -149,7 +149,7 @@ fn a_later_value_replaces_and_a_hole_below_the_commit_is_an_error() {
     assert_eq!(replayed.accepted[&3], (2, value(3, 2)));
     assert!(!replayed.accepted.contains_key(&2), "a hole stays one");
     let third = record(2, 2, vec![]);
-    let error = replay(recovered(&[first, third])).err().expect("slot 2 was chosen");
+    let error = replay(recovered(&[first, third])).err().unwrap_or_default();
     assert!(error.contains("lacks slot 2"), "{error}");
 }
 
