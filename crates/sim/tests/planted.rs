@@ -67,7 +67,10 @@ fn look_for(bug: &'static str, protocol: Protocol) -> Option<(u64, &'static str)
         synod_base::plant(bug);
         let report = run(&Scenario::of_seed(protocol, nodes(seed), seed));
         synod_base::plant("");
-        report.violation.map(|v| (seed + 1, v.rule))
+        let violation = report.violation?;
+        let without = run(&Scenario::of_seed(protocol, nodes(seed), seed)).violation;
+        assert!(without.is_none(), "seed {seed} fails without a planted bug: {without:?}");
+        Some((seed + 1, violation.rule))
     })
 }
 

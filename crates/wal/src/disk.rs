@@ -1,5 +1,6 @@
 //! The few things that a journal asks of a directory.
 
+use crate::sectors::SECTOR;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -37,14 +38,17 @@ struct MemFile {
 }
 
 impl MemDisk {
-    /// What a crash leaves: durable bytes, plus those unsynced 512-byte sectors
-    /// for which `keep(file, sector)` says that they reached the disk.
+    /// What a crash leaves: durable bytes, plus those unsynced sectors for which
+    /// `keep(file, sector)` says that they reached the disk.
     pub fn crash(&mut self, mut keep: impl FnMut(&str, usize) -> bool) {
         for (name, file) in &mut self.files {
             let mut after = file.durable.clone();
+            // A sector is written whole or not at all.
+            let mut kept = BTreeMap::new();
             for (offset, bytes) in &file.pending {
                 for (i, b) in bytes.iter().enumerate() {
-                    if keep(name, (offset + i) / 512) {
+                    let sector = (offset + i) / SECTOR;
+                    if *kept.entry(sector).or_insert_with(|| keep(name, sector)) {
                         after[offset + i] = *b;
                     }
                 }

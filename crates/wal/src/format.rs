@@ -1,14 +1,14 @@
 //! The bytes of a segment. See `docs/journal.md`; keep both in step.
 //!
-//! A segment is a header and then records, each padded to 8 bytes. A batch is
-//! the records of one append, closed by a footer record. All integers are
-//! little-endian.
+//! A segment is a header and then records, each padded to 8 bytes, laid out over
+//! stamped sectors (`sectors.rs`). A batch is the records of one append, closed by
+//! a footer record. All integers are little-endian, all offsets logical.
 
 use bytes::Bytes;
 use synod_base::{CellId, crc32c_append};
 
 /// Version of the format, in every segment's header.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes before the first record.
 pub const SEGMENT_HEADER_LEN: usize = 64;
 pub(crate) const RECORD_HEADER_LEN: usize = 24;

@@ -6,7 +6,7 @@ use crate::format::{
     FOOTER_CELL, FOOTER_LEN, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, record_size,
 };
 use crate::scan::{SegmentScan, Tail, scan_segment, segment_name, segment_number};
-use bytes::Bytes;
+use crate::sectors::{DATA, Sectors, capacity, lay_out, physical};
 use std::io;
 use synod_base::planted;
 
@@ -48,6 +48,8 @@ pub struct Journal<D: Disk> {
     chain: u32,
     next_batch: u64,
     buffer: Vec<u8>,
+    /// The same as it goes to the disk.
+    laid_out: Vec<u8>,
     closed: bool,
 }
 
@@ -78,6 +80,7 @@ impl<D: Disk> Journal<D> {
             chain: 0,
             next_batch: 1,
             buffer: Vec::new(),
+            laid_out: Vec::new(),
             closed: false,
         };
         let mut recovery = Recovery::default();
@@ -98,8 +101,8 @@ impl<D: Disk> Journal<D> {
         recovery: &mut Recovery,
     ) -> Result<(), JournalError> {
         let file = segment_name(segment);
-        let bytes = Bytes::from(self.disk.read(&file).map_err(io_error("reading", &file))?);
-        let scan = scan_segment(bytes).map_err(|version| JournalError::Foreign {
+        let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
+        let scan = scan_segment(&bytes).map_err(|version| JournalError::Foreign {
             file: file.clone(),
             what: format!("of format version {version}, and this program reads {}", crate::VERSION),
         })?;
@@ -124,19 +127,7 @@ impl<D: Disk> Journal<D> {
                 return Err(JournalError::Damaged { file, offset: *offset, what });
             }
             Tail::Torn { offset } => {
-                // Wiped, so that its pieces cannot be met again behind a later batch.
-                let size = self.options.segment_bytes.max(scan.end as u64);
-                let zeros = vec![0; (size as usize - scan.end).min(1 << 20)];
-                let mut at = scan.end as u64;
-                while at < size {
-                    let n = zeros.len().min((size - at) as usize);
-                    let wiped = self.disk.write_at(&file, at, &zeros[..n]);
-                    if wiped.is_err() {
-                        break; // A shorter file than configured: its end is reached.
-                    }
-                    at += n as u64;
-                }
-                self.disk.sync(&file).map_err(io_error("syncing", &file))?;
+                self.wipe(&file, scan.end, scan.next_batch - 1)?;
                 recovery.cut = Some((file, *offset));
             }
             Tail::Clean => {}
@@ -160,25 +151,55 @@ impl<D: Disk> Journal<D> {
             let what = "the header of a segment that is not the last cannot be read".into();
             return Err(JournalError::Damaged { file, offset: 0, what });
         }
-        // Its first append may have been acknowledged only if the header was
-        // durable with it; records that hold under this number say so.
         let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
+        let sectors = Sectors::read(&bytes);
         let place = Place { node: self.node, segment };
-        let mut at = SEGMENT_HEADER_LEN;
-        while at < bytes.len() {
-            if let Some(raw) = place.get(&bytes, at) {
-                if raw.batch > self.next_batch || raw.cell == FOOTER_CELL {
-                    let what = "the segment's header cannot be read but its records can".into();
-                    return Err(JournalError::Damaged { file, offset: 0, what });
+        let (mut at, mut pieces, mut later) = (SEGMENT_HEADER_LEN, false, false);
+        while at < sectors.data.len() {
+            match place.get(&sectors.data, at) {
+                Some(raw) => {
+                    pieces = true;
+                    later |= raw.batch > self.next_batch;
+                    at = raw.next;
                 }
-                at = raw.next;
-            } else {
-                at += 8;
+                None => at += 8,
             }
+        }
+        // Its first append has been acknowledged only if the sector with the
+        // header was written.
+        if later || sectors.written(0, SEGMENT_HEADER_LEN, self.next_batch) {
+            let what = "the segment's header was written and cannot be read".into();
+            return Err(JournalError::Damaged { file, offset: 0, what });
+        }
+        if pieces {
+            self.wipe(&file, 0, 0)?;
         }
         self.segments.push(segment);
         self.end = 0;
         Ok(())
+    }
+
+    /// Nothing but zeros from `end` on, so that pieces of a torn batch cannot be
+    /// met again behind a later one; its sector keeps the stamp of the last batch.
+    fn wipe(&mut self, file: &str, end: usize, last_batch: u64) -> Result<(), JournalError> {
+        let size = self.options.segment_bytes as usize;
+        let mut at = physical(end);
+        if !end.is_multiple_of(DATA) {
+            lay_out(&mut self.laid_out, end, &[], last_batch);
+            self.disk
+                .write_at(file, at as u64, &self.laid_out)
+                .map_err(io_error("wiping", file))?;
+            at += self.laid_out.len();
+        }
+        let zeros = vec![0; size.saturating_sub(at).min(1 << 20)];
+        while at < size {
+            let n = zeros.len().min(size - at);
+            if self.disk.write_at(file, at as u64, &zeros[..n]).is_err() {
+                break; // A shorter file than configured: its end is reached.
+            }
+            at += n;
+        }
+        self.disk.sync(file).map_err(io_error("syncing", file))
     }
 
     fn check_continuity(
@@ -220,7 +241,12 @@ impl<D: Disk> Journal<D> {
 
     /// Most payload bytes of one batch of one record.
     pub fn record_bytes_max(&self) -> usize {
-        self.options.segment_bytes as usize - SEGMENT_HEADER_LEN - record_size(0) - FOOTER_LEN
+        self.room() - SEGMENT_HEADER_LEN - record_size(0) - FOOTER_LEN
+    }
+
+    /// Logical bytes of a segment.
+    fn room(&self) -> usize {
+        capacity(self.options.segment_bytes as usize)
     }
 
     /// Appends the records as one batch and makes them durable. Returns the
@@ -243,12 +269,12 @@ impl<D: Disk> Journal<D> {
     ) -> Result<u64, JournalError> {
         let bytes: usize =
             records.clone().map(|(_, b)| record_size(b.len())).sum::<usize>() + FOOTER_LEN;
-        let most = self.options.segment_bytes as usize - SEGMENT_HEADER_LEN;
+        let most = self.room() - SEGMENT_HEADER_LEN;
         if bytes > most {
             return Err(JournalError::TooLarge { bytes, most });
         }
         let begun = self.end.max(SEGMENT_HEADER_LEN);
-        if begun + bytes > self.options.segment_bytes as usize {
+        if begun + bytes > self.room() {
             self.add_segment(self.segment() + 1)?;
         }
         let segment = self.segment();
@@ -274,7 +300,10 @@ impl<D: Disk> Journal<D> {
         footer[4..].copy_from_slice(&self.chain.to_le_bytes());
         chain = place.put(&mut self.buffer, base, self.next_batch, chain, FOOTER_CELL, &footer);
         let file = segment_name(segment);
-        self.disk.write_at(&file, base, &self.buffer).map_err(io_error("writing", &file))?;
+        lay_out(&mut self.laid_out, self.end, &self.buffer, self.next_batch);
+        self.disk
+            .write_at(&file, physical(self.end) as u64, &self.laid_out)
+            .map_err(io_error("writing", &file))?;
         if !planted("journal: a batch is not synced") {
             self.disk.sync(&file).map_err(io_error("syncing", &file))?;
         }
@@ -282,7 +311,7 @@ impl<D: Disk> Journal<D> {
         self.chain = chain;
         self.next_batch += 1;
         if self.buffer.capacity() > 4 << 20 {
-            self.buffer = Vec::new();
+            (self.buffer, self.laid_out) = (Vec::new(), Vec::new());
         }
         Ok(segment)
     }
@@ -326,7 +355,7 @@ impl<D: Disk> Journal<D> {
     /// [`Disk::create`], the size of a segment) hands it in by
     /// [`Journal::add_spare`], so that appends never wait for it.
     pub fn wants_spare(&self) -> Option<String> {
-        let half = self.end as u64 * 2 >= self.options.segment_bytes;
+        let half = self.end * 2 >= self.room();
         let first = self.end == 0 || self.segments.len() == 1;
         let wanted = self.spares.is_empty() && (half || first);
         wanted.then(|| format!("{:016x}-{}.spare", self.segment(), self.next_batch))

@@ -22,6 +22,7 @@ mod format;
 mod journal;
 mod retention;
 mod scan;
+mod sectors;
 #[cfg(test)]
 mod tests;
 

@@ -2,9 +2,14 @@
 //!
 //! One append is in flight at a time, and the next begins only when it is
 //! durable. So behind the last good batch `n` there may be pieces of batch
-//! `n + 1` (torn by a crash, never acknowledged), but nothing of `n + 2`.
+//! `n + 1` (torn by a crash, never acknowledged), but nothing of `n + 2`. Torn it
+//! is only if some sector of it was not written (`sectors.rs`).
 
-use crate::format::{FOOTER_CELL, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, u32_at};
+use crate::format::{
+    FOOTER_CELL, Place, RECORD_HEADER_LEN, Record, SEGMENT_HEADER_LEN, SegmentHeader, u32_at,
+    u64_at,
+};
+use crate::sectors::{Sectors, physical};
 use bytes::Bytes;
 use synod_base::CellId;
 
@@ -26,7 +31,7 @@ pub(crate) fn segment_number(name: &str) -> Option<u64> {
 pub struct ScannedBatch {
     /// Its number, from 1, without gaps.
     pub number: u64,
-    /// Where it begins in the segment.
+    /// Where it begins in the file.
     pub offset: u64,
     /// Its records.
     pub records: Vec<Record>,
@@ -67,8 +72,9 @@ pub struct SegmentScan {
 }
 
 /// Reads a segment's bytes; `Err` names an unknown format version.
-pub fn scan_segment(bytes: Bytes) -> Result<SegmentScan, u32> {
-    let header = SegmentHeader::decode(&bytes)?;
+pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, u32> {
+    let mut sectors = Sectors::read(file);
+    let header = SegmentHeader::decode(&sectors.data)?;
     let mut scan = SegmentScan {
         owner: header.map(|h| (h.node, h.segment)),
         batches: Vec::new(),
@@ -84,8 +90,10 @@ pub fn scan_segment(bytes: Bytes) -> Result<SegmentScan, u32> {
     scan.chain = header.prev;
     scan.next_batch = header.first_batch;
     let place = Place { node: header.node, segment: header.segment };
+    let bytes = Bytes::from(std::mem::take(&mut sectors.data));
     while read_batch(&bytes, place, &mut scan) {}
-    scan.tail = judge_tail(&bytes, place, &scan);
+    sectors.data = bytes.to_vec();
+    scan.tail = judge_tail(&sectors, place, &scan);
     Ok(scan)
 }
 
@@ -115,7 +123,7 @@ fn read_batch(bytes: &Bytes, place: Place, scan: &mut SegmentScan) -> bool {
         }
         scan.batches.push(ScannedBatch {
             number: scan.next_batch,
-            offset: scan.end as u64,
+            offset: physical(scan.end) as u64,
             records,
         });
         scan.end = at;
@@ -126,8 +134,9 @@ fn read_batch(bytes: &Bytes, place: Place, scan: &mut SegmentScan) -> bool {
 }
 
 /// What stands behind the last whole batch?
-fn judge_tail(bytes: &[u8], place: Place, scan: &SegmentScan) -> Tail {
-    let offset = scan.end as u64;
+fn judge_tail(sectors: &Sectors, place: Place, scan: &SegmentScan) -> Tail {
+    let bytes = &sectors.data;
+    let damaged = |at: usize, what: String| Tail::Damaged { offset: physical(at) as u64, what };
     let mut pieces = false;
     let mut at = scan.end;
     while at < bytes.len() {
@@ -140,20 +149,41 @@ fn judge_tail(bytes: &[u8], place: Place, scan: &SegmentScan) -> Tail {
                 "batch {} cannot be read but batch {} behind it can",
                 scan.next_batch, raw.batch
             );
-            return Tail::Damaged { offset, what };
+            return damaged(scan.end, what);
         }
-        if raw.batch == scan.next_batch {
-            if raw.cell == FOOTER_CELL {
-                let what = format!(
-                    "batch {} has its footer but not all of its records: it may have been \
-                     acknowledged",
-                    raw.batch
-                );
-                return Tail::Damaged { offset, what };
-            }
-            pieces = true;
-        }
+        pieces |= raw.batch == scan.next_batch;
         at = raw.next;
     }
-    if pieces { Tail::Torn { offset } } else { Tail::Clean }
+    if let Some(at) = first_damage(sectors, place, scan) {
+        let what = format!("a record of batch {} was written and cannot be read", scan.next_batch);
+        return damaged(at, what);
+    }
+    let begun = sectors.written(scan.end, scan.end + 1, scan.next_batch);
+    match pieces || begun {
+        true => Tail::Torn { offset: physical(scan.end) as u64 },
+        false => Tail::Clean,
+    }
+}
+
+/// The first record of the unfinished batch that cannot be read, if all of it
+/// was written: then it has been damaged since.
+fn first_damage(sectors: &Sectors, place: Place, scan: &SegmentScan) -> Option<usize> {
+    let batch = scan.next_batch;
+    let mut at = scan.end;
+    let readable = |at| {
+        let raw = place.get(&sectors.data, at).filter(|raw| raw.batch == batch)?;
+        (raw.cell != FOOTER_CELL).then_some(raw.next)
+    };
+    while let Some(next) = readable(at) {
+        at = next;
+    }
+    let head = at + RECORD_HEADER_LEN;
+    if !sectors.written(at, head, batch) {
+        return None;
+    }
+    // Its own length is to be believed if the rest of its header fits.
+    let len = u32_at(sectors.data.get(at..head)?, 0) as usize;
+    let ours = u64_at(&sectors.data[at..head], 8) == batch;
+    let end = if ours { head.saturating_add(len) } else { head };
+    (end > sectors.data.len() || sectors.written(at, end, batch)).then_some(at)
 }

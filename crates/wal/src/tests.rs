@@ -84,11 +84,10 @@ fn a_failed_batch_closes_the_journal() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// A crash in the middle of an append keeps any subset of its sectors. What
-    /// was acknowledged before must be there; the torn batch is whole, or gone,
-    /// or (its footer there, a record not) named as damage.
+    /// was acknowledged before must be there; the torn batch is whole, or gone.
     #[test]
     fn a_crash_during_an_append(before in 0usize..40, items in 1usize..8, seed: u64) {
         let (journal, all) = filled(before);
@@ -103,22 +102,19 @@ proptest! {
         unsynced = torn;
         let mut rng = Rng::new(seed);
         disk = unsynced.0;
-        let mut kept = std::collections::BTreeMap::new();
-        disk.crash(|name, sector| *kept.entry((name.to_owned(), sector)).or_insert_with(|| rng.one_in(2)));
+        disk.crash(|_, _| rng.one_in(2));
         match open(disk) {
             Ok((_, found)) => {
                 prop_assert_eq!(&found[..all.len()], &all[..]);
                 let extra = &found[all.len()..];
                 prop_assert!(extra.is_empty() || extra == &last[..]);
             }
-            Err(JournalError::Damaged { .. }) => {}
             Err(other) => prop_assert!(false, "{}", other),
         }
     }
 
     /// One flipped bit anywhere in what was acknowledged is never passed over:
-    /// either it hit padding or unused space, or it is reported, or it is the
-    /// last batch (indistinguishable from a torn one only if its footer went).
+    /// either it hit padding, a stamp or unused space, or it is reported.
     #[test]
     fn a_flipped_bit(seed: u64) {
         let (journal, all) = filled(60);
@@ -130,7 +126,7 @@ proptest! {
         let at = rng.below(bytes.len() as u64) as usize;
         bytes[at] ^= 1 << rng.below(8);
         match open(disk) {
-            Ok((_, found)) => prop_assert!(found == all || found == all[..57], "lost {}", all.len() - found.len()),
+            Ok((_, found)) => prop_assert!(found == all, "lost {}", all.len() - found.len()),
             Err(JournalError::Damaged { .. }) => {}
             Err(other) => prop_assert!(false, "{}", other),
         }
@@ -145,7 +141,7 @@ proptest! {
             all = disk.bytes_mut(&segment_name(1)).expect("file")[..SEGMENT_HEADER_LEN].to_vec();
         }
         all.extend(bytes);
-        let _ = scan_segment(all.into());
+        let _ = scan_segment(&all);
     }
 }
 
