@@ -67,3 +67,8 @@ fn raft_under_all_faults() {
 fn paxos_under_all_faults() {
     sweep(Protocol::Paxos);
 }
+
+#[test]
+fn zab_under_all_faults() {
+    sweep(Protocol::Zab);
+}
