@@ -22,6 +22,7 @@ use super::message::{Body, Look};
 use super::{Following, Zab};
 use crate::contract::{Refusal, Role, WriteSeq};
 use crate::event::{CampaignReason, Event, StandDownReason, VoteRefusal};
+use crate::parts::progress::Phase;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use synod_base::{NodeId, Tick};
@@ -213,7 +214,11 @@ impl Zab {
         let (term, why) = (self.next_epoch(), VoteRefusal::LeaderAlive);
         self.event(Event::VoteRefused { to: from, term, pre: true, why });
         self.send(from, Body::LookRefused { round }, WriteSeq(0));
-        self.invite(from);
+        if let Some(peer) = self.lead.as_mut().and_then(|l| l.peers.get_mut(&from)) {
+            // It has lost its leader, and so the session, unless it gets a snapshot.
+            peer.session.take_if(|s| s.phase() != Phase::Snapshot);
+            self.invite(from);
+        }
     }
 
     /// One that cannot lead, or does not know that it counts, is for whoever asks.
