@@ -1,5 +1,5 @@
-//! Agreement: one contract, and the protocols behind it (Raft, Zab;
-//! Multi-Paxos has its place beside them).
+//! Agreement: one contract, and the protocols behind it (Raft,
+//! Multi-Paxos, Zab).
 //!
 //! **Why a crate**: a protocol decides and does nothing else. It takes an
 //! [`Input`] and the present [`Tick`](synod_base::Tick), and pushes [`Output`]s: records to
