@@ -33,6 +33,7 @@ pub(super) enum Stage {
 }
 
 /// What only a leader has, from discovery on.
+#[derive(Debug)]
 pub(super) struct Lead {
     pub stage: Stage,
     why: CampaignReason,
@@ -56,6 +57,7 @@ pub(super) struct Lead {
 }
 
 /// What a leader knows of a peer.
+#[derive(Debug)]
 pub(super) struct Peer {
     /// How far it is synchronised, since it last said what it holds.
     pub session: Option<Progress>,
@@ -78,6 +80,7 @@ pub(super) struct Peer {
 }
 
 /// A newer history that is being fetched.
+#[derive(Debug)]
 struct Fetch {
     from: NodeId,
     /// What it holds.

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use synod_base::{NodeId, Tick};
 
 /// An election as this node sees it.
+#[derive(Debug)]
 pub(super) struct Looking {
     round: u64,
     seq: u64,

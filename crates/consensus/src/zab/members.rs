@@ -36,7 +36,7 @@ use bytes::Bytes;
 use synod_base::{NodeId, planted};
 
 /// Whose quorums count, and since when.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Effective {
     pub now: Membership,
     /// Index of its entry, that entry's epoch, and whether it is committed.

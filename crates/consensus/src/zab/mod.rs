@@ -71,6 +71,7 @@ use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
 /// One member of a cell that runs Zab.
+#[derive(Debug)]
 pub struct Zab {
     id: NodeId,
     limits: Limits,
@@ -121,7 +122,7 @@ pub struct Zab {
 }
 
 /// How far this node is with the leader of its epoch.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Following {
     /// A quorum is known to have acknowledged the epoch.
     established: bool,
@@ -132,7 +133,7 @@ struct Following {
 }
 
 /// What the record of this step must hold.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Dirty {
     hard: bool,
     cut: Option<u64>,

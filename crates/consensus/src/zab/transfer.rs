@@ -19,6 +19,7 @@ use crate::event::{Event, StandDownReason, TransferReason};
 use std::cmp::Reverse;
 use synod_base::{NodeId, Tick};
 
+#[derive(Debug)]
 pub(super) struct Handover {
     ticket: Option<u64>,
     to: NodeId,
