@@ -307,7 +307,7 @@ impl<S: Store> Cell<S> {
             CellInput::Propose { ticket, work } => self.take_request(ticket, work, out),
             CellInput::Read { ticket } => self.take_read(ticket, out),
             CellInput::Transfer { ticket, to } => {
-                self.requests.expect_transfer(ticket);
+                let ticket = self.requests.expect_transfer(ticket);
                 self.drive(Input::Transfer { ticket, to }, out);
             }
             CellInput::Persisted(seq) => {

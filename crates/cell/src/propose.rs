@@ -49,7 +49,7 @@ pub(crate) struct Requests {
     placed: BTreeMap<u64, (u64, u64)>,
     /// Deadlines in order.
     deadlines: BTreeSet<(Tick, u64)>,
-    transfers: BTreeSet<u64>,
+    transfers: BTreeMap<u64, u64>,
     /// Work of other nodes, for the next turn.
     foreign: Vec<(NodeId, ForwardId, u64, Work)>,
     own: Vec<Bytes>,
@@ -120,8 +120,12 @@ impl Requests {
         self.pending.len()
     }
 
-    pub fn expect_transfer(&mut self, ticket: u64) {
-        self.transfers.insert(ticket);
+    /// The number under which the protocol hears of a transfer: its own numbers
+    /// and the requests' must not meet.
+    pub fn expect_transfer(&mut self, ticket: u64) -> u64 {
+        self.next_core_ticket += 1;
+        self.transfers.insert(self.next_core_ticket, ticket);
+        self.next_core_ticket
     }
 
     /// A change of the membership that the leader itself wants.
@@ -381,8 +385,8 @@ impl<S: Store> Cell<S> {
         term: u64,
         out: &mut Vec<CellOutput>,
     ) {
-        if self.requests.transfers.remove(&core_ticket) {
-            out.push(CellOutput::Done { ticket: core_ticket, result: Ok(Reply::Done) });
+        if let Some(ticket) = self.requests.transfers.remove(&core_ticket) {
+            out.push(CellOutput::Done { ticket, result: Ok(Reply::Done) });
             return;
         }
         if let Some(asker) = self.requests.askers.remove(&core_ticket) {
@@ -397,9 +401,9 @@ impl<S: Store> Cell<S> {
         _leader: Option<NodeId>,
         out: &mut Vec<CellOutput>,
     ) {
-        if self.requests.transfers.remove(&core_ticket) {
+        if let Some(ticket) = self.requests.transfers.remove(&core_ticket) {
             let result = Err(Failure::Refused(why));
-            out.push(CellOutput::Done { ticket: core_ticket, result });
+            out.push(CellOutput::Done { ticket, result });
         } else if let Some(asker) = self.requests.askers.remove(&core_ticket) {
             self.answer(asker, Err(why), out);
         } else {

@@ -21,6 +21,8 @@ pub enum CampaignReason {
     Transfer,
     /// A quorum answered the pre-vote with yes.
     PreVoteWon,
+    /// Another one looks for a leader, and this node hears none either.
+    PeerLooks,
 }
 
 /// Why a vote was not given.
@@ -79,6 +81,15 @@ pub enum SnapshotReason {
         /// The first one retained.
         first: u64,
     },
+}
+
+/// How a leader brings a peer's history in line with its own (Zab).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncMethod {
+    /// What it lacks is sent.
+    Diff,
+    /// What it has besides is cut first.
+    Trunc,
 }
 
 /// A decision of a protocol, with its reason.
@@ -214,6 +225,37 @@ pub enum Event {
         /// The leader who has others there.
         leader: NodeId,
     },
+    /// Among those who promised the epoch, one holds a newer history than the
+    /// leader to be, which fetches it (Zab's discovery).
+    HistoryBehind {
+        /// Who holds it.
+        newest: NodeId,
+        /// Its last index.
+        last: u64,
+        /// The epoch of that.
+        term: u64,
+    },
+    /// That history is here.
+    HistoryTaken {
+        /// Its last index.
+        upto: u64,
+    },
+    /// A leader brings a peer in line (Zab's synchronisation).
+    Synchronised {
+        /// The peer.
+        to: NodeId,
+        /// How.
+        how: SyncMethod,
+        /// The last index that both have.
+        after: u64,
+    },
+    /// This node holds all that an epoch begins with, and acknowledges that.
+    EpochEntered {
+        /// The epoch.
+        epoch: u64,
+        /// Its leader.
+        leader: NodeId,
+    },
     /// A membership took effect.
     MembersChanged {
         /// Index of its entry.
@@ -269,6 +311,7 @@ impl fmt::Display for CampaignReason {
             CampaignReason::Alone => "it is the only voter",
             CampaignReason::Transfer => "the leader hands over",
             CampaignReason::PreVoteWon => "a quorum would vote for it",
+            CampaignReason::PeerLooks => "a peer looks for a leader",
         })
     }
 }
@@ -354,6 +397,20 @@ impl fmt::Display for Event {
             }
             Event::LogTruncated { from, to, leader } => {
                 write!(f, "cuts entries {from} to {to}: {leader:?} has others")
+            }
+            Event::HistoryBehind { newest, last, term } => {
+                write!(f, "fetches the newer history of {newest:?}, up to {last}:{term}")
+            }
+            Event::HistoryTaken { upto } => write!(f, "has the newest history, up to {upto}"),
+            Event::Synchronised { to, how, after } => {
+                let how = match how {
+                    SyncMethod::Diff => "by a diff after",
+                    SyncMethod::Trunc => "by a truncation to",
+                };
+                write!(f, "brings {to:?} in line {how} {after}")
+            }
+            Event::EpochEntered { epoch, leader } => {
+                write!(f, "enters epoch {epoch} with {leader:?}'s history")
             }
             Event::MembersChanged { index, voters, outgoing, learners, fell_back } => {
                 let back = if *fell_back { "fell back to" } else { "took" };

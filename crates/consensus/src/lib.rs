@@ -1,5 +1,5 @@
-//! Agreement: one contract, and the protocols behind it (Raft; Multi-Paxos and
-//! Zab have their place beside it).
+//! Agreement: one contract, and the protocols behind it (Raft,
+//! Multi-Paxos, Zab).
 //!
 //! **Why a crate**: a protocol decides and does nothing else. It takes an
 //! [`Input`] and the present [`Tick`](synod_base::Tick), and pushes [`Output`]s: records to
@@ -26,6 +26,7 @@ mod parts;
 pub mod paxos;
 mod protocol;
 pub mod raft;
+pub mod zab;
 
 pub use config::{Change, Membership};
 pub use contract::{
@@ -33,6 +34,6 @@ pub use contract::{
     Role, SnapshotMeta, Status, WriteSeq,
 };
 pub use event::{
-    CampaignReason, Event, SnapshotReason, StandDownReason, TransferReason, VoteRefusal,
+    CampaignReason, Event, SnapshotReason, StandDownReason, SyncMethod, TransferReason, VoteRefusal,
 };
 pub use protocol::{Message, Protocol, RecordView};

@@ -3,7 +3,7 @@
 
 use crate::config::Membership;
 use crate::contract::{Consensus, Entry, Limits, Recovered, SnapshotMeta};
-use crate::{paxos, raft};
+use crate::{paxos, raft, zab};
 use bytes::Bytes;
 use std::fmt;
 use synod_base::codec::Malformed;
@@ -42,13 +42,15 @@ impl Protocol {
                 .map_err(|e| e.to_string()),
             Protocol::Paxos => paxos::Paxos::new(id, limits, seed, recovered, now)
                 .map(|core| Box::new(core) as Box<dyn Consensus>),
-            Protocol::Zab => Err(format!("{self} is not built yet")),
+            Protocol::Zab => zab::Zab::new(id, limits, seed, recovered, now)
+                .map(|core| Box::new(core) as Box<dyn Consensus>)
+                .map_err(|e| e.to_string()),
         }
     }
 
     /// Whether a cell can run it in this version.
     pub fn is_built(self) -> bool {
-        self != Protocol::Zab
+        matches!(self, Protocol::Raft | Protocol::Paxos | Protocol::Zab)
     }
 }
 
@@ -79,6 +81,8 @@ pub enum Message {
     Raft(raft::Message),
     /// Multi-Paxos'.
     Paxos(paxos::Message),
+    /// Zab's.
+    Zab(zab::Message),
 }
 
 impl Message {
@@ -92,6 +96,9 @@ impl Message {
             Message::Paxos(m) => {
                 use paxos::Body::{Heartbeat, HeartbeatAnswer};
                 matches!(m.body, Heartbeat { .. } | HeartbeatAnswer { .. })
+            }
+            Message::Zab(m) => {
+                matches!(m.body, zab::Body::Ping { .. } | zab::Body::Pong { .. })
             }
         }
     }
@@ -107,6 +114,10 @@ impl Message {
                 out.push(b'P');
                 m.encode(out);
             }
+            Message::Zab(m) => {
+                out.push(b'Z');
+                m.encode(out);
+            }
         }
     }
 
@@ -115,6 +126,7 @@ impl Message {
         match bytes.first() {
             Some(b'R') => Ok(Message::Raft(raft::Message::decode(bytes.slice(1..))?)),
             Some(b'P') => Ok(Message::Paxos(paxos::Message::decode(bytes.slice(1..))?)),
+            Some(b'Z') => Ok(Message::Zab(zab::Message::decode(bytes.slice(1..))?)),
             _ => Err(Malformed { what: "protocol byte", at: 0 }),
         }
     }
@@ -125,6 +137,7 @@ impl fmt::Display for Message {
         match self {
             Message::Raft(m) => m.fmt(f),
             Message::Paxos(m) => m.fmt(f),
+            Message::Zab(m) => m.fmt(f),
         }
     }
 }
@@ -154,6 +167,7 @@ impl RecordView {
         match bytes.first().map(|flags| flags >> 6) {
             Some(0) => Ok(raft::Record::decode(bytes)?.view()),
             Some(1) => Ok(paxos::Record::decode(bytes)?.view()),
+            Some(0b10) => Ok(zab::Record::decode(bytes)?.view()),
             _ => Err(Malformed { what: "record flags", at: 0 }),
         }
     }

@@ -17,7 +17,7 @@ use synod_consensus::paxos;
 use synod_consensus::raft::{HardState, Record};
 use synod_consensus::{
     Change, Entry, EntryKind, Input, Limits, Membership, Message, Proposal, Protocol, RecordView,
-    SnapshotMeta,
+    SnapshotMeta, zab,
 };
 
 #[derive(Default)]
@@ -207,14 +207,18 @@ impl Stage {
     }
 
     /// `log n1 term=7 vote=n2 commit=3 terms=1,1,1,4`: what an earlier life left.
-    /// With Multi-Paxos `-` is a hole, `1@3` a value of ballot 1 accepted in 3.
+    /// With Multi-Paxos `-` is a hole, `1@3` a value of ballot 1 accepted in 3. With
+    /// Zab `term` is the accepted epoch, `vote` its leader, and the current epoch
+    /// `current=6`, or the accepted one.
     fn plant(&mut self, id: NodeId, words: &[&str]) {
         let mut hard = HardState::default();
+        let mut current = None;
         let mut accepted = Vec::new();
         for word in words {
             match word.split_once('=').expect("name=value") {
                 ("term", v) => hard.term = number(v),
                 ("vote", v) => hard.vote = Some(node(v)),
+                ("current", v) => current = Some(number(v)),
                 ("commit", v) => hard.commit = number(v),
                 ("terms", v) => {
                     let terms = (1..).zip(v.split(',')).filter(|(_, word)| *word != "-");
@@ -237,7 +241,13 @@ impl Stage {
                 let HardState { term: round, vote: promised, commit } = hard;
                 paxos::Record { round, promised, commit, boundary: None, accepted }.encode()
             }
-            other => panic!("no earlier life for {other}"),
+            Protocol::Zab => {
+                let entries: Vec<Entry> = accepted.into_iter().map(|(_, e)| e).collect();
+                let HardState { term: accepted, vote: leader, commit } = hard;
+                let current = current.unwrap_or(accepted);
+                let hard = zab::HardState { accepted, leader, current, commit };
+                zab::Record::encode(hard, None, None, 1, entries.iter())
+            }
         };
         self.note_record(id, &RecordView::decode(bytes.clone()).unwrap());
         self.nodes.get_mut(&id).unwrap().plant(bytes.to_vec());
@@ -432,4 +442,9 @@ fn paxos() {
 #[test]
 fn raft() {
     transcripts(Protocol::Raft);
+}
+
+#[test]
+fn zab() {
+    transcripts(Protocol::Zab);
 }

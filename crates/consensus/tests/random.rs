@@ -475,3 +475,13 @@ fn a_killed_paxos_leader_is_replaced_in_time() {
 fn a_killed_raft_leader_is_replaced_in_time() {
     a_killed_leader_is_replaced_in_time(Protocol::Raft);
 }
+
+#[test]
+fn zab_survives_random_faults() {
+    survive_random_faults(Protocol::Zab);
+}
+
+#[test]
+fn a_killed_zab_leader_is_replaced_in_time() {
+    a_killed_leader_is_replaced_in_time(Protocol::Zab);
+}

@@ -56,6 +56,7 @@ fn regressions() {
     for seed in [3, 6, 129, 233, 295, 400, 979, 1295, 1527] {
         check(Protocol::Raft, seed);
     }
+    check(Protocol::Zab, 787);
 }
 
 #[test]
@@ -66,4 +67,9 @@ fn raft_under_all_faults() {
 #[test]
 fn paxos_under_all_faults() {
     sweep(Protocol::Paxos);
+}
+
+#[test]
+fn zab_under_all_faults() {
+    sweep(Protocol::Zab);
 }

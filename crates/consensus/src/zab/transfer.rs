@@ -1,0 +1,130 @@
+//! Handing leadership over, asked for or because the own disk stalls.
+//!
+//! The successor begins discovery at once, with an exemption from the rule that
+//! nobody promises an epoch while a leader is alive.
+//!
+//! **Invariants**
+//! - While it lasts no proposal is taken, so that the target can catch up; it
+//!   ends after twice the election time at the latest (a stalled leader then
+//!   stands down; after one election time already).
+//! - Leases are void for the rest of the epoch once `TakeOver` was sent.
+//! - What is acknowledged counts for the target even where this node's own
+//!   stalled journal lacks it.
+
+use super::Zab;
+use super::discover::Stage;
+use super::message::Body;
+use crate::contract::{Output, Refusal, WriteSeq};
+use crate::event::{Event, StandDownReason, TransferReason};
+use std::cmp::Reverse;
+use synod_base::{NodeId, Tick};
+
+#[derive(Debug)]
+pub(super) struct Handover {
+    ticket: Option<u64>,
+    to: NodeId,
+    why: TransferReason,
+    deadline: Tick,
+    told: bool,
+}
+
+impl Zab {
+    pub(super) fn transfer(&mut self, ticket: u64, to: Option<NodeId>) {
+        if self.leader() != Some(self.id) {
+            return self.refused(ticket, self.not_leader());
+        }
+        if self.handover.is_some() {
+            return self.refused(ticket, Refusal::Transferring);
+        }
+        if to == Some(self.id) {
+            let (index, term) = (self.log.last(), self.accepted);
+            return self.out.push(Output::Accepted { ticket, index, term });
+        }
+        let members = self.voters();
+        let target = match to {
+            Some(id) => Some(id).filter(|&id| members.voters.contains(&id)),
+            None => self.best_successor(),
+        };
+        match target {
+            Some(to) => self.begin_handover(Some(ticket), to, TransferReason::Asked),
+            None => self.refused(ticket, Refusal::UnknownMember),
+        }
+    }
+
+    fn begin_handover(&mut self, ticket: Option<u64>, to: NodeId, why: TransferReason) {
+        let patience = match why {
+            TransferReason::Asked => 2 * self.limits.election_ms,
+            TransferReason::DiskStalled => self.limits.election_ms,
+        };
+        let deadline = self.now.plus(patience);
+        self.handover = Some(Handover { ticket, to, why, deadline, told: false });
+        self.event(Event::TransferStarted { to, why });
+    }
+
+    /// The voter with the longest history among those heard lately.
+    pub(super) fn best_successor(&self) -> Option<NodeId> {
+        let lead = self.lead.as_ref()?;
+        let voters = &self.voters().voters;
+        let heard = |t: Tick| self.now.since(t) < self.limits.election_ms;
+        let fit = lead.peers.iter().filter(|(id, p)| voters.contains(id) && heard(p.heard));
+        fit.max_by_key(|(id, p)| (p.acked, Reverse(**id))).map(|(&id, _)| id)
+    }
+
+    /// The own journal stalls: let somebody else lead.
+    pub(super) fn flee_disk(&mut self) {
+        if self.handover.is_some() {
+            return;
+        }
+        let leads = self.leader() == Some(self.id);
+        match self.best_successor().filter(|_| leads) {
+            Some(to) => self.begin_handover(None, to, TransferReason::DiskStalled),
+            None => self.abandon(Some(StandDownReason::DiskStalled)),
+        }
+    }
+
+    /// Tells the target to take over once it has everything.
+    pub(super) fn drive_transfer(&mut self) {
+        let last = self.log.last();
+        let (Some(h), Some(lead)) = (&mut self.handover, &mut self.lead) else { return };
+        let ready = lead.peers.get(&h.to).is_some_and(|p| p.settled && p.acked == last);
+        if lead.stage == Stage::Broadcast && ready && !h.told {
+            h.told = true;
+            lead.reads.lease_void = true;
+            let to = h.to;
+            self.send(to, Body::TakeOver, WriteSeq(0));
+        }
+    }
+
+    pub(super) fn tick_transfer(&mut self) {
+        let Some(h) = self.handover.take_if(|h| self.now >= h.deadline) else { return };
+        let acked = self.lead.as_ref().and_then(|l| l.peers.get(&h.to)).map(|p| p.acked);
+        let behind = acked.map_or(0, |acked| self.log.last().saturating_sub(acked));
+        self.event(Event::TransferAborted { to: h.to, behind });
+        if let Some(ticket) = h.ticket {
+            self.refused(ticket, Refusal::TransferTimedOut);
+        }
+        if self.writes.stalled && self.lead.is_some() && !self.alone() {
+            match h.why {
+                TransferReason::Asked => self.flee_disk(),
+                TransferReason::DiskStalled => {
+                    self.abandon(Some(StandDownReason::DiskStalled));
+                }
+            }
+        }
+    }
+
+    /// Somebody leads now; was it the one wanted?
+    pub(super) fn settle_transfer(&mut self, leader: NodeId) {
+        let Some(h) = self.handover.take() else { return };
+        if leader == h.to {
+            self.event(Event::TransferDone { to: h.to });
+        }
+        let Some(ticket) = h.ticket else { return };
+        if leader == h.to {
+            let (index, term) = (self.log.last(), self.accepted);
+            self.out.push(Output::Accepted { ticket, index, term });
+        } else {
+            self.refused(ticket, Refusal::LeaderChanged);
+        }
+    }
+}
