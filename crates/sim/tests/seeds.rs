@@ -56,6 +56,7 @@ fn regressions() {
     for seed in [3, 6, 129, 233, 295, 400, 979, 1295, 1527] {
         check(Protocol::Raft, seed);
     }
+    check(Protocol::Paxos, 1025);
     check(Protocol::Zab, 787);
 }
 

@@ -302,6 +302,7 @@ impl Paxos {
             self.set_leader(None);
         }
         if let Some(lead) = self.lead.take() {
+            self.refresh_members();
             self.set_leader(None);
             self.refuse_leader_reads(lead.reads);
         }

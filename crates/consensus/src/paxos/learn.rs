@@ -5,6 +5,7 @@
 //! - The leader's watermark says of a slot only that the *leader's* value is
 //!   chosen: that is the one held here if it was accepted in the leader's round.
 //!   Anything else is fetched from it.
+//! - What is known to be chosen is held in a ballot no earlier than it was chosen in.
 //! - One fetch is under way at a time.
 
 use super::message::Body;
@@ -45,6 +46,7 @@ impl Paxos {
             after = after.max(self.slots.get(slot).map_or(WriteSeq(0), |s| s.seq));
         }
         self.learn_commit(commit);
+        self.refresh_members();
         if let Some(last) = last {
             if planted("paxos: a value is acknowledged before it is durable") {
                 after = WriteSeq(0);

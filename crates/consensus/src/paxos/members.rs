@@ -116,7 +116,20 @@ impl Paxos {
 
     /// Whoever counts now, after what was chosen.
     pub(super) fn refresh_members(&mut self) {
-        let (members, _) = self.eras.after(self.slots.commit());
+        if !self.members.is_joint() && self.members_of == self.eras.last_slot() {
+            return;
+        }
+        // Whoever holds a slot of the new voters knows that the old ones have
+        // chosen all of theirs, and that a quorum of the new ones holds that (in
+        // ballots no earlier than it was chosen in): it needs the old ones no more,
+        // even if it forgot in a crash how much of it was chosen. A leader says so
+        // only when such a slot is chosen: others must know it too.
+        let (mut index, from) = (self.slots.commit(), self.eras.last_from());
+        if self.lead.is_none() && self.slots.last() >= from {
+            index = index.max(from);
+        }
+        let (members, _) = self.eras.after(index);
+        self.members_of = self.eras.last_slot();
         if members == self.members {
             return;
         }

@@ -90,6 +90,8 @@ pub struct Paxos {
     eras: Eras,
     /// Who counts for slots that are not chosen yet (`members.rs`).
     members: Membership,
+    /// The slot that brought them.
+    members_of: u64,
 
     // The journal.
     writes: Writes,
@@ -153,6 +155,7 @@ impl Paxos {
             promised: replayed.promised,
             slots: Slots::new(start.index, start.term),
             members: start.membership.clone(),
+            members_of: u64::MAX,
             eras: Eras::new(&start),
             writes: Writes::default(),
             hard_seq: WriteSeq(0),

@@ -53,6 +53,7 @@ impl Paxos {
             .filter_map(|slot| self.slots.get(slot).map(|s| s.entry.clone()))
             .collect();
         self.eras = Eras::new(&meta);
+        self.members_of = u64::MAX;
         self.slots.reset(index, meta.term);
         later.iter().for_each(|entry| self.note_chosen(entry));
         (self.emitted, self.durable) = (index, index);
