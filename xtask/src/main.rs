@@ -48,9 +48,15 @@ pub fn root() -> PathBuf {
 
 /// Runs a program and says what failed.
 pub fn run(dir: &Path, program: &str, args: &[&str]) -> Result<(), String> {
-    eprintln!("+ {program} {}", args.join(" "));
+    run_with(dir, program, args, &[])
+}
+
+fn run_with(dir: &Path, program: &str, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
+    let set: String = env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+    eprintln!("+ {set}{program} {}", args.join(" "));
     let status = Command::new(program)
         .args(args)
+        .envs(env.iter().copied())
         .current_dir(dir)
         .status()
         .map_err(|e| format!("cannot run {program}: {e}"))?;
@@ -63,6 +69,13 @@ fn test(args: &[&str]) -> Result<(), String> {
     let mut all = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     all.extend(args);
     run(&root, "cargo", &all)?;
+    // Every door on every protocol: the same clients and faults once more.
+    for protocol in ["paxos", "zab"] {
+        let env = [("SYNOD_PROTOCOL", protocol)];
+        let suites = ["clients", "members", "faults", "partitions"].map(|s| ["--test", s]);
+        let door = ["test", "-p", "synod", "--locked", "--no-fail-fast"];
+        run_with(&root, "cargo", &[&door[..], suites.as_flattened()].concat(), &env)?;
+    }
     // Whole clusters under faults, optimised but with assertions; and the proof
     // that the simulator finds bugs.
     let sim = ["test", "--profile", "sim", "--locked", "-p", "synod-sim"];

@@ -429,9 +429,10 @@ impl<S: Store> Cell<S> {
                 }
             }
             (Asker::Own(ticket), Err(why)) if may_wait(why) => {
+                // Not again in this turn: whoever refused it (a leader that hands
+                // over, say) would do so as often as it is asked.
                 if let Some(p) = self.requests.pending.get_mut(&ticket) {
                     p.place = Place::Here;
-                    self.requests.fresh.push(ticket);
                 }
             }
             (Asker::Own(ticket), Err(why)) => {
@@ -454,7 +455,7 @@ impl<S: Store> Cell<S> {
 
     pub(crate) fn expire_requests(&mut self, out: &mut Vec<CellOutput>) {
         // What waits for a leader is tried again at each tick.
-        if self.status.leader.is_some() && self.requests.fresh.is_empty() {
+        if self.status.leader.is_some() {
             let here = self.requests.pending.iter().filter(|(_, p)| matches!(p.place, Place::Here));
             let here: Vec<u64> = here.map(|(t, _)| *t).collect();
             self.requests.fresh = here;
