@@ -16,6 +16,7 @@ cargo xtask <command>
   tidy             layers, banned calls, the map, sizes, licences (also a part of the tests)
   peers            fetch the real clients and servers that the tests use into target/peers
   compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
+  compare protocols  measure the three protocols in one run; writes docs/protocols.md
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(&root()),
         ["peers"] => peers::fetch(&root()).map(drop),
         ["compare", "etcd", rest @ ..] => compare::etcd(&root(), rest),
+        ["compare", "protocols", rest @ ..] => compare::protocols(&root(), rest),
         _ => {
             print!("{HELP}");
             return if words.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

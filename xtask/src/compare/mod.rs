@@ -1,0 +1,110 @@
+//! Measurements side by side in one run, interleaved, at equal durability. The
+//! tables go to the pages under `docs/`.
+
+mod etcd;
+mod protocols;
+mod servers;
+
+pub use etcd::etcd;
+pub use protocols::protocols;
+
+use servers::{Servers, endpoints};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// What one run of `synod bench` saw.
+struct Sample {
+    per_second: f64,
+    p99_ms: f64,
+    cpu_s_per_1000: f64,
+}
+
+fn mean(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
+    samples.iter().map(of).sum::<f64>() / samples.len() as f64
+}
+
+/// `--seconds S`, if given.
+fn seconds<'a>(args: &[&'a str]) -> Result<&'a str, String> {
+    match args {
+        ["--seconds", s] => Ok(s),
+        [] => Ok("5"),
+        _ => Err("usage: compare etcd|protocols [--seconds S]".into()),
+    }
+}
+
+fn build(root: &Path) -> Result<std::path::PathBuf, String> {
+    crate::run(root, "cargo", &["build", "--release", "--locked", "--package", "synod"])?;
+    Ok(root.join("target/release/synod"))
+}
+
+fn bench(synod: &Path, args: &[&str], nodes: usize) -> Result<serde_json::Value, String> {
+    let out = Command::new(synod)
+        .arg("bench")
+        .args(args)
+        .args(["--output", "json", "--endpoints"])
+        .arg(endpoints(nodes))
+        .output()
+        .map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let line = text.lines().last().and_then(|l| serde_json::from_str(l).ok());
+    line.ok_or_else(|| format!("{args:?}: {}", String::from_utf8_lossy(&out.stderr)))
+}
+
+/// One run; the servers have been warmed up by one before it.
+fn load(
+    synod: &Path,
+    args: &[&str],
+    nodes: usize,
+    seconds: &str,
+    servers: &Servers,
+) -> Result<Sample, String> {
+    bench(synod, &[args, &["--seconds", "1"]].concat(), nodes)?;
+    let before = servers.cpu();
+    let line = bench(synod, &[args, &["--seconds", seconds]].concat(), nodes)?;
+    let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
+    // Warm-up (and the keys that a read load writes first) are in the CPU time
+    // of all sides alike.
+    let cpu = servers.cpu() - before;
+    Ok(Sample {
+        per_second: number("per_second"),
+        p99_ms: number("p99_ms"),
+        cpu_s_per_1000: cpu * 1_000.0 / number("ok").max(1.0),
+    })
+}
+
+/// The longest time without a write around a `kill -9` of the leader, in ms.
+fn gap(synod: &Path, servers: &mut Servers) -> Result<f64, String> {
+    let child = Command::new(synod)
+        .args(["bench", "failover", "--seconds", "4", "--output", "json", "--endpoints"])
+        .arg(endpoints(3))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    std::thread::sleep(Duration::from_millis(1_500));
+    servers.kill_leader()?;
+    let out = child.wait_with_output().map_err(|e| e.to_string())?;
+    let line: serde_json::Value =
+        serde_json::from_slice(&out.stdout).map_err(|e| format!("bench failover: {e}"))?;
+    line["longest_gap_ms"].as_f64().ok_or_else(|| "bench failover told no gap".into())
+}
+
+/// Machine and cores.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{cores} cores, {}", model.trim_start_matches([' ', '\t', ':']))
+}
+
+/// Puts `text` between the marks of `name` on a page.
+fn write_part(path: &Path, name: &str, text: &str) -> Result<(), String> {
+    let (begin, end) = (format!("<!-- {name}: begin -->"), format!("<!-- {name}: end -->"));
+    let old = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let (Some(a), Some(b)) = (old.find(&begin), old.find(&end)) else {
+        return Err(format!("{} lacks the marks of {name:?}", path.display()));
+    };
+    let page = format!("{}{begin}\n{text}{}", &old[..a], &old[b..]);
+    std::fs::write(path, page).map_err(|e| format!("{}: {e}", path.display()))
+}
