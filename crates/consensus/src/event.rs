@@ -294,6 +294,13 @@ pub enum Event {
         /// Values that were found and cannot have been chosen.
         dropped: usize,
     },
+    /// Entries of a voter whose log is newer were taken over, to be fit to lead.
+    Borrowed {
+        /// The voter.
+        from: NodeId,
+        /// Last index taken over.
+        upto: u64,
+    },
     /// A message from a peer made no sense and was dropped.
     BadMessage {
         /// The peer.
@@ -426,6 +433,9 @@ impl fmt::Display for Event {
             Event::Recovered { term, from, to, holes, dropped } => {
                 write!(f, "proposes {from} to {to} again in {term}: {holes} holes filled, ")?;
                 write!(f, "{dropped} values dropped that cannot have been chosen")
+            }
+            Event::Borrowed { from, upto } => {
+                write!(f, "takes over entries up to {upto} from {from:?}, whose log is newer")
             }
             Event::Overloaded { uncommitted_bytes } => {
                 write!(f, "refuses proposals: {uncommitted_bytes} bytes are uncommitted")

@@ -80,6 +80,7 @@ impl Raft {
         let term = self.term + 1;
         self.event(Event::Campaigned { term, pre, why });
         self.poll = Some(Poll::new(term, self.id));
+        self.lender = None;
         if pre {
             self.role = Role::PreCandidate;
         } else {
@@ -160,6 +161,10 @@ impl Raft {
     }
 
     pub(super) fn on_pre_vote_answer(&mut self, from: NodeId, answer: Answer) {
+        let behind = answer.refused == Some(VoteRefusal::LogBehind);
+        if behind && self.poll.as_ref().is_some_and(|p| p.term == answer.term) {
+            self.borrow_from(from);
+        }
         self.note_answer(Role::PreCandidate, from, answer);
     }
 

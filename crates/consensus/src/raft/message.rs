@@ -92,6 +92,26 @@ pub enum Body {
         /// What must be applied before the reads are answered.
         index: Option<u64>,
     },
+    /// You would not vote for me: what follows this place in your log?
+    Borrow {
+        /// Where the logs may agree.
+        last_index: u64,
+        /// The term there.
+        last_term: u64,
+    },
+    /// A part of the sender's log, for one whose log is older.
+    Lend {
+        /// The sender's last index.
+        last_index: u64,
+        /// Its term.
+        last_term: u64,
+        /// Index before the first entry.
+        prev_index: u64,
+        /// Its term.
+        prev_term: u64,
+        /// The entries.
+        entries: Vec<Entry>,
+    },
     /// Stand for election now (3.10).
     TimeoutNow,
     /// Your term is over; mine is in the header.
@@ -167,6 +187,12 @@ impl Message {
                 put_varint(out, *batch);
                 put_option(out, *index);
             }
+            Body::Borrow { last_index, last_term } => put_all(out, &[*last_index, *last_term]),
+            Body::Lend { last_index, last_term, prev_index, prev_term, entries } => {
+                put_all(out, &[*last_index, *last_term, *prev_index, *prev_term]);
+                put_varint(out, entries.len() as u64);
+                entries.iter().for_each(|e| put_entry(out, e));
+            }
             Body::TimeoutNow | Body::OldTerm => {}
         }
     }
@@ -203,6 +229,17 @@ impl Message {
             }
             12 => Body::TimeoutNow,
             13 => Body::OldTerm,
+            14 => Body::Borrow {
+                last_index: r.varint("last index")?,
+                last_term: r.varint("last term")?,
+            },
+            15 => {
+                let (last_index, last_term) = (r.varint("last index")?, r.varint("last term")?);
+                let (prev_index, prev_term) =
+                    (r.varint("previous index")?, r.varint("previous term")?);
+                let entries = read_entries(r, prev_index.saturating_add(1))?;
+                Body::Lend { last_index, last_term, prev_index, prev_term, entries }
+            }
             _ => return Err(Malformed { what: "message kind", at: 0 }),
         };
         r.clone().end("end of the message")?;
@@ -236,6 +273,13 @@ impl fmt::Display for Body {
                 write!(f, "append after {prev_index}:{prev_term} [{}]", Places(entries))?;
                 write!(f, " commit {commit}")
             }
+            Body::Borrow { last_index, last_term } => {
+                write!(f, "what follows {last_index}:{last_term}?")
+            }
+            Body::Lend { last_index, last_term, prev_index, prev_term, entries } => {
+                write!(f, "lends after {prev_index}:{prev_term} [{}]", Places(entries))?;
+                write!(f, " of {last_index}:{last_term}")
+            }
             Body::Conflict { rejected, hint_index, hint_term } => {
                 write!(f, "conflict at {rejected}, may agree at {hint_index}:{hint_term}")
             }
@@ -261,6 +305,8 @@ impl Body {
             Body::ReadAnswer { .. } => 11,
             Body::TimeoutNow => 12,
             Body::OldTerm => 13,
+            Body::Borrow { .. } => 14,
+            Body::Lend { .. } => 15,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! With pre-vote (9.6), check-quorum and leader stickiness (6.2, 4.2.3),
 //! pipelined replication (10.2.1), batched quorum reads and leases (6.4),
-//! leadership transfer (3.10), learners and joint consensus (4.3).
+//! leadership transfer (3.10), learners and joint consensus (4.3); and with one
+//! addition, told in `borrow.rs`, for partial partitions.
 //!
 //! **Invariants**
 //! - At most one journal record a step (`record.rs`). Term and vote are in a
@@ -25,6 +26,7 @@
 //!
 //! **Must not know**: clocks (time is an argument), threads, other protocols.
 
+mod borrow;
 mod elect;
 mod members;
 mod message;
@@ -52,6 +54,7 @@ use crate::parts::progress::{Phase, Progress};
 use crate::parts::reads::{AskedReads, LeaderReads};
 use crate::parts::watch::Watch;
 use crate::parts::writes::Writes;
+use borrow::Loan;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use synod_base::{NodeId, Rng, Tick, planted};
@@ -94,6 +97,8 @@ pub struct Raft {
     poll: Option<Poll>,
     lead: Option<Box<Lead>>,
     asked: AskedReads,
+    /// Of whom this node borrows what its log lacks.
+    lender: Option<NodeId>,
     handover: Option<Handover>,
     overloaded: bool,
 
@@ -164,6 +169,7 @@ impl Raft {
             poll: None,
             lead: None,
             asked: AskedReads::default(),
+            lender: None,
             handover: None,
             overloaded: false,
             out: Vec::new(),
@@ -372,6 +378,10 @@ impl Raft {
             Body::ReadAsk { batch } => self.on_read_ask(from, batch),
             Body::ReadAnswer { batch, index } => self.on_read_answer(from, batch, index),
             Body::VoteAnswer(answer) => self.on_vote_answer(from, answer),
+            Body::Borrow { last_index, last_term } => self.on_borrow(from, last_index, last_term),
+            Body::Lend { last_index, last_term, prev_index, prev_term, entries } => {
+                self.on_lend(from, Loan { last_index, last_term, prev_index, prev_term, entries });
+            }
             Body::TimeoutNow => self.on_timeout_now(),
             Body::OldTerm | Body::PreVoteAnswer(_) | Body::PreVote(_) | Body::Vote(_) => {}
         }

@@ -150,7 +150,11 @@ impl Raft {
         self.acknowledge(from, end);
     }
 
-    fn check_append(&self, prev_term: u64, entries: &[Entry]) -> Result<(), &'static str> {
+    pub(super) fn check_append(
+        &self,
+        prev_term: u64,
+        entries: &[Entry],
+    ) -> Result<(), &'static str> {
         let mut term = prev_term;
         for e in entries {
             if e.term < term || e.term > self.term {
@@ -165,7 +169,7 @@ impl Raft {
     }
 
     /// Takes over the entries that the log does not have yet.
-    fn take(&mut self, leader: NodeId, entries: Vec<Entry>) {
+    pub(super) fn take(&mut self, leader: NodeId, entries: Vec<Entry>) {
         for e in entries {
             if e.index <= self.log.start() {
                 continue;

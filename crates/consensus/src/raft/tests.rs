@@ -66,6 +66,17 @@ fn bodies() -> impl Strategy<Value = Body> {
         any::<u64>().prop_map(|batch| Body::ReadAsk { batch }),
         (any::<u64>(), any::<Option<u64>>())
             .prop_map(|(batch, index)| Body::ReadAnswer { batch, index }),
+        any::<[u64; 2]>()
+            .prop_map(|[last_index, last_term]| Body::Borrow { last_index, last_term }),
+        (0..u64::MAX / 2, any::<[u64; 3]>()).prop_flat_map(|(prev_index, [a, b, c])| {
+            entries(prev_index).prop_map(move |entries| Body::Lend {
+                last_index: a,
+                last_term: b,
+                prev_index,
+                prev_term: c,
+                entries,
+            })
+        }),
         Just(Body::TimeoutNow),
         Just(Body::OldTerm),
     ]
