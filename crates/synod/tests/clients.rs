@@ -95,7 +95,8 @@ fn watch(ctl: &Ctl) {
     ctl.run(&["del", "w"]);
     std::thread::sleep(Duration::from_millis(500));
     let id = child.id().to_string();
-    Command::new("kill").args(["-INT", &id]).status().expect("kill");
+    // Not an interrupt: a shell that runs the tests in the background has it ignored.
+    Command::new("kill").args(["-TERM", &id]).status().expect("kill");
     let out = child.wait_with_output().expect("watch ends");
     let seen =
         String::from_utf8_lossy(&out.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
