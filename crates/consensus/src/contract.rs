@@ -4,6 +4,7 @@ use crate::config::{Change, Membership};
 use crate::event::Event;
 use crate::protocol::Message;
 use bytes::Bytes;
+use std::sync::Arc;
 use synod_base::{NodeId, Tick};
 
 /// The number of a journal write of one cell. Minted by the protocol, one per
@@ -274,7 +275,7 @@ pub struct Status {
     /// First index still held in memory.
     pub first: u64,
     /// Membership in force.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
     /// On a leader: what each peer is known to hold durably.
     pub matched: Vec<(NodeId, u64)>,
     /// Whether a linearizable read needs no other node (a single voter that

@@ -199,7 +199,7 @@ impl Cluster for Door {
             // Never started, so it cannot be in sync.
             return Err(error::learner_not_ready());
         }
-        let mut voters = membership.voters;
+        let mut voters = membership.voters.clone();
         voters.insert(member.id);
         self.check_started(&voters)?;
         let change = Change { promote: [member.id].into(), ..Change::default() };

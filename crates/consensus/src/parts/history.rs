@@ -4,17 +4,18 @@ use crate::config::{Change, Membership};
 use crate::contract::{Entry, EntryKind, Refusal};
 use crate::event::Event;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use synod_base::NodeId;
 use synod_base::codec::Malformed;
 
 /// Memberships with the index from which each is in force. Never empty; the
 /// first is the one at the log's start.
 #[derive(Debug)]
-pub struct History(VecDeque<(u64, Membership)>);
+pub struct History(VecDeque<(u64, Arc<Membership>)>);
 
 impl History {
     pub fn new(start: u64, membership: Membership) -> History {
-        History(VecDeque::from([(start, membership)]))
+        History(VecDeque::from([(start, Arc::new(membership))]))
     }
 
     pub fn reset(&mut self, start: u64, membership: Membership) {
@@ -33,7 +34,7 @@ impl History {
 
     /// `membership` is in force from `index` on.
     pub fn push(&mut self, index: u64, membership: Membership) {
-        self.0.push_back((index, membership));
+        self.0.push_back((index, Arc::new(membership)));
     }
 
     /// Forgets what is at or above `from`; true if there was any.
@@ -54,6 +55,11 @@ impl History {
 
     pub fn current(&self) -> &Membership {
         &self.0[self.0.len() - 1].1
+    }
+
+    /// The current one, to keep.
+    pub fn shared(&self) -> Arc<Membership> {
+        self.0[self.0.len() - 1].1.clone()
     }
 
     /// From which index the current one is in force.

@@ -23,6 +23,7 @@ use crate::contract::{Entry, EntryKind, Output, Refusal, SnapshotMeta, WriteSeq}
 use crate::event::StandDownReason;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_base::NodeId;
 
 /// The memberships of the retained slots, oldest first. Never empty.
@@ -130,15 +131,15 @@ impl Paxos {
         }
         let (members, _) = self.eras.after(index);
         self.members_of = self.eras.last_slot();
-        if members == self.members {
+        if members == *self.members {
             return;
         }
-        self.members = members;
+        self.members = Arc::new(members);
         if let Some(lead) = &mut self.lead {
             lead.set_peers(&self.members.all(), self.id, self.now);
         }
         self.show_members();
-        self.out.push(Output::Members(self.members.clone()));
+        self.out.push(Output::Members((*self.members).clone()));
     }
 
     pub(super) fn show_members(&mut self) {

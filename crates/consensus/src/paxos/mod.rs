@@ -63,6 +63,7 @@ use members::Eras;
 use recover::Recovery;
 use slots::{Slot, Slots};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
@@ -89,7 +90,7 @@ pub struct Paxos {
     /// Memberships of what is chosen, each with the slot from which it counts.
     eras: Eras,
     /// Who counts for slots that are not chosen yet (`members.rs`).
-    members: Membership,
+    members: Arc<Membership>,
     /// The slot that brought them.
     members_of: u64,
 
@@ -154,7 +155,7 @@ impl Paxos {
             round: replayed.round,
             promised: replayed.promised,
             slots: Slots::new(start.index, start.term),
-            members: start.membership.clone(),
+            members: Arc::new(start.membership.clone()),
             members_of: u64::MAX,
             eras: Eras::new(&start),
             writes: Writes::default(),

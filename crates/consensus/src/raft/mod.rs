@@ -453,7 +453,7 @@ impl Consensus for Raft {
     }
 
     fn status(&self) -> Status {
-        let membership = self.history.current().clone();
+        let membership = self.history.shared();
         let role = match self.role {
             Role::Follower if !membership.is_voter(self.id) => Role::Learner,
             role => role,

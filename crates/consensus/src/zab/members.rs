@@ -33,12 +33,13 @@ use crate::contract::{EntryKind, Output, Refusal, WriteSeq};
 use crate::event::StandDownReason;
 use crate::parts::progress::Phase;
 use bytes::Bytes;
+use std::sync::Arc;
 use synod_base::{NodeId, planted};
 
 /// Whose quorums count, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Effective {
-    pub now: Membership,
+    pub now: Arc<Membership>,
     /// Index of its entry, that entry's epoch, and whether it is committed.
     place: (u64, u64, bool),
     /// Index of the last membership that is known to be active.
@@ -59,7 +60,7 @@ impl Zab {
         let now = self.effective();
         self.event(now.shown(place.0, false));
         let active = if place.2 { place.0 } else { 0 };
-        self.members = Effective { now, place, active, active_seq: WriteSeq(0) };
+        self.members = Effective { now: Arc::new(now), place, active, active_seq: WriteSeq(0) };
     }
 
     /// The newest membership, joint with the one before while it is not committed.
@@ -84,8 +85,8 @@ impl Zab {
             return;
         }
         let now = self.effective();
-        let changed = now != self.members.now;
-        (self.members.now, self.members.place) = (now, place);
+        let changed = now != *self.members.now;
+        (self.members.now, self.members.place) = (Arc::new(now), place);
         if committed && index > self.members.active {
             self.members.active = index;
             // Up to the log's start its boundary tells.
@@ -97,7 +98,7 @@ impl Zab {
         if changed || fell_back {
             self.follow_members();
             self.event(self.members.now.shown(index, fell_back));
-            self.out.push(Output::Members(self.members.now.clone()));
+            self.out.push(Output::Members((*self.members.now).clone()));
         }
     }
 

@@ -435,7 +435,7 @@ impl Consensus for Zab {
     }
 
     fn status(&self) -> Status {
-        let membership = self.voters().clone();
+        let membership = self.members.now.clone();
         let role = match self.role {
             Role::Follower if !membership.is_voter(self.id) => Role::Learner,
             role => role,
