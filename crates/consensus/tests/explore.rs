@@ -239,26 +239,32 @@ fn depth(default: usize) -> usize {
     std::env::var("SYNOD_DEPTH").ok().and_then(|d| d.parse().ok()).unwrap_or(default)
 }
 
-fn explore_all(protocol: Protocol) {
+fn explore_all(protocol: Protocol, depths: (usize, usize)) {
     // From nothing: elections of three, with crashes.
     let bounds = Bounds { members: 3, time_outs: 3, crashes: 1, proposals: 0 };
-    let elections = explore(protocol, bounds, &[], depth(7));
+    let elections = explore(protocol, bounds, &[], depth(depths.0));
     // From a leader: proposals, its crash, the next leader.
     let bounds = Bounds { members: 3, time_outs: 3, crashes: 1, proposals: 2 };
     let start = elected(protocol, bounds);
     let led = play(protocol, bounds, &start);
     assert_eq!(led.role(0), Role::Leader, "{start:?}");
-    let changes = explore(protocol, bounds, &start, depth(6));
+    let changes = explore(protocol, bounds, &start, depth(depths.1));
     println!("{protocol}: {elections} states of elections, {changes} from a leader on");
     assert!(elections > 1_000 && changes > 1_000);
 }
 
 #[test]
 fn paxos() {
-    explore_all(Protocol::Paxos);
+    explore_all(Protocol::Paxos, (7, 6));
 }
 
 #[test]
 fn raft() {
-    explore_all(Protocol::Raft);
+    explore_all(Protocol::Raft, (7, 6));
+}
+
+/// Who looks for a leader tells everybody: more messages, so fewer steps.
+#[test]
+fn zab() {
+    explore_all(Protocol::Zab, (5, 5));
 }
