@@ -76,10 +76,33 @@ impl Door {
     }
 
     pub(crate) async fn txn(&self, r: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
-        match self.run(convert::txn_command(r, self.config().txn_ops_max)?).await? {
+        let serializable = only_serializable(&r);
+        let command = convert::txn_command(r, self.config().txn_ops_max)?;
+        if let Command::Txn(txn) = &command
+            && txn.only_reads()
+        {
+            return self.read_txn(txn.clone(), serializable).await;
+        }
+        match self.run(command).await? {
             (Outcome::Txn(result), header) => Ok(convert::txn_response(result, &header)),
             (other, _) => Err(unexpected(&other)),
         }
+    }
+
+    /// Nothing is agreed on for a transaction that only reads.
+    async fn read_txn(
+        &self,
+        txn: synod_mvcc::TxnRequest,
+        serializable: bool,
+    ) -> Result<pb::TxnResponse, Status> {
+        self.read_barrier(serializable).await?;
+        let published = self.handle().published();
+        let header = self.header(published.revision(), self.handle().term());
+        // Its ranges may be large.
+        let read = tokio::task::spawn_blocking(move || published.read_txn(&txn)).await;
+        let result = read.map_err(|_| error::stopped())?;
+        let result = result.map_err(error::of_store)?.map_err(error::of_state)?;
+        Ok(convert::txn_response(result, &header))
     }
 
     pub(crate) async fn compact(
@@ -89,6 +112,13 @@ impl Door {
         let (_, header) = self.run(Command::Compact { revision: r.revision }).await?;
         Ok(pb::CompactionResponse { header: Some(header) })
     }
+}
+
+/// Whether a transaction holds ranges only, and all of them take what the member has.
+fn only_serializable(r: &pb::TxnRequest) -> bool {
+    r.success.iter().chain(&r.failure).all(|op| {
+        matches!(&op.request, Some(pb::request_op::Request::RequestRange(r)) if r.serializable)
+    })
 }
 
 pub(crate) fn unexpected(outcome: &Outcome) -> Status {

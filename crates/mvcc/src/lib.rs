@@ -18,6 +18,7 @@ mod command;
 mod compact;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod decide;
 mod history;
 mod lease;
 mod mem;

@@ -6,13 +6,13 @@
 //! - All writes of a command have one revision; sub-revisions count from 0
 //!   without holes. A command that writes nothing makes no revision.
 
+use crate::decide::{Decided, branch, chosen};
 use crate::read::At;
-use crate::records::{self, Live, Past, Place, bounds};
+use crate::records::{self, Live, Past, Place};
 use crate::state::State;
 use crate::store::{Read, Space, Store, StoreError};
 use crate::types::*;
 use bytes::Bytes;
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use synod_base::planted;
 
@@ -24,13 +24,6 @@ pub(crate) struct Writing {
     superseded: u64,
     written: u64,
     tombs: u64,
-}
-
-/// The conditions of a transaction and those nested in its chosen branch, decided.
-struct Decided {
-    succeeded: bool,
-    /// One for each nested transaction of the branch, in order.
-    nested: Vec<Decided>,
 }
 
 impl<S: Store> State<S> {
@@ -62,7 +55,13 @@ impl<S: Store> State<S> {
         &mut self,
         req: &TxnRequest,
     ) -> Result<Result<Outcome, Error>, StoreError> {
-        let decided = self.decide(req)?;
+        let (revision, compacted) = (self.meta.revision, self.meta.compacted);
+        let decided = if planted("state: a lock is given twice") {
+            // A command does not see what those before it in the batch wrote.
+            At { view: &self.view, revision, compacted }.decide(req)?
+        } else {
+            At { view: &self.overlay(), revision, compacted }.decide(req)?
+        };
         let mut ops = Vec::new();
         chosen(req, &decided, &mut ops);
         if let Err(e) = self.check_ops(&ops)? {
@@ -75,29 +74,8 @@ impl<S: Store> State<S> {
     }
 
     fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
-        let record = if planted("state: a lock is given twice") {
-            // A command does not see what those before it in the batch wrote.
-            self.view.get(Space::Latest, key)?
-        } else {
-            self.overlay().get(Space::Latest, key)?
-        };
+        let record = self.overlay().get(Space::Latest, key)?;
         record.map(|record| Live::decode(key.clone(), record)).transpose()
-    }
-
-    /// The live pairs of a range.
-    fn lives(&self, range: &KeyRange) -> Result<Vec<Live>, StoreError> {
-        match bounds(range) {
-            None => Ok(self.live(&range.key)?.into_iter().collect()),
-            Some((from, to)) => {
-                let view = self.overlay();
-                let scan = view.scan(Space::Latest, from, to, false);
-                let decode = |item: crate::store::Item| {
-                    let (key, record) = item?;
-                    Live::decode(key, record)
-                };
-                scan.map(decode).collect()
-            }
-        }
     }
 
     fn check_put(&self, req: &PutRequest) -> Result<Result<(), Error>, StoreError> {
@@ -114,36 +92,6 @@ impl<S: Store> State<S> {
         Ok(())
     }
 
-    /// Decides the conditions before anything is written.
-    fn decide(&self, txn: &TxnRequest) -> Result<Decided, StoreError> {
-        let mut succeeded = true;
-        for compare in &txn.compare {
-            if !self.holds(compare)? {
-                succeeded = false;
-                break;
-            }
-        }
-        let mut nested = Vec::new();
-        for op in branch(txn, succeeded) {
-            if let Op::Txn(txn) = op {
-                nested.push(self.decide(txn)?);
-            }
-        }
-        Ok(Decided { succeeded, nested })
-    }
-
-    fn holds(&self, compare: &Compare) -> Result<bool, StoreError> {
-        let lives = self.lives(&compare.range)?;
-        if lives.is_empty() {
-            // A missing key has no value to compare; all else of it is 0.
-            return Ok(match compare.target {
-                CompareTarget::Value(_) => false,
-                _ => satisfies(compare, &KeyValue::default()),
-            });
-        }
-        Ok(lives.iter().all(|live| satisfies(compare, &live.kv)))
-    }
-
     /// Checks what the chosen branches will do against the state before them: as
     /// in etcd first all puts, then all ranges.
     fn check_ops(&self, ops: &[&Op]) -> Result<Result<(), Error>, StoreError> {
@@ -156,19 +104,7 @@ impl<S: Store> State<S> {
         }
         let view = self.overlay();
         let at = At { view: &view, revision: self.meta.revision, compacted: self.meta.compacted };
-        for op in ops {
-            let Op::Range(req) = op else { continue };
-            // Unlike a lone read, one here takes a negative revision for a number,
-            // below whatever was compacted.
-            let negative = req.revision < 0 && (at.compacted > 0 || req.revision < -1);
-            if negative {
-                return Ok(Err(Error::Compacted));
-            }
-            if let Err(e) = at.check_revision(req.revision) {
-                return Ok(Err(e));
-            }
-        }
-        Ok(Ok(()))
+        Ok(at.check_ranges(ops))
     }
 
     fn run(
@@ -280,7 +216,8 @@ impl<S: Store> State<S> {
         req: &DeleteRequest,
         writing: &mut Writing,
     ) -> Result<(i64, Vec<KeyValue>), StoreError> {
-        let lives = self.lives(&req.range)?;
+        let (revision, compacted) = (self.meta.revision, self.meta.compacted);
+        let lives = At { view: &self.overlay(), revision, compacted }.lives(&req.range)?;
         let n = lives.len() as i64;
         let mut prevs = Vec::new();
         for live in lives {
@@ -357,40 +294,5 @@ fn settle_prevs(events: &mut [Event]) {
     for event in events {
         let first = before.entry(event.kv.key.clone()).or_insert_with(|| event.prev.clone());
         event.prev = first.clone().filter(|_| event.kv.create_revision != event.kv.mod_revision);
-    }
-}
-
-fn branch(txn: &TxnRequest, succeeded: bool) -> &[Op] {
-    if succeeded { &txn.success } else { &txn.failure }
-}
-
-/// The operations of the chosen branches, nested ones in their places.
-fn chosen<'a>(txn: &'a TxnRequest, decided: &Decided, ops: &mut Vec<&'a Op>) {
-    let mut nested = decided.nested.iter();
-    for op in branch(txn, decided.succeeded) {
-        match op {
-            Op::Txn(txn) => {
-                if let Some(decided) = nested.next() {
-                    chosen(txn, decided, ops);
-                }
-            }
-            other => ops.push(other),
-        }
-    }
-}
-
-fn satisfies(compare: &Compare, kv: &KeyValue) -> bool {
-    let order = match &compare.target {
-        CompareTarget::Version(v) => kv.version.cmp(v),
-        CompareTarget::Create(r) => kv.create_revision.cmp(r),
-        CompareTarget::Mod(r) => kv.mod_revision.cmp(r),
-        CompareTarget::Value(v) => kv.value.cmp(v),
-        CompareTarget::Lease(l) => kv.lease.cmp(l),
-    };
-    match compare.result {
-        CompareResult::Equal => order == Ordering::Equal,
-        CompareResult::Greater => order == Ordering::Greater,
-        CompareResult::Less => order == Ordering::Less,
-        CompareResult::NotEqual => order != Ordering::Equal,
     }
 }

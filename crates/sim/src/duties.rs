@@ -143,8 +143,10 @@ impl World {
             && self.machines.iter().all(whole)
             && self.leader().is_some_and(|l| {
                 let Some(up) = &self.machines[l].up else { return false };
-                let members = up.cell.membership();
+                let (members, status) = (up.cell.membership(), up.cell.consensus_status());
+                // The end of a change must be agreed on, not only be in a log.
                 !members.is_joint()
+                    && status.commit == status.last
                     && self.machines.iter().all(|m| members.voters.contains(&m.id))
                     && members.all().len() == self.machines.len()
             })

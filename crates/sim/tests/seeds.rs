@@ -1,5 +1,5 @@
 //! Whole clusters under all faults. `SYNOD_SEED=n` runs one seed,
-//! `SYNOD_SEEDS=n` as many, from `SYNOD_FROM` on.
+//! `SYNOD_SEEDS=n` as many, from `SYNOD_FROM` on; `SYNOD_NODES=n` machines each.
 
 use synod_consensus::Protocol;
 use synod_sim::{Scenario, run, shrink};
@@ -9,6 +9,9 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn nodes(seed: u64) -> u64 {
+    if let Some(nodes) = number("SYNOD_NODES") {
+        return nodes;
+    }
     [3, 3, 3, 5, 1, 3, 7, 5][seed as usize % 8]
 }
 

@@ -64,7 +64,7 @@ use recover::Recovery;
 use slots::{Slot, Slots};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use synod_base::{NodeId, Rng, Tick, planted};
+use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
 
 /// Most slots that are open at once: Lamport's alpha.
@@ -222,10 +222,9 @@ impl Paxos {
         if dirty.hard || dirty.boundary || !dirty.slots.is_empty() {
             let held = dirty.slots.iter().filter_map(|&slot| self.slots.get(slot));
             let accepted = held.map(|s| (s.ballot, s.entry.clone())).collect();
-            let promised = self.promised.filter(|_| !planted("paxos: a promise is not persisted"));
             let record = Record {
                 round: self.round,
-                promised,
+                promised: self.promised,
                 commit: self.slots.commit(),
                 boundary: dirty.boundary.then(|| self.boundary_at(self.slots.start())).flatten(),
                 accepted,

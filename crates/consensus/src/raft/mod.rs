@@ -57,7 +57,7 @@ use crate::parts::writes::Writes;
 use borrow::Loan;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use synod_base::{NodeId, Rng, Tick, planted};
+use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
 
 /// One member of a cell that runs Raft.
@@ -235,8 +235,7 @@ impl Raft {
     fn flush(&mut self, out: &mut Outputs) {
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.hard || dirty.entries_from.is_some() || dirty.boundary.is_some() {
-            let vote = self.vote.filter(|_| !planted("raft: a vote is not persisted"));
-            let hard = HardState { term: self.term, vote, commit: self.commit };
+            let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
             let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
             let seq = self.writes.mint(self.log.last(), self.now);
