@@ -419,17 +419,7 @@ impl fmt::Display for Event {
             Event::EpochEntered { epoch, leader } => {
                 write!(f, "enters epoch {epoch} with {leader:?}'s history")
             }
-            Event::MembersChanged { index, voters, outgoing, learners, fell_back } => {
-                let back = if *fell_back { "fell back to" } else { "took" };
-                write!(f, "{back} the membership of {index}: voters {voters:?}")?;
-                if !outgoing.is_empty() {
-                    write!(f, " outgoing {outgoing:?}")?;
-                }
-                if !learners.is_empty() {
-                    write!(f, " learners {learners:?}")?;
-                }
-                Ok(())
-            }
+            Event::MembersChanged { .. } => self.fmt_members(f),
             Event::Recovered { term, from, to, holes, dropped } => {
                 write!(f, "proposes {from} to {to} again in {term}: {holes} holes filled, ")?;
                 write!(f, "{dropped} values dropped that cannot have been chosen")
@@ -443,5 +433,22 @@ impl fmt::Display for Event {
             Event::ReadsRefused { count, why } => write!(f, "refuses {count} reads: {why:?}"),
             Event::BadMessage { from, what } => write!(f, "drops a message of {from:?}: {what}"),
         }
+    }
+}
+
+impl Event {
+    fn fmt_members(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Event::MembersChanged { index, voters, outgoing, learners, fell_back } = self else {
+            return Ok(());
+        };
+        let back = if *fell_back { "fell back to" } else { "took" };
+        write!(f, "{back} the membership of {index}: voters {voters:?}")?;
+        if !outgoing.is_empty() {
+            write!(f, " outgoing {outgoing:?}")?;
+        }
+        if !learners.is_empty() {
+            write!(f, " learners {learners:?}")?;
+        }
+        Ok(())
     }
 }
