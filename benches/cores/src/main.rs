@@ -4,6 +4,7 @@
 mod journal;
 mod meter;
 mod omni;
+mod open;
 mod pump;
 mod synod;
 mod table;
@@ -24,13 +25,17 @@ const RUNS: usize = 5;
 type Run = fn(&Work) -> Result<Sample, Failure>;
 
 /// Synod's first.
-const CORES: [(&str, Run); 5] = [
+const CORES: [(&str, Run); 6] = [
     ("Synod Raft", measure::<synod::Synod<{ synod::RAFT }>>),
     ("Synod Multi-Paxos", measure::<synod::Synod<{ synod::PAXOS }>>),
     ("Synod Zab", measure::<synod::Synod<{ synod::ZAB }>>),
     ("raft 0.7.0", measure::<tikv::Tikv>),
     ("omnipaxos 0.2.4", measure::<omni::Omni>),
+    ("openraft 0.9.24", open::measure),
 ];
+
+/// Who cannot be measured on disk (see `open.rs`).
+const MEMORY_ONLY: usize = 5;
 
 /// The payloads and windows, and ms of a run.
 struct Sweep {
@@ -63,6 +68,9 @@ fn cell(work: &Work) -> Result<Vec<Vec<Sample>>, Failure> {
     for run in 0..RUNS {
         for step in 0..CORES.len() {
             let which = if run % 2 == 0 { step } else { CORES.len() - 1 - step };
+            if work.dir.is_some() && which == MEMORY_ONLY {
+                continue;
+            }
             let (name, measure) = CORES[which];
             let sample = measure(work).map_err(|e| format!("{name}: {e}"))?;
             samples[which].push(sample);

@@ -29,7 +29,7 @@ pub fn ratios() -> String {
 /// One cell of the sweep: a row a core, and a row of ratios.
 pub fn add(figures: &mut String, ratios: &mut String, work: &Work, samples: &[Vec<Sample>]) {
     let title = format!("{}, {}", work.payload, work.in_flight);
-    for ((name, _), samples) in CORES.iter().zip(samples) {
+    for ((name, _), samples) in CORES.iter().zip(samples).filter(|(_, s)| !s.is_empty()) {
         let of = |of| Spread::of(samples, of);
         *figures += &format!(
             "| {title} | {name} | {} | {} | {:.2} | {:.3} | {:.1} | {:.1} |\n",
@@ -42,7 +42,10 @@ pub fn add(figures: &mut String, ratios: &mut String, work: &Work, samples: &[Ve
         );
     }
     let least = |side: &[Vec<Sample>], of: fn(&Sample) -> f64| {
-        side.iter().map(|s| Spread::of(s, of).median).fold(f64::INFINITY, f64::min)
+        side.iter()
+            .filter(|s| !s.is_empty())
+            .map(|s| Spread::of(s, of).median)
+            .fold(f64::INFINITY, f64::min)
     };
     let (ours, others) = samples.split_at(OURS);
     *ratios += &format!("| {title} |");
