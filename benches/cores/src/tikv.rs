@@ -17,14 +17,15 @@ pub struct Tikv {
     compacted: u64,
 }
 
-/// How many messages or bytes each side may have is as in Synod's limits; a
-/// heartbeat is 20 ms, an election 150 ms.
+/// As in Synod's limits: a heartbeat is 20 ms, an election 150 ms. An append may
+/// hold all that Synod has in flight to a peer, since the crate copies the whole
+/// unstable log for each append that it cuts from it.
 fn config(id: u64) -> Config {
     Config {
         id,
         election_tick: 30,
         heartbeat_tick: 4,
-        max_size_per_msg: 256 << 10,
+        max_size_per_msg: 8 << 20,
         max_inflight_msgs: 256,
         check_quorum: true,
         pre_vote: true,
