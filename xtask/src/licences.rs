@@ -18,7 +18,7 @@ const ALLOWED: [&str; 8] = [
 
 /// The packages whose dependencies are looked at: the workspace, and what stands
 /// outside it.
-const MANIFESTS: [&str; 2] = ["Cargo.toml", "peers/rust/Cargo.toml"];
+const MANIFESTS: [&str; 3] = ["Cargo.toml", "benches/cores/Cargo.toml", "peers/rust/Cargo.toml"];
 
 /// Every dependency whose licence is not allowed.
 pub fn check(root: &Path, found: &mut Vec<String>) -> Result<(), String> {

@@ -17,6 +17,7 @@ cargo xtask <command>
   peers            fetch the real clients and servers that the tests use into target/peers
   compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
   compare protocols  measure the three protocols in one run; writes docs/protocols.md
+  bench cores      measure the protocols' cores and others' in one process; writes docs/benchmarks.md
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ["peers"] => peers::fetch(&root()).map(drop),
         ["compare", "etcd", rest @ ..] => compare::etcd(&root(), rest),
         ["compare", "protocols", rest @ ..] => compare::protocols(&root(), rest),
+        ["bench", "cores", rest @ ..] => compare::cores(&root(), rest),
         _ => {
             print!("{HELP}");
             return if words.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -89,7 +91,7 @@ fn test(args: &[&str]) -> Result<(), String> {
 fn verify() -> Result<(), String> {
     let root = root();
     run(&root, "cargo", &["fmt", "--all", "--check"])?;
-    for outside in ["peers/rust", "fuzz"] {
+    for outside in ["benches/cores", "peers/rust", "fuzz"] {
         run(&root.join(outside), "cargo", &["fmt", "--check"])?;
     }
     tidy::run(&root)?;

@@ -14,9 +14,14 @@ const DEBIAN: [(&str, &str); 1] = [("etcd-client", "3.4.")];
 /// client's build script calls.
 const PROTOX: &str = "0.10.0";
 
+/// Where it all goes.
+pub fn dir(root: &Path) -> PathBuf {
+    root.join("target/peers")
+}
+
 /// Fetches what is missing; gives the folder.
 pub fn fetch(root: &Path) -> Result<PathBuf, String> {
-    let dir = root.join("target/peers");
+    let dir = dir(root);
     std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
     python(&dir)?;
     for (name, version) in DEBIAN {
@@ -28,13 +33,7 @@ pub fn fetch(root: &Path) -> Result<PathBuf, String> {
 
 /// The program over the crate etcd-client.
 fn rust(root: &Path, dir: &Path) -> Result<(), String> {
-    let protox = dir.join("protox/bin/protox");
-    if !protox.exists() {
-        eprintln!("fetching from crates.io into target/peers/protox: protox {PROTOX}");
-        let what = ["install", "protox", "--version", PROTOX, "--features", "bin"];
-        let how = ["--locked", "--debug", "--quiet", "--root", "protox", "--target-dir", "rust"];
-        run(dir, "cargo", &[&what[..], &how[..]].concat())?;
-    }
+    let protox = protox(dir)?;
     let built = Command::new("cargo")
         .args(["build", "--locked", "--quiet", "--manifest-path"])
         .arg(root.join("peers/rust/Cargo.toml"))
@@ -44,6 +43,19 @@ fn rust(root: &Path, dir: &Path) -> Result<(), String> {
         .status()
         .map_err(|e| format!("cannot run cargo: {e}"))?;
     if built.success() { Ok(()) } else { Err("peers/rust does not build".into()) }
+}
+
+/// What stands in for protoc, fetched if it is missing.
+pub fn protox(dir: &Path) -> Result<PathBuf, String> {
+    std::fs::create_dir_all(dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    let protox = dir.join("protox/bin/protox");
+    if !protox.exists() {
+        eprintln!("fetching from crates.io into target/peers/protox: protox {PROTOX}");
+        let what = ["install", "protox", "--version", PROTOX, "--features", "bin"];
+        let how = ["--locked", "--debug", "--quiet", "--root", "protox", "--target-dir", "rust"];
+        run(dir, "cargo", &[&what[..], &how[..]].concat())?;
+    }
+    Ok(protox)
 }
 
 fn python(dir: &Path) -> Result<(), String> {

@@ -63,7 +63,7 @@ pub fn run(root: &Path) -> Result<(), String> {
 
 fn sources(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for dir in ["crates", "xtask", "peers", "fuzz"] {
+    for dir in ["benches", "crates", "xtask", "peers", "fuzz"] {
         walk(&root.join(dir), &mut files);
     }
     files.sort();

@@ -1,10 +1,12 @@
 //! Measurements side by side in one run, interleaved, at equal durability. The
 //! tables go to the pages under `docs/`.
 
+mod cores;
 mod etcd;
 mod protocols;
 mod servers;
 
+pub use cores::cores;
 pub use etcd::etcd;
 pub use protocols::protocols;
 
