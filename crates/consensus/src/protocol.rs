@@ -47,11 +47,6 @@ impl Protocol {
                 .map_err(|e| e.to_string()),
         }
     }
-
-    /// Whether a cell can run it in this version.
-    pub fn is_built(self) -> bool {
-        matches!(self, Protocol::Raft | Protocol::Paxos | Protocol::Zab)
-    }
 }
 
 impl fmt::Display for Protocol {

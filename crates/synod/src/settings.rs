@@ -193,11 +193,7 @@ impl Settings {
 
     /// Refuses what does not fit together.
     pub fn check(&self) -> Outcome {
-        if let Some(protocol) = self.protocol()?
-            && !protocol.is_built()
-        {
-            return Err(format!("protocol {protocol} is not built yet"));
-        }
+        self.protocol()?;
         if self.election_ms < 3 * self.heartbeat_ms || self.heartbeat_ms == 0 {
             return Err(format!(
                 "election-ms ({}) must be at least three times heartbeat-ms ({})",

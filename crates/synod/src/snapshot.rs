@@ -160,9 +160,6 @@ fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Snapshot
 fn restore(args: &RestoreArgs) -> Outcome {
     read(&args.file, |_| Ok(()))?;
     let members = crate::settings::members(&args.initial_cluster)?;
-    if !args.protocol.is_built() {
-        return Err(format!("protocol {} is not built yet", args.protocol));
-    }
     let (name, token) = (&args.name, &args.initial_cluster_token);
     let mut target = RestoreTarget::create(&args.data_dir, name, &members, token, args.protocol)
         .map_err(|e| e.to_string())?;

@@ -35,7 +35,7 @@ pub struct UpArgs {
     /// What the cell runs: raft, paxos or zab; for a new one raft, for one that is
     /// there what it was made with
     #[arg(long, value_name = "NAME")]
-    protocol: Option<String>,
+    protocol: Option<synod_consensus::Protocol>,
     /// Further settings for every node, as `synod server` takes them (after --)
     #[arg(last = true, value_name = "SETTINGS")]
     settings: Vec<String>,
@@ -148,7 +148,7 @@ fn start(node: &Node, nodes: &[Node], args: &UpArgs) -> Outcome<Child> {
         .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
         .args(["--listen-http-urls", &format!("http://127.0.0.1:{}", node.http)])
         .args(["--initial-cluster", &members.join(",")])
-        .args(args.protocol.iter().flat_map(|p| ["--protocol", p]))
+        .args(args.protocol.iter().flat_map(|p| ["--protocol".to_owned(), p.to_string()]))
         .args(&args.settings)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -148,7 +148,7 @@ fn traffic() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let verdicts = vec![(id, 5, Ok((9, 7))), (id, 6, Err(Refusal::Overloaded))];
     messages.push(PeerMessage::Forwarded(verdicts));
     let mut records = Vec::new();
-    for protocol in Protocol::ALL.into_iter().filter(|p| p.is_built()) {
+    for protocol in Protocol::ALL {
         let (written, sent) = consensus_traffic(protocol);
         records.extend(written);
         messages.extend(sent.into_iter().map(PeerMessage::Consensus));

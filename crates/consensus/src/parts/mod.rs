@@ -8,5 +8,6 @@ pub mod log;
 pub mod poll;
 pub mod progress;
 pub mod reads;
+pub mod recover;
 pub mod watch;
 pub mod writes;

@@ -352,6 +352,10 @@ impl Paxos {
             let Some(held) = self.slots.get(slot) else { continue };
             let own = held.seq <= done || early;
             let voters = self.eras.at(slot);
+            // Most slots have too few answers to look closer.
+            if 2 * (open.accepted.len() + 1) <= voters.voters.len() && !held.chosen {
+                continue;
+            }
             let has = |id: NodeId| if id == self.id { own } else { open.accepted.contains(&id) };
             if voters.quorum(has) || held.chosen {
                 chosen.push(slot);

@@ -71,7 +71,8 @@ impl Paxos {
 
     /// Sends the state to a peer, unless that is under way or has just failed.
     pub(super) fn send_snapshot(&mut self, to: NodeId, why: SnapshotReason) {
-        if self.snapshots.get(&to).is_some_and(|until| until.is_none_or(|t| self.now < t)) {
+        let busy = self.snapshots.get(&to).is_some_and(|until| until.is_none_or(|t| self.now < t));
+        if busy || !self.members.all().contains(&to) {
             return;
         }
         self.snapshots.insert(to, None);

@@ -39,8 +39,9 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::parts::recover::RecoverError;
 pub use message::{Answer, Ask, Body, Message};
-pub use record::{Boundary, HardState, Record, RecoverError};
+pub use record::{Boundary, HardState, Record};
 
 use crate::contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Recovered, Role, SnapshotMeta,

@@ -1,7 +1,8 @@
 //! Tests of the codecs and of recovery.
 
+use super::RecoverError;
 use super::message::{Answer, Ask, Body, Message};
-use super::record::{Boundary, HardState, Record, RecoverError, replay};
+use super::record::{Boundary, HardState, Record, replay};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Recovered, SnapshotMeta};
 use crate::event::VoteRefusal;

@@ -49,8 +49,9 @@ mod transfer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::parts::recover::RecoverError;
 pub use message::{Body, Look, Message, Rank};
-pub use record::{Boundary, HardState, Record, RecoverError};
+pub use record::{Boundary, HardState, Record};
 
 use crate::config::Membership;
 use crate::contract::{

@@ -18,10 +18,10 @@
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
 use crate::parts::codec::{put_entry, read_entries};
+use crate::parts::recover::RecoverError;
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fmt;
 use synod_base::NodeId;
 use synod_base::codec::{Malformed, Reader, put_varint};
 
@@ -156,51 +156,6 @@ impl Record {
         }
     }
 }
-
-/// Why a node cannot start from what it found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RecoverError {
-    /// A record could not be read. Nothing was changed.
-    Malformed {
-        /// Its position among the records, from 0.
-        record: usize,
-        /// What was wrong in it.
-        error: Malformed,
-    },
-    /// Entries between the boundary and the first one found are missing.
-    Gap {
-        /// The first missing index.
-        missing: u64,
-        /// The next one found.
-        found: u64,
-    },
-    /// The state is ahead of the history, so the journal lost entries.
-    AppliedAhead {
-        /// Applied index of the state.
-        applied: u64,
-        /// Last index of the history.
-        last: u64,
-    },
-}
-
-impl fmt::Display for RecoverError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecoverError::Malformed { record, error } => {
-                write!(f, "journal record {record} of this cell: {error}")
-            }
-            RecoverError::Gap { missing, found } => {
-                write!(f, "the journal lacks proposal {missing}; the next one it has is {found}")
-            }
-            RecoverError::AppliedAhead { applied, last } => write!(
-                f,
-                "the state has applied {applied}, the journal ends at {last}: proposals were lost"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for RecoverError {}
 
 /// What the records of an earlier life add up to.
 pub(super) struct Replayed {
