@@ -3,16 +3,21 @@
 use crate::door::Door;
 use crate::error;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 use synod_base::{NodeId, hash64};
-use synod_cell::Work;
-use synod_consensus::Change;
+use synod_cell::{Failure, Work};
+use synod_consensus::{Change, Refusal};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::cluster_server::Cluster;
+use synod_host::RequestError;
 use synod_mvcc::{Command, MemberInfo};
 use tonic::{Request, Response, Status};
 
 /// Most learners at once, as in etcd: each costs the leader a copy of the log.
 const LEARNERS_MAX: usize = 1;
+/// How long a change waits for the one before it.
+const CHANGE_WAITS: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Door {
     fn member_list(&self) -> Vec<pb::Member> {
@@ -28,11 +33,22 @@ impl Door {
         published.members().values().map(member).collect()
     }
 
+    /// Has a change of the members agreed on. One that is under way is waited for:
+    /// its second half follows by itself after its client was answered.
     async fn change(&self, change: Change, commands: Vec<Command>) -> Result<(), Status> {
         self.refuse_on_learner()?;
-        let commands = commands.iter().map(Command::encode).collect();
-        let done = self.handle().propose(Work::Change(change, commands)).await;
-        done.map(drop).map_err(error::of_request)
+        let commands: Vec<_> = commands.iter().map(Command::encode).collect();
+        let begun = Instant::now();
+        loop {
+            let work = Work::Change(change.clone(), commands.clone());
+            let done = self.handle().propose(work).await;
+            let busy = RequestError::Failed(Failure::Refused(Refusal::ChangeInProgress));
+            if done.as_ref().is_err_and(|e| *e == busy) && begun.elapsed() < CHANGE_WAITS {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            return done.map(drop).map_err(error::of_request);
+        }
     }
 
     fn member(&self, id: u64) -> Result<MemberInfo, Status> {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Cluster, output};
+use common::{Cluster, free_ports, output};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -154,10 +154,8 @@ fn a_script_that_starts_etcd_starts_synod() {
     let (ok, _, err) = synod(&["etcd", "--cert-file=x"]);
     assert!(!ok && err.contains("TLS is not built yet"), "{err}");
     let dir = tempfile::tempdir().expect("a folder");
-    let port = |n: &std::net::TcpListener| n.local_addr().expect("bound").port();
-    let (a, b) = (bind(), bind());
-    let (client, peer) = (port(&a), port(&b));
-    drop((a, b));
+    let ports = free_ports(2);
+    let (client, peer) = (ports[0], ports[1]);
     let mut child = Command::new(env!("CARGO_BIN_EXE_synod"))
         .args(["etcd", "--name", "one", "-max-wals=3"])
         .arg("--data-dir")
@@ -188,10 +186,6 @@ fn a_script_that_starts_etcd_starts_synod() {
     assert!(ok, "{out}{err}");
     child.kill().expect("kill");
     child.wait().expect("wait");
-}
-
-fn bind() -> std::net::TcpListener {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")
 }
 
 #[test]

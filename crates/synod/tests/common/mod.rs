@@ -10,6 +10,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
@@ -36,11 +37,21 @@ pub struct Cluster {
     dir: tempfile::TempDir,
 }
 
-/// Ports that were free a moment ago, no two alike.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|l| l.local_addr().expect("bound").port()).collect()
+/// Ports that were free a moment ago, no two alike. They are below those that
+/// the kernel gives to outgoing connections: one of these could take a server's
+/// port before the server does, even by connecting to itself.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id().wrapping_mul(101);
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_240 + (own.wrapping_add(step) % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 impl Cluster {
@@ -233,11 +244,9 @@ impl Cluster {
             let begun = Instant::now();
             loop {
                 let mut client = MaintenanceClient::new(self.channel(i));
-                if client
-                    .status(pb::StatusRequest {})
-                    .await
-                    .is_ok_and(|s| s.into_inner().leader != 0)
-                {
+                let status = client.status(pb::StatusRequest {});
+                let status = tokio::time::timeout(Duration::from_secs(5), status).await;
+                if status.is_ok_and(|s| s.is_ok_and(|s| s.into_inner().leader != 0)) {
                     return;
                 }
                 assert!(begun.elapsed() < Duration::from_secs(60), "not ready:\n{}", self.log(i));
