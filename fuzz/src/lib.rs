@@ -128,7 +128,10 @@ pub fn command(data: &[u8]) -> bool {
 /// One that passes the checks is a command like others.
 pub fn txn(data: &[u8]) -> bool {
     let Ok(request) = pb::TxnRequest::decode(data) else { return false };
-    let Ok(made) = synod_door_etcd::txn_command(request, TXN_OPS_MAX) else { return false };
-    assert!(command(&made.encode()), "a checked transaction cannot be read from the log");
+    let Ok(made) = synod_door_etcd::txn_request(request, TXN_OPS_MAX) else { return false };
+    assert!(
+        command(&Command::Txn(made).encode()),
+        "a checked transaction cannot be read from the log"
+    );
     true
 }

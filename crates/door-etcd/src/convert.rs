@@ -4,9 +4,8 @@ use crate::error;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::mvccpb;
 use synod_mvcc::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, Op,
-    OpResult, PutRequest, RangeRequest, RangeResult, SortOrder, SortTarget, TxnRequest, TxnResult,
-    check_txn,
+    Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, Op, OpResult,
+    PutRequest, RangeRequest, RangeResult, SortOrder, SortTarget, TxnRequest, TxnResult, check_txn,
 };
 use tonic::Status;
 
@@ -67,10 +66,10 @@ fn txn(r: pb::TxnRequest) -> Result<TxnRequest, Status> {
 
 /// A transaction as the command to propose, checked; `ops_max` is the longest
 /// list allowed.
-pub fn txn_command(r: pb::TxnRequest, ops_max: usize) -> Result<Command, Status> {
+pub fn txn_request(r: pb::TxnRequest, ops_max: usize) -> Result<TxnRequest, Status> {
     let request = txn(r)?;
     check_txn(&request, ops_max).map_err(error::of_problem)?;
-    Ok(Command::Txn(request))
+    Ok(request)
 }
 
 fn op(op: pb::RequestOp) -> Result<Op, Status> {

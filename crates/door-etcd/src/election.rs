@@ -4,13 +4,16 @@
 use crate::convert;
 use crate::door::Door;
 use crate::error;
-use crate::lock::{contenders, created_at, prefix_range};
 use bytes::Bytes;
 use std::pin::Pin;
+use synod_coord::{contenders, holders, prefix_range};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::v3electionpb as v3;
 use synod_etcd_proto::v3electionpb::election_server::Election;
-use synod_mvcc::{KeyValue, Op, PutRequest, RangeRequest, SortOrder, SortTarget, TxnRequest};
+use synod_mvcc::{
+    Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, KeyValue, Op, PutRequest,
+    TxnRequest,
+};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -23,19 +26,22 @@ fn not_leader() -> Status {
     Status::unknown("election: not leader")
 }
 
+/// Compares a key's create revision.
+fn created_at(key: &Bytes, revision: i64) -> Compare {
+    Compare {
+        range: KeyRange { key: key.clone(), end: Bytes::new() },
+        target: CompareTarget::Create(revision),
+        result: CompareResult::Equal,
+    }
+}
+
 impl Door {
     /// The head of the queue under `name`.
     async fn head(&self, name: &[u8]) -> Result<(Option<KeyValue>, pb::ResponseHeader), Status> {
         self.handle().barrier().await.map_err(error::of_request)?;
-        let first = RangeRequest {
-            range: prefix_range(&contenders(name)),
-            limit: 1,
-            order: SortOrder::Ascend,
-            target: SortTarget::Create,
-            ..RangeRequest::default()
-        };
-        let (found, header) = self.read(first).await?;
-        Ok((found.kvs.into_iter().next(), header))
+        let (queue, revision) = self.queue(name).await?;
+        let first = holders(&queue).next().map(|c| c.kv.clone());
+        Ok((first, self.header(revision, self.handle().term())))
     }
 
     /// Changes the value of a key that was created at `revision`.
@@ -88,14 +94,13 @@ impl Election for Door {
         request: Request<v3::CampaignRequest>,
     ) -> Result<Response<v3::CampaignResponse>, Status> {
         let r = request.into_inner();
-        let (me, before) = self.contend(&r.name, r.lease, r.value.clone()).await?;
-        if before.is_some_and(|kv| kv.value != r.value) {
-            self.set_value(me.key.clone(), me.revision, me.lease, r.value).await?;
+        let taken = self.contend(&r.name, r.lease, r.value.clone()).await?;
+        let (rev, lease) = (taken.token, taken.place.session);
+        if taken.before.as_ref().is_some_and(|kv| kv.value != r.value) {
+            self.set_value(taken.place.key(), rev, lease, r.value).await?;
         }
-        self.wait_turn(&r.name, &me).await?;
-        let leader =
-            v3::LeaderKey { name: r.name, key: me.key.clone(), rev: me.revision, lease: me.lease };
-        me.keep();
+        self.wait_turn(&taken).await?;
+        let leader = v3::LeaderKey { name: r.name, key: taken.keep(), rev, lease };
         let header = Some(self.header_now());
         Ok(Response::new(v3::CampaignResponse { header, leader: Some(leader) }))
     }
@@ -144,7 +149,11 @@ impl Election for Door {
         request: Request<v3::ResignRequest>,
     ) -> Result<Response<v3::ResignResponse>, Status> {
         let leader = leader_key(request.into_inner().leader)?;
-        let header = self.delete_created(&leader.key, leader.rev).await?;
+        let compare = vec![created_at(&leader.key, leader.rev)];
+        let range = KeyRange { key: leader.key, end: Bytes::new() };
+        let delete = Op::Delete(DeleteRequest { range, prev_kv: false });
+        let txn = TxnRequest { compare, success: vec![delete], failure: Vec::new() };
+        let (_, header) = self.run_txn(txn).await?;
         Ok(Response::new(v3::ResignResponse { header: Some(header) }))
     }
 }

@@ -6,11 +6,12 @@
 //! as strings, bytes in base64, default values left out; a stream is one
 //! `{"result": ...}` a line.
 
+use crate::coord::FENCE_HEADER;
 use crate::grpc::StreamBody;
 use crate::metrics::Counted;
 use crate::server::{OtherBody, Site};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, SerializeOptions,
@@ -75,6 +76,20 @@ const PATHS: &[(&str, &str)] = &[
     ("/v3/election/resign", "/v3electionpb.Election/Resign"),
 ];
 
+/// The same for Synod's own interface.
+const OWN_PATHS: &[(&str, &str)] = &[
+    ("/synod/v1/session/open", "/synod.v1.Session/Open"),
+    ("/synod/v1/session/keepalive", "/synod.v1.Session/KeepAlive"),
+    ("/synod/v1/session/close", "/synod.v1.Session/Close"),
+    ("/synod/v1/session/list", "/synod.v1.Session/List"),
+    ("/synod/v1/lock/acquire", "/synod.v1.Lock/Acquire"),
+    ("/synod/v1/lock/release", "/synod.v1.Lock/Release"),
+    ("/synod/v1/lock/check", "/synod.v1.Lock/Check"),
+    ("/synod/v1/lock/describe", "/synod.v1.Lock/Describe"),
+];
+
+const ETCD_PREFIXES: [&str; 3] = ["/v3/", "/v3beta/", "/v3alpha/"];
+
 /// All messages and services of the interface.
 pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // Compiled into this binary: it decodes, or no test passes.
@@ -82,8 +97,10 @@ pub(crate) static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 fn method_of(path: &str) -> Option<(&'static str, MethodDescriptor)> {
-    let rest = ["/v3/", "/v3beta/", "/v3alpha/"].iter().find_map(|p| path.strip_prefix(p))?;
-    let (_, grpc) = PATHS.iter().find(|(p, _)| p.strip_prefix("/v3/") == Some(rest))?;
+    let grpc = match ETCD_PREFIXES.iter().find_map(|p| path.strip_prefix(p)) {
+        Some(rest) => PATHS.iter().find(|(p, _)| p.strip_prefix("/v3/") == Some(rest))?.1,
+        None => OWN_PATHS.iter().find(|(p, _)| *p == path)?.1,
+    };
     let (service, method) = grpc.trim_start_matches('/').split_once('/')?;
     let service = POOL.get_service_by_name(service)?;
     let method = service.methods().find(|m| m.name() == method)?;
@@ -92,7 +109,7 @@ fn method_of(path: &str) -> Option<(&'static str, MethodDescriptor)> {
 
 /// Whether the gateway has an answer for this path.
 pub(crate) fn is_mine(path: &str) -> bool {
-    path.starts_with("/v3/") || path.starts_with("/v3beta/") || path.starts_with("/v3alpha/")
+    path.starts_with("/synod/v1/") || ETCD_PREFIXES.iter().any(|p| path.starts_with(p))
 }
 
 /// Answers a JSON request.
@@ -114,7 +131,8 @@ where
     }
     // A JSON request is larger than the message that it becomes.
     let most = site.door.config().request_bytes_max * 2 + (512 << 10);
-    match call(site, grpc, &method, request.into_body(), most).await {
+    let fence = request.headers().get(FENCE_HEADER).cloned();
+    match call(site, grpc, &method, fence, request.into_body(), most).await {
         Ok(response) => response,
         Err(status) => failure(&status, None),
     }
@@ -124,6 +142,7 @@ async fn call<B>(
     site: &mut Site,
     grpc: &str,
     method: &MethodDescriptor,
+    fence: Option<HeaderValue>,
     body: B,
     most: usize,
 ) -> Result<Response<OtherBody>, Status>
@@ -147,11 +166,14 @@ where
         site.watch_messages(messages)?.map(tonic::body::Body::new)
     } else {
         let body = Full::new(Bytes::from(messages));
-        let request = Request::post(grpc)
+        let mut request = Request::post(grpc)
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(body)
             .map_err(|e| Status::internal(e.to_string()))?;
+        if let Some(fence) = fence {
+            request.headers_mut().insert(FENCE_HEADER, fence);
+        }
         match site.routes.call(request).await {
             Ok(answer) => answer,
             Err(never) => match never {},
@@ -266,9 +288,7 @@ fn stream_json(
     });
     let body = StreamBody::plain(rx).map_err(|e| match e {}).boxed_unsync();
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert("content-type", http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 
@@ -310,8 +330,6 @@ fn respond(code: StatusCode, text: String) -> Response<OtherBody> {
     let body = Full::new(Bytes::from(text)).map_err(|e| match e {}).boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = code;
-    response
-        .headers_mut()
-        .insert("content-type", http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }

@@ -2,8 +2,9 @@
 
 use crate::door::Door;
 use crate::{convert, error};
+use synod_coord::Sequencer;
 use synod_etcd_proto::etcdserverpb as pb;
-use synod_mvcc::{Command, Outcome, RangeRequest, check_put};
+use synod_mvcc::{Command, Op, Outcome, RangeRequest, check_put};
 use tonic::Status;
 
 /// Ranges that may touch more pairs than this are read on another thread.
@@ -47,45 +48,63 @@ impl Door {
         Ok((result, header))
     }
 
-    pub(crate) async fn put(&self, r: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+    pub(crate) async fn put(
+        &self,
+        r: pb::PutRequest,
+        fence: Option<Sequencer>,
+    ) -> Result<pb::PutResponse, Status> {
         let request = convert::put(r);
         check_put(&request).map_err(error::of_problem)?;
-        match self.run(Command::Put(request)).await? {
-            (Outcome::Put(prev), header) => {
+        let (outcome, header) = match fence {
+            None => self.run(Command::Put(request)).await?,
+            Some(s) => self.run_fenced(&s, Op::Put(request)).await?,
+        };
+        match outcome {
+            Outcome::Put(prev) => {
                 Ok(pb::PutResponse { header: Some(header), prev_kv: prev.map(convert::key_value) })
             }
-            (other, _) => Err(unexpected(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
     pub(crate) async fn delete_range(
         &self,
         r: pb::DeleteRangeRequest,
+        fence: Option<Sequencer>,
     ) -> Result<pb::DeleteRangeResponse, Status> {
         if r.key.is_empty() {
             return Err(error::key_not_provided());
         }
-        match self.run(Command::Delete(convert::delete(r))).await? {
-            (Outcome::Delete(deleted, prev), header) => Ok(pb::DeleteRangeResponse {
+        let request = convert::delete(r);
+        let (outcome, header) = match fence {
+            None => self.run(Command::Delete(request)).await?,
+            Some(s) => self.run_fenced(&s, Op::Delete(request)).await?,
+        };
+        match outcome {
+            Outcome::Delete(deleted, prev) => Ok(pb::DeleteRangeResponse {
                 header: Some(header),
                 deleted,
                 prev_kvs: prev.into_iter().map(convert::key_value).collect(),
             }),
-            (other, _) => Err(unexpected(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
-    pub(crate) async fn txn(&self, r: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+    pub(crate) async fn txn(
+        &self,
+        r: pb::TxnRequest,
+        fence: Option<Sequencer>,
+    ) -> Result<pb::TxnResponse, Status> {
         let serializable = only_serializable(&r);
-        let command = convert::txn_command(r, self.config().txn_ops_max)?;
-        if let Command::Txn(txn) = &command
-            && txn.only_reads()
-        {
-            return self.read_txn(txn.clone(), serializable).await;
-        }
-        match self.run(command).await? {
-            (Outcome::Txn(result), header) => Ok(convert::txn_response(result, &header)),
-            (other, _) => Err(unexpected(&other)),
+        let txn = convert::txn_request(r, self.config().txn_ops_max)?;
+        let (outcome, header) = match fence {
+            Some(s) => self.run_fenced(&s, Op::Txn(txn)).await?,
+            None if txn.only_reads() => return self.read_txn(txn, serializable).await,
+            None => self.run(Command::Txn(txn)).await?,
+        };
+        match outcome {
+            Outcome::Txn(result) => Ok(convert::txn_response(result, &header)),
+            other => Err(unexpected(&other)),
         }
     }
 

@@ -19,6 +19,7 @@
 mod auth;
 mod cluster;
 mod convert;
+mod coord;
 mod door;
 mod election;
 mod error;
@@ -33,12 +34,13 @@ mod lock;
 mod maintenance;
 mod metrics;
 mod pages;
+mod queue;
 mod server;
 mod services;
 mod traffic;
 mod watch;
 
-pub use convert::txn_command;
+pub use convert::txn_request;
 pub use door::{Door, DoorConfig, ETCD_VERSION};
 pub use families::{Family, METRICS};
 pub use server::{Serving, serve};

@@ -1,5 +1,6 @@
 //! Connections: HTTP/1 and HTTP/2 on one port, and who answers which path.
 
+use crate::coord::fence_of;
 use crate::door::Door;
 use crate::grpc::{self, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
@@ -283,11 +284,15 @@ async fn answer_hot(
     }
     // etcd's own margin over the largest request: what else is in a message.
     let most = door.config().request_bytes_max + (512 << 10);
+    let fence = match fence_of(request.headers()) {
+        Ok(fence) => fence,
+        Err(status) => return (grpc::refused(&status), status.code()),
+    };
     let body = request.into_body();
     match call {
         Hot::Range => grpc::unary(body, most, |m| door.range(m)).await,
-        Hot::Put => grpc::unary(body, most, |m| door.put(m)).await,
-        Hot::Delete => grpc::unary(body, most, |m| door.delete_range(m)).await,
-        Hot::Txn => grpc::unary(body, most, |m| door.txn(m)).await,
+        Hot::Put => grpc::unary(body, most, |m| door.put(m, fence)).await,
+        Hot::Delete => grpc::unary(body, most, |m| door.delete_range(m, fence)).await,
+        Hot::Txn => grpc::unary(body, most, |m| door.txn(m, fence)).await,
     }
 }

@@ -1,6 +1,7 @@
 //! tonic's services in front of the door's functions, for every call that does
 //! not run on the bare stream.
 
+use crate::coord::fence_of;
 use crate::door::Door;
 use crate::{convert, error};
 use std::pin::Pin;
@@ -12,6 +13,8 @@ use synod_etcd_proto::etcdserverpb::kv_server::{Kv, KvServer};
 use synod_etcd_proto::etcdserverpb::lease_server::LeaseServer;
 use synod_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use synod_etcd_proto::healthpb::health_server::HealthServer;
+use synod_etcd_proto::synod::v1::lock_server::LockServer as SynodLockServer;
+use synod_etcd_proto::synod::v1::session_server::SessionServer;
 use synod_etcd_proto::v3electionpb::election_server::ElectionServer;
 use synod_etcd_proto::v3lockpb::lock_server::LockServer;
 use synod_mvcc::RangeRequest;
@@ -37,6 +40,8 @@ pub(crate) fn routes(door: &Door) -> Routes {
         .add_service(AuthServer::new(d()).max_decoding_message_size(most))
         .add_service(LockServer::new(d()).max_decoding_message_size(most))
         .add_service(ElectionServer::new(d()).max_decoding_message_size(most))
+        .add_service(SessionServer::new(d()).max_decoding_message_size(most))
+        .add_service(SynodLockServer::new(d()).max_decoding_message_size(most))
         .add_service(HealthServer::new(d()))
         .add_service(reflection)
         .prepare()
@@ -89,21 +94,24 @@ impl Kv for Door {
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
-        Door::put(self, request.into_inner()).await.map(Response::new)
+        let fence = fence_of(request.metadata().as_ref())?;
+        Door::put(self, request.into_inner(), fence).await.map(Response::new)
     }
 
     async fn delete_range(
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        Door::delete_range(self, request.into_inner()).await.map(Response::new)
+        let fence = fence_of(request.metadata().as_ref())?;
+        Door::delete_range(self, request.into_inner(), fence).await.map(Response::new)
     }
 
     async fn txn(
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
-        Door::txn(self, request.into_inner()).await.map(Response::new)
+        let fence = fence_of(request.metadata().as_ref())?;
+        Door::txn(self, request.into_inner(), fence).await.map(Response::new)
     }
 
     async fn compact(

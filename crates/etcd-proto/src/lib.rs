@@ -1,5 +1,5 @@
-//! etcd's v3 interface: the messages, the client stubs and the server traits
-//! that `proto/` describes. Generated code only.
+//! etcd's v3 interface and Synod's own beside it: the messages, the client stubs
+//! and the server traits that `proto/` describes. Generated code only.
 //!
 //! **Why a crate**: the door and the client commands share it, and its slow
 //! compilation is paid once.
@@ -29,6 +29,13 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// Synod's own: sessions and locks.
+pub mod synod {
+    /// Its first version.
+    pub mod v1 {
+        tonic::include_proto!("synod.v1");
+    }
+}
 /// Health checks.
 pub mod healthpb {
     tonic::include_proto!("grpc.health.v1");

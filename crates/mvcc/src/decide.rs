@@ -54,16 +54,23 @@ impl<V: Read> At<'_, V> {
         }
     }
 
+    /// Reads no further than to the first pair that does not satisfy it.
     fn holds(&self, compare: &Compare) -> Result<bool, StoreError> {
-        let lives = self.lives(&compare.range)?;
-        if lives.is_empty() {
-            // A missing key has no value to compare; all else of it is 0.
-            return Ok(match compare.target {
-                CompareTarget::Value(_) => false,
-                _ => satisfies(compare, &KeyValue::default()),
+        let mut none = true;
+        let Some((from, to)) = bounds(&compare.range) else {
+            return Ok(match self.live(&compare.range.key)? {
+                Some(live) => satisfies(compare, &live.kv),
+                None => satisfied_by_none(compare),
             });
+        };
+        for item in self.view.scan(Space::Latest, from, to, false) {
+            let (key, record) = item?;
+            none = false;
+            if !satisfies(compare, &Live::decode(key, record)?.kv) {
+                return Ok(false);
+            }
         }
-        Ok(lives.iter().all(|live| satisfies(compare, &live.kv)))
+        Ok(!none || satisfied_by_none(compare))
     }
 
     /// Whether the ranges among `ops` can be answered.
@@ -125,6 +132,14 @@ pub(crate) fn chosen<'a>(txn: &'a TxnRequest, decided: &Decided, ops: &mut Vec<&
             }
             other => ops.push(other),
         }
+    }
+}
+
+/// A missing key has no value to compare; all else of it is 0.
+fn satisfied_by_none(compare: &Compare) -> bool {
+    match compare.target {
+        CompareTarget::Value(_) => false,
+        _ => satisfies(compare, &KeyValue::default()),
     }
 }
 

@@ -18,7 +18,7 @@ use synod_cell::{PeerMessage, Work};
 use synod_consensus::{
     Change, Input, Limits, Membership, Output, Proposal, Protocol, Recovered, Refusal, SnapshotMeta,
 };
-use synod_door_etcd::txn_command;
+use synod_door_etcd::txn_request;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_mvcc::{
     AlarmKind, Command, DeleteRequest, KeyRange, MemStore, MemberInfo, PutRequest, SnapshotCursor,
@@ -89,9 +89,9 @@ fn transactions(count: usize) -> Vec<(pb::TxnRequest, Command)> {
     let mut all = Vec::new();
     while all.len() < count {
         if let Request::Txn(txn) = requests.next()
-            && let Ok(command) = txn_command(txn.clone(), 128)
+            && let Ok(request) = txn_request(txn.clone(), 128)
         {
-            all.push((txn, command));
+            all.push((txn, Command::Txn(request)));
         }
     }
     all

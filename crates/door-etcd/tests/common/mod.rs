@@ -120,11 +120,20 @@ impl Node {
 
     /// One request over HTTP/1: (status, body).
     pub async fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        self.send(method, path, "", body).await
+    }
+
+    /// A POST with more header lines.
+    pub async fn post(&self, path: &str, headers: &str, body: &str) -> (u16, String) {
+        self.send("POST", path, headers, body).await
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address()).await.expect("the door answers");
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
-             Content-Length: {length}\r\n\r\n{body}"
+             {headers}Content-Length: {length}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.expect("a request");
         let mut answer = String::new();

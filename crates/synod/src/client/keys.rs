@@ -1,6 +1,6 @@
 //! Reading, writing, deleting, watching keys.
 
-use super::{Connect, bounds, kv_json, show, words};
+use super::{Connect, Fence, bounds, kv_json, show, words};
 use crate::Outcome;
 use clap::Args;
 use synod_etcd_proto::etcdserverpb as pb;
@@ -85,6 +85,8 @@ pub struct PutArgs {
     #[arg(long)]
     lease: Option<String>,
     #[command(flatten)]
+    fence: Fence,
+    #[command(flatten)]
     connect: Connect,
 }
 
@@ -97,8 +99,9 @@ impl PutArgs {
             lease,
             ..Default::default()
         };
-        let mut client = KvClient::new(self.connect.open().await?);
-        let answer = self.connect.call(client.put(request)).await?;
+        let channel = self.connect.open().await?;
+        let request = self.fence.around(&self.connect, &channel, request).await?;
+        let answer = self.connect.call(KvClient::new(channel).put(request)).await?;
         let revision = answer.header.map_or(0, |h| h.revision);
         if self.connect.json() {
             println!("{}", serde_json::json!({ "revision": revision }));
@@ -120,6 +123,8 @@ pub struct DelArgs {
     #[arg(long)]
     prefix: bool,
     #[command(flatten)]
+    fence: Fence,
+    #[command(flatten)]
     connect: Connect,
 }
 
@@ -131,8 +136,9 @@ impl DelArgs {
             range_end: range_end.into(),
             ..Default::default()
         };
-        let mut client = KvClient::new(self.connect.open().await?);
-        let answer = self.connect.call(client.delete_range(request)).await?;
+        let channel = self.connect.open().await?;
+        let request = self.fence.around(&self.connect, &channel, request).await?;
+        let answer = self.connect.call(KvClient::new(channel).delete_range(request)).await?;
         if self.connect.json() {
             println!("{}", serde_json::json!({ "deleted": answer.deleted }));
         } else {

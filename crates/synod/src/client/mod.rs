@@ -1,14 +1,18 @@
 //! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
-//! `lock`, `elect`, `member`, `status`, `compact`.
+//! `lock`, `elect`, `session`, `member`, `status`, `compact`.
 
+mod etcd_locks;
+mod hold;
 mod keys;
 mod leases;
+mod locks;
 mod members;
 mod status;
 mod txn;
 
 pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
-pub use leases::{ElectArgs, LeaseArgs, LockArgs};
+pub use leases::LeaseArgs;
+pub use locks::{ElectArgs, LockArgs, SessionArgs};
 pub use members::{CompactArgs, MemberArgs};
 pub use status::StatusArgs;
 pub use txn::TxnArgs;
@@ -16,6 +20,9 @@ pub use txn::TxnArgs;
 use crate::Outcome;
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
+use synod_client::Sequencer;
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use tonic::transport::{Channel, Endpoint};
 
 /// The client's commands.
@@ -37,6 +44,8 @@ pub enum ClientCommand {
     Lock(LockArgs),
     /// Take part in an election
     Elect(ElectArgs),
+    /// Sessions: who is there, and what they hold
+    Session(SessionArgs),
     /// Members of the cluster
     Member(MemberArgs),
     /// Each member, its role, indexes and lag
@@ -62,6 +71,7 @@ impl ClientCommand {
                 ClientCommand::Lease(a) => a.run().await,
                 ClientCommand::Lock(a) => a.run().await,
                 ClientCommand::Elect(a) => a.run().await,
+                ClientCommand::Session(a) => a.run().await,
                 ClientCommand::Member(a) => a.run().await,
                 ClientCommand::Status(a) => a.run().await,
                 ClientCommand::Compact(a) => a.run().await,
@@ -136,6 +146,41 @@ impl Connect {
                 Err(format!("no answer within {} s; has the cluster a quorum?", self.timeout))
             }
         }
+    }
+}
+
+/// The proof that a lock is held, for a command that writes.
+#[derive(Args, Clone)]
+pub struct Fence {
+    /// Write only while the lock of this sequencer is held (as `lock` passes it in
+    /// SYNOD_SEQUENCER)
+    #[arg(long, value_name = "TOKEN:MODE:SESSION:NAME")]
+    sequencer: Option<Sequencer>,
+}
+
+impl Fence {
+    /// The message with the sequencer, if there is one. A server that does not
+    /// know sequencers would not check it, so it is asked first.
+    pub async fn around<T>(
+        &self,
+        connect: &Connect,
+        channel: &Channel,
+        message: T,
+    ) -> Outcome<tonic::Request<T>> {
+        let Some(sequencer) = &self.sequencer else { return Ok(tonic::Request::new(message)) };
+        let check = v1::LockCheckRequest { sequencer: sequencer.to_string() };
+        let mut locks = LockClient::new(channel.clone());
+        let known = async {
+            match locks.check(check).await {
+                Err(e) if e.code() == tonic::Code::Unimplemented => Err(tonic::Status::new(
+                    e.code(),
+                    "this server does not check sequencers; nothing was written",
+                )),
+                known => known,
+            }
+        };
+        connect.call(known).await?;
+        Ok(synod_client::fenced(message, sequencer))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `synod txn`: conditions and operations as words.
 
-use super::{Connect, kv_json, show};
+use super::{Connect, Fence, kv_json, show};
 use crate::Outcome;
 use clap::Args;
 use synod_etcd_proto::etcdserverpb as pb;
@@ -23,6 +23,8 @@ pub struct TxnArgs {
     #[arg(long = "else", value_name = "OPERATION")]
     failure: Vec<String>,
     #[command(flatten)]
+    fence: Fence,
+    #[command(flatten)]
     connect: Connect,
 }
 
@@ -34,8 +36,9 @@ impl TxnArgs {
             success: ops(&self.success)?,
             failure: ops(&self.failure)?,
         };
-        let mut client = KvClient::new(self.connect.open().await?);
-        let answer = self.connect.call(client.txn(request)).await?;
+        let channel = self.connect.open().await?;
+        let request = self.fence.around(&self.connect, &channel, request).await?;
+        let answer = self.connect.call(KvClient::new(channel).txn(request)).await?;
         let branch = if answer.succeeded { "then" } else { "else" };
         let mut read = Vec::new();
         for op in answer.responses {

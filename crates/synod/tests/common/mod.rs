@@ -299,7 +299,7 @@ impl Drop for Cluster {
 
 /// One node of a real etcd; ended when dropped.
 pub struct Etcd {
-    client: u16,
+    pub client: u16,
     child: Child,
     _dir: tempfile::TempDir,
 }

@@ -1,0 +1,128 @@
+//! Calls that need no session.
+
+use crate::endpoints::Endpoints;
+use crate::session::{Session, SessionOptions};
+use crate::{Error, Sequencer};
+use bytes::Bytes;
+use std::sync::Arc;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::lock_client::LockClient;
+use synod_etcd_proto::synod::v1::session_client::SessionClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+/// A client of one cluster. Cheap to clone; it connects when it is used.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) endpoints: Arc<Endpoints>,
+}
+
+impl Client {
+    /// A client of the cluster whose members have these addresses
+    /// (`http://host:port` or `host:port`). Some of them are enough; with all of
+    /// them it outlives any minority. It connects when it is used, on the runtime
+    /// that this is called on.
+    pub async fn connect<S: AsRef<str>>(
+        endpoints: impl IntoIterator<Item = S>,
+    ) -> Result<Client, Error> {
+        Ok(Client { endpoints: Arc::new(Endpoints::new(endpoints)?) })
+    }
+
+    /// Opens a session and keeps it alive until it is closed or dropped.
+    pub async fn open_session(&self, options: SessionOptions) -> Result<Session, Error> {
+        Session::open(self.clone(), options).await
+    }
+
+    /// Whether the holder of this sequencer holds its lock now.
+    pub async fn is_good(&self, sequencer: &Sequencer) -> Result<bool, Error> {
+        let check = v1::LockCheckRequest { sequencer: sequencer.to_string() };
+        let check = |channel| {
+            let check = check.clone();
+            async move { LockClient::new(channel).check(check).await }
+        };
+        Ok(self.again(check).await?.good)
+    }
+
+    /// Who holds a lock, and who waits for it.
+    pub async fn describe(&self, name: &str) -> Result<v1::LockDescribeResponse, Error> {
+        let name = Bytes::copy_from_slice(name.as_bytes());
+        let describe = |channel| {
+            let describe = v1::LockDescribeRequest { name: name.clone() };
+            async move { LockClient::new(channel).describe(describe).await }
+        };
+        self.again(describe).await
+    }
+
+    /// All sessions of the cluster.
+    pub async fn sessions(&self) -> Result<Vec<v1::SessionInfo>, Error> {
+        let list = |channel| async move {
+            SessionClient::new(channel).list(v1::SessionListRequest {}).await
+        };
+        Ok(self.again(list).await?.sessions)
+    }
+
+    /// Writes a key, if the sequencer is good when the write is agreed on:
+    /// [`Error::Stale`] otherwise, and nothing was written. The revision.
+    pub async fn put_fenced(
+        &self,
+        key: &str,
+        value: impl Into<Bytes>,
+        sequencer: &Sequencer,
+    ) -> Result<i64, Error> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let put = pb::PutRequest { key, value: value.into(), ..Default::default() };
+        let (number, channel) = self.endpoints.current();
+        let done = KvClient::new(channel).put(fenced(put, sequencer)).await;
+        let header = self.note(number, done)?.into_inner().header;
+        Ok(header.map_or(0, |h| h.revision))
+    }
+
+    /// The value of a key.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let get = |channel| {
+            let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
+            async move { KvClient::new(channel).range(get).await }
+        };
+        Ok(self.again(get).await?.kvs.into_iter().next().map(|kv| kv.value))
+    }
+
+    /// Makes a call that may be made twice, at each endpoint until one answers.
+    pub(crate) async fn again<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (number, channel) = self.endpoints.current();
+            match self.note(number, call(channel).await) {
+                Err(Error::Unavailable(_)) if tries < 2 * self.endpoints.count() => {}
+                done => return done.map(tonic::Response::into_inner),
+            }
+        }
+    }
+
+    /// Remembers that an endpoint did not answer.
+    pub(crate) fn note<T>(&self, number: usize, done: Result<T, Status>) -> Result<T, Error> {
+        done.map_err(|status| {
+            if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) {
+                self.endpoints.failed(number);
+            }
+            status.into()
+        })
+    }
+}
+
+/// A message for one of etcd's writing calls (Put, DeleteRange, Txn), to be done
+/// only while the sequencer is good.
+pub fn fenced<T>(message: T, sequencer: &Sequencer) -> Request<T> {
+    let mut request = Request::new(message);
+    // Printable ASCII without blanks (`Sequencer`), so it is a header's value.
+    if let Ok(value) = sequencer.to_string().parse() {
+        request.metadata_mut().insert("synod-sequencer", value);
+    }
+    request
+}

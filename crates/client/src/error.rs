@@ -1,0 +1,48 @@
+//! Why a call has no result.
+
+use std::fmt;
+use tonic::{Code, Status};
+
+/// Why a call has no result.
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// An endpoint is no URL.
+    BadEndpoint(String),
+    /// No endpoint answered; whether a write took effect is not known.
+    Unavailable(String),
+    /// The lock is not free: somebody else holds it, or it is closed by a lock-delay.
+    Held(String),
+    /// The session is over, and with it what it held.
+    SessionOver,
+    /// The sequencer is stale: its holder has lost the lock. Nothing was written.
+    Stale(String),
+    /// The cluster refused for another reason.
+    Refused(Status),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::BadEndpoint(e) => write!(f, "{e}"),
+            Error::Unavailable(e) => write!(f, "no endpoint answers ({e}); is the cluster up?"),
+            Error::Held(e) | Error::Stale(e) => write!(f, "{e}"),
+            Error::SessionOver => write!(f, "the session is over, and with it what it held"),
+            Error::Refused(status) => write!(f, "{}", status.message()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Error {
+        let words = status.message().to_owned();
+        match status.code() {
+            Code::Unavailable => Error::Unavailable(words),
+            Code::Aborted | Code::DeadlineExceeded => Error::Held(words),
+            Code::FailedPrecondition if words.contains("sequencer is stale") => Error::Stale(words),
+            Code::NotFound if words.contains("there is no session") => Error::SessionOver,
+            _ => Error::Refused(status),
+        }
+    }
+}

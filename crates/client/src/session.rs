@@ -1,0 +1,248 @@
+//! Sessions that are kept alive.
+
+use crate::lock::{Lock, LockOptions};
+use crate::{Client, Error};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use synod_coord::{SessionClock, SessionState};
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::session_client::SessionClient;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::Status;
+
+/// Pause after a renewal that failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// What a session is like.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// What its owner calls itself, for people to read.
+    pub name: String,
+    /// Time to live: for how long the servers keep it without a sign of life.
+    pub ttl: Duration,
+    /// For how long its locks stay closed when it was lost (not when they were
+    /// given back). Sequencers protect what checks them; this, what does not.
+    pub lock_delay: Duration,
+    /// For how long a session in jeopardy is not given up.
+    pub grace: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
+            name: String::new(),
+            ttl: Duration::from_secs(12),
+            lock_delay: Duration::ZERO,
+            grace: Duration::from_secs(45),
+        }
+    }
+}
+
+impl SessionOptions {
+    /// The defaults: 12 s to live, 45 s of grace, no lock-delay.
+    pub fn named(name: &str) -> SessionOptions {
+        SessionOptions { name: name.into(), ..SessionOptions::default() }
+    }
+}
+
+/// A session. What it holds is held as long as it is [`SessionState::Safe`].
+pub struct Session {
+    client: Client,
+    id: i64,
+    shared: Arc<Shared>,
+    alive: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    begun: Instant,
+    clock: Mutex<SessionClock>,
+    state: watch::Sender<SessionState>,
+}
+
+impl Shared {
+    fn clock(&self) -> MutexGuard<'_, SessionClock> {
+        self.clock.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.begun + Duration::from_millis(ms)
+    }
+
+    fn tell(&self, state: Option<SessionState>) {
+        if let Some(state) = state {
+            self.state.send_replace(state);
+        }
+    }
+}
+
+impl Session {
+    pub(crate) async fn open(client: Client, options: SessionOptions) -> Result<Session, Error> {
+        let open = v1::SessionOpenRequest {
+            ttl_s: options.ttl.as_secs_f64().ceil() as i64,
+            lock_delay_s: options.lock_delay.as_secs_f64().ceil() as i64,
+            name: options.name,
+        };
+        let begun = Instant::now();
+        // One that was opened without our knowing ends by itself.
+        let sent = std::cell::Cell::new(0);
+        let opening = |channel| {
+            sent.set(begun.elapsed().as_millis() as u64);
+            let open = open.clone();
+            async move { SessionClient::new(channel).open(open).await }
+        };
+        let opened = client.again(opening).await?;
+        let grace_ms = options.grace.as_millis() as u64;
+        let clock = SessionClock::new(sent.get(), opened.ttl_s as u64 * 1_000, grace_ms);
+        let shared = Arc::new(Shared {
+            begun,
+            clock: Mutex::new(clock),
+            state: watch::Sender::new(SessionState::Safe),
+        });
+        let id = opened.session;
+        let alive = tokio::spawn(keep_alive(client.clone(), id, shared.clone()));
+        Ok(Session { client, id, shared, alive })
+    }
+
+    /// Its number: a lease, to which keys can be bound.
+    pub fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// Whether it can be relied on, and how that changes.
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Until when it is safe without another answer from the cluster.
+    pub fn deadline(&self) -> Instant {
+        self.shared.at(self.shared.clock().deadline_ms())
+    }
+
+    /// Returns when less than `margin` is left before the deadline: when what
+    /// takes as long to stop must be stopped.
+    pub async fn closer_than(&self, margin: Duration) {
+        loop {
+            let stop = self.deadline() - margin;
+            if stop <= Instant::now() || *self.shared.state.borrow() != SessionState::Safe {
+                return;
+            }
+            tokio::time::sleep_until(stop).await;
+        }
+    }
+
+    /// A margin in which a process can be killed: a tenth of the time to live, at
+    /// most half a second.
+    pub fn kill_margin(&self) -> Duration {
+        Duration::from_millis((self.shared.clock().ttl_ms() / 10).min(500))
+    }
+
+    /// Returns when the session is in jeopardy or over.
+    pub async fn in_doubt(&self) {
+        let mut state = self.state();
+        // The sender lives in this session.
+        let _ = state.wait_for(|s| *s != SessionState::Safe).await;
+    }
+
+    /// Returns when the session is over.
+    pub async fn over(&self) {
+        let mut state = self.state();
+        let _ = state.wait_for(|s| *s == SessionState::Expired).await;
+    }
+
+    /// Takes a lock, exclusively, as soon as it is free.
+    pub async fn lock(&self, name: &str) -> Result<Lock, Error> {
+        self.lock_with(name, LockOptions::default()).await
+    }
+
+    /// Takes a lock.
+    pub async fn lock_with(&self, name: &str, options: LockOptions) -> Result<Lock, Error> {
+        tokio::select! {
+            lock = Lock::acquire(&self.client, self.id, name, options) => lock,
+            () = self.over() => Err(Error::SessionOver),
+        }
+    }
+
+    /// Ends the session and gives back all that it holds.
+    pub async fn close(self) -> Result<(), Error> {
+        self.alive.abort();
+        let close = v1::SessionCloseRequest { session: self.id };
+        let closing = |channel| async move { SessionClient::new(channel).close(close).await };
+        match self.client.again(closing).await {
+            // A first try may have done it.
+            Ok(_) | Err(Error::SessionOver) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Without [`Session::close`] it lives on until its time is over.
+    fn drop(&mut self) {
+        self.alive.abort();
+    }
+}
+
+/// Renews the session, and tells what becomes of it, until it is over.
+async fn keep_alive(client: Client, session: i64, shared: Arc<Shared>) {
+    loop {
+        let (renew_at, ends) = {
+            let clock = shared.clock();
+            (shared.at(clock.renew_at_ms()), clock.next_ms())
+        };
+        // Nothing more to tell: it is over.
+        let Some(ends) = ends else { return };
+        let renewal = async {
+            tokio::time::sleep_until(renew_at).await;
+            renew(&client, session, &shared).await
+        };
+        tokio::select! {
+            answer = renewal => match answer {
+                Ok(()) => {}
+                Err(_) => {
+                    tick(&shared);
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            },
+            () = tokio::time::sleep_until(shared.at(ends)) => {}
+        }
+        tick(&shared);
+    }
+}
+
+fn tick(shared: &Shared) {
+    let now = shared.now_ms();
+    let told = shared.clock().tick(now);
+    shared.tell(told);
+}
+
+/// One renewal. An endpoint that takes too long is given up for the next.
+async fn renew(client: &Client, session: i64, shared: &Shared) -> Result<(), Error> {
+    let sent = shared.now_ms();
+    let (number, channel) = client.endpoints.current();
+    let once = tokio_stream::once(v1::SessionKeepAliveRequest { session });
+    let call = async {
+        let mut answers = SessionClient::new(channel).keep_alive(once).await?.into_inner();
+        let answer = answers.message().await?;
+        answer.ok_or_else(|| Status::unavailable("the stream ended without an answer"))
+    };
+    let within = Duration::from_millis(shared.clock().attempt_ms());
+    let answer = match tokio::time::timeout(within, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::unavailable("no answer in time")),
+    };
+    let answer = client.note(number, answer)?;
+    let told = match answer.ttl_s {
+        0 => shared.clock().gone(),
+        _ => {
+            let now = shared.now_ms();
+            shared.clock().renewed(sent, now)
+        }
+    };
+    shared.tell(told);
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Sessions, locks and fencing, as Chubby has them (Burrows, OSDI'06, sections
+//! 2.4 and 2.8), made of what the keyspace already agrees on: leases, keys and
+//! transactions.
+//!
+//! **Why a crate**: the door, the client and the simulator decide by the same
+//! rules, and none of them may add its own.
+//!
+//! **How it is laid out in the keyspace**
+//! - A session is a lease, with a record of it under [`SESSIONS`].
+//! - A lock `N` is a queue: one key `N/<session>` a contender, in the order of
+//!   their create revisions, as etcd's own clients lay it out; so they and ours
+//!   wait for each other.
+//! - A session with a lock-delay has a second lease, its *guard*, that outlives
+//!   it by the delay; it holds a second key in each queue, created with the
+//!   first. When the session is lost the guard keeps the others out.
+//!
+//! **Invariants**
+//! - The fencing token of a holder is its key's create revision. Nobody enters a
+//!   queue before somebody who is in it, so tokens only grow from one holder of
+//!   an exclusive lock to the next; and who holds once, holds until its key goes.
+//! - A write that carries a [`Sequencer`] is a transaction on the holder's key
+//!   being there, created at that revision and bound to that session: decided in
+//!   the log, on every member alike.
+//! - A client's [`SessionClock`] never says *safe* when the server may already
+//!   have ended the session, as long as their clocks' rates differ by less than
+//!   [`DRIFT_MAX_PERCENT`].
+//!
+//! **Must not know**: protobuf, clocks, sockets. Times come in as milliseconds.
+
+mod claim;
+mod clock;
+mod queue;
+mod sequencer;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+pub use claim::{Claim, SessionRecord};
+pub use clock::{DRIFT_MAX_PERCENT, SessionClock, SessionState};
+pub use queue::{Contender, Standing, contenders, delays, holders, key_of, read_queue, standing};
+pub use sequencer::{BadSequencer, Mode, Sequencer};
+pub use steps::{
+    Entered, Place, SESSIONS, enter, entered, fence, fenced, leave, mark_held, resume, session_key,
+    withdraw,
+};
+
+use bytes::Bytes;
+use synod_mvcc::KeyRange;
+
+/// All keys that start with `prefix`.
+pub fn prefix_range(prefix: &[u8]) -> KeyRange {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return KeyRange { key: Bytes::copy_from_slice(prefix), end: end.into() };
+        }
+    }
+    KeyRange { key: Bytes::copy_from_slice(prefix), end: Bytes::from_static(&[0]) }
+}

@@ -1,0 +1,105 @@
+//! Who holds a lock, and who waits for whom: read off the keys of its queue.
+
+use crate::claim::Claim;
+use crate::sequencer::{Mode, Sequencer};
+use bytes::Bytes;
+use synod_mvcc::KeyValue;
+
+/// `name/`: what the keys of a lock's queue start with.
+pub fn contenders(name: &[u8]) -> Bytes {
+    [name, b"/"].concat().into()
+}
+
+/// The key of a session in the queue of a lock.
+pub fn key_of(name: &[u8], session: i64) -> Bytes {
+    [name, format!("/{session:x}").as_bytes()].concat().into()
+}
+
+/// One key of a queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Contender {
+    /// The pair itself. Its create revision is the place in the queue, and the
+    /// fencing token; its lease is the session, or the guard.
+    pub kv: KeyValue,
+    /// What it says.
+    pub claim: Claim,
+}
+
+impl Contender {
+    /// What proves that this one holds the lock.
+    pub fn sequencer(&self, name: &[u8]) -> Sequencer {
+        let (token, session) = (self.kv.create_revision, self.kv.lease);
+        Sequencer { token, mode: self.claim.mode(), session, name: name.to_vec() }
+    }
+}
+
+/// The contenders among the keys that start with `name/`, in order. Keys further
+/// down (`name/other/…`) belong to other locks.
+pub fn read_queue(name: &[u8], kvs: Vec<KeyValue>) -> Vec<Contender> {
+    let own = |kv: &KeyValue| {
+        kv.key.get(name.len() + 1..).is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
+    };
+    let contender = |kv: KeyValue| Contender { claim: Claim::decode(&kv.value), kv };
+    let mut queue: Vec<Contender> = kvs.into_iter().filter(own).map(contender).collect();
+    queue.sort_by(|a, b| (a.kv.create_revision, &a.kv.key).cmp(&(b.kv.create_revision, &b.kv.key)));
+    queue
+}
+
+/// Where a contender stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// It holds the lock.
+    Holds,
+    /// Nothing changes for it before this key goes.
+    WaitsFor(Bytes),
+    /// It is not in the queue (its session ended).
+    Gone,
+}
+
+/// Where the contender with this key and token stands in the queue.
+pub fn standing(queue: &[Contender], key: &[u8], token: i64) -> Standing {
+    let Some(me) = queue.iter().find(|c| c.kv.key == key && c.kv.create_revision == token) else {
+        return Standing::Gone;
+    };
+    match queue.iter().rev().find(|other| blocks(queue, other, me)) {
+        Some(other) => Standing::WaitsFor(other.kv.key.clone()),
+        None => Standing::Holds,
+    }
+}
+
+/// Those that hold the lock: one, or several that share it.
+pub fn holders(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
+    let holds = |c: &&Contender| !queue.iter().any(|other| blocks(queue, other, c));
+    queue.iter().filter(|c| c.claim.guards().is_none()).filter(holds)
+}
+
+/// Whether `other` keeps `me` from holding.
+fn blocks(queue: &[Contender], other: &Contender, me: &Contender) -> bool {
+    if other.kv.create_revision >= me.kv.create_revision {
+        return false;
+    }
+    if other.claim.mode() == Mode::Shared && me.claim.mode() == Mode::Shared {
+        return false;
+    }
+    match other.claim.guards() {
+        None => true,
+        // A guard stands in for a holder that was lost: not for one that is there
+        // itself, nor for one that only waited.
+        Some(session) => {
+            other.claim.held_ms > 0 && !queue.iter().any(|c| stands_for(other, session, c))
+        }
+    }
+}
+
+/// Whether `c` is what the guard of `session` was created with.
+fn stands_for(guard: &Contender, session: i64, c: &Contender) -> bool {
+    c.kv.lease == session && c.kv.create_revision == guard.kv.create_revision
+}
+
+/// The guards that keep others out, since the holder that they stand in for was lost.
+pub fn delays(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
+    queue.iter().filter(|guard| {
+        let lost = |session| !queue.iter().any(|c| stands_for(guard, session, c));
+        guard.claim.held_ms > 0 && guard.claim.guards().is_some_and(lost)
+    })
+}

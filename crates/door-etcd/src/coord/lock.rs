@@ -1,0 +1,224 @@
+//! Locks that can be proven to be held.
+
+use super::fence::{parse, stale};
+use crate::door::Door;
+use crate::queue::{Taken, session_ended, unix_ms};
+use std::time::Duration;
+use synod_coord::{
+    Claim, Contender, Mode, Place, Sequencer, Standing, delays, holders, key_of, leave, standing,
+};
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::lock_server::Lock;
+use tonic::{Code, Request, Response, Status};
+
+/// Longest name of a lock, bytes.
+const NAME_BYTES_MAX: usize = 1_024;
+/// Longest name of who asks, bytes.
+const OWNER_BYTES_MAX: usize = 256;
+
+fn check(r: &v1::LockAcquireRequest) -> Result<Mode, Status> {
+    let bad = |why: String| Err(Status::invalid_argument(format!("synod: {why}")));
+    if r.name.is_empty() || r.name.len() > NAME_BYTES_MAX {
+        return bad(format!("a lock's name has from 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if r.owner.len() > OWNER_BYTES_MAX {
+        return bad(format!("an owner has at most {OWNER_BYTES_MAX} bytes"));
+    }
+    match v1::LockMode::try_from(r.mode) {
+        Ok(v1::LockMode::Exclusive) => Ok(Mode::Exclusive),
+        Ok(v1::LockMode::Shared) if !r.value.is_empty() => {
+            bad("a candidate of an election, which has a value, cannot share the office".into())
+        }
+        Ok(v1::LockMode::Shared) => Ok(Mode::Shared),
+        Err(_) => bad(format!("there is no lock mode {}", r.mode)),
+    }
+}
+
+impl Door {
+    async fn acquire(&self, r: v1::LockAcquireRequest) -> Result<v1::LockAcquireResponse, Status> {
+        let mode = check(&r)?;
+        let record = self.session(r.session).await?.unwrap_or_default();
+        let owner = if r.owner.is_empty() { &record.name } else { &r.owner };
+        let claim = Claim::new(mode, owner, unix_ms());
+        let value = (!r.value.is_empty()).then_some(r.value);
+        let (name, session, guard) = (r.name.to_vec(), r.session, record.guard());
+        let place = Place { name, session, guard, claim, value };
+        let taken = self.place_for(place, r.resume).await?;
+        if let Err(e) = self.wait_within(&taken, r.r#try, r.wait_ms).await {
+            taken.give_up().await?;
+            return Err(e);
+        }
+        let mode = taken.place.claim.mode();
+        let (token, header) = (taken.token, Some(self.header_now()));
+        let sequencer =
+            Sequencer { token, mode, session, name: taken.place.name.clone() }.to_string();
+        Ok(v1::LockAcquireResponse { header, sequencer, token, key: taken.keep() })
+    }
+
+    /// A place of this call's own.
+    async fn place_for(&self, place: Place, resume: bool) -> Result<Taken, Status> {
+        loop {
+            let taken = self.take_place(place.clone()).await;
+            let mut taken = taken.map_err(|e| match e.code() {
+                Code::NotFound => super::session::no_session(place.session),
+                _ => e,
+            })?;
+            if taken.before.is_none() {
+                return Ok(taken);
+            }
+            if !resume {
+                return Err(Status::already_exists(format!(
+                    "synod: session {:x} has a place in the queue of lock {:?} already, by token {}",
+                    place.session,
+                    String::from_utf8_lossy(&place.name),
+                    taken.token
+                )));
+            }
+            // Otherwise it was given up in between: there is a new one to take.
+            if self.resume_place(&mut taken).await? {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Waits as long as was asked for.
+    async fn wait_within(&self, taken: &Taken, try_only: bool, wait_ms: u64) -> Result<(), Status> {
+        let turn = async {
+            match self.wait_turn(taken).await {
+                Err(e) if e.message() == session_ended().message() => {
+                    // The session's end took the place, or else another call did.
+                    self.session(taken.place.session).await?;
+                    Err(Status::unavailable("synod: another call gave the place up; ask again"))
+                }
+                done => done,
+            }
+        };
+        if try_only {
+            if !taken.at_once {
+                let (queue, _) = self.queue(&taken.place.name).await?;
+                if standing(&queue, &taken.place.key(), taken.token) != Standing::Holds {
+                    return Err(Status::aborted(held_by(&taken.place.name, &queue)));
+                }
+            }
+            return turn.await;
+        }
+        if wait_ms == 0 {
+            return turn.await;
+        }
+        match tokio::time::timeout(Duration::from_millis(wait_ms), turn).await {
+            Ok(done) => done,
+            Err(_) => {
+                let (queue, _) = self.queue(&taken.place.name).await?;
+                let why = held_by(&taken.place.name, &queue);
+                Err(Status::deadline_exceeded(format!("{why}; waited {wait_ms} ms")))
+            }
+        }
+    }
+
+    async fn release(&self, text: &str) -> Result<v1::LockReleaseResponse, Status> {
+        let s = parse(text)?;
+        let record = self.session(s.session).await;
+        let guard = match record {
+            Ok(record) => record.map_or(0, |r| r.guard()),
+            Err(e) if e.code() == Code::NotFound => return Err(stale(&s)),
+            Err(e) => return Err(e),
+        };
+        let (name, claim) = (s.name.clone(), Claim::default());
+        let place = Place { name, session: s.session, guard, claim, value: None };
+        let (left, header) = self.run_txn(leave(&place, s.token)).await?;
+        if !left.succeeded {
+            return Err(stale(&s));
+        }
+        Ok(v1::LockReleaseResponse { header: Some(header) })
+    }
+
+    async fn check_lock(&self, text: &str) -> Result<v1::LockCheckResponse, Status> {
+        let s = parse(text)?;
+        self.read_barrier(false).await?;
+        let (queue, revision) = self.queue(&s.name).await?;
+        let key = key_of(&s.name, s.session);
+        let mine = queue.iter().find(|c| c.kv.key == key && c.kv.lease == s.session);
+        let good = mine.is_some_and(|c| c.claim.mode() == s.mode)
+            && standing(&queue, &key, s.token) == Standing::Holds;
+        let header = Some(self.header(revision, self.handle().term()));
+        Ok(v1::LockCheckResponse { header, good })
+    }
+
+    async fn describe(&self, name: &[u8]) -> Result<v1::LockDescribeResponse, Status> {
+        self.read_barrier(false).await?;
+        let (queue, revision) = self.queue(name).await?;
+        let held: Vec<i64> = holders(&queue).map(|c| c.kv.create_revision).collect();
+        let waits =
+            |c: &&Contender| c.claim.guards().is_none() && !held.contains(&c.kv.create_revision);
+        Ok(v1::LockDescribeResponse {
+            header: Some(self.header(revision, self.handle().term())),
+            holders: holders(&queue).map(|c| party(name, c)).collect(),
+            waiters: queue.iter().filter(waits).map(|c| party(name, c)).collect(),
+            delays: delays(&queue).map(|c| party(name, c)).collect(),
+        })
+    }
+}
+
+/// Why a lock is not free.
+fn held_by(name: &[u8], queue: &[Contender]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let first = holders(queue).next();
+    match (first, delays(queue).next()) {
+        (Some(c), _) => {
+            let owner = if c.claim.owner.is_empty() { "a client" } else { &c.claim.owner };
+            let (session, token) = (c.kv.lease, c.kv.create_revision);
+            format!("synod: lock {name:?} is held by {owner} (session {session:x}, token {token})")
+        }
+        (None, Some(_)) => format!(
+            "synod: lock {name:?} is closed until the lock-delay of the session that was lost with it is over"
+        ),
+        (None, None) => format!("synod: lock {name:?} was held a moment ago"),
+    }
+}
+
+fn party(name: &[u8], c: &Contender) -> v1::LockParty {
+    let mode = match c.claim.mode() {
+        Mode::Exclusive => v1::LockMode::Exclusive,
+        Mode::Shared => v1::LockMode::Shared,
+    };
+    v1::LockParty {
+        sequencer: c.sequencer(name).to_string(),
+        token: c.kv.create_revision,
+        session: c.claim.guards().unwrap_or(c.kv.lease),
+        mode: mode.into(),
+        owner: c.claim.owner.clone(),
+        asked_ms: c.claim.asked_ms,
+        held_ms: c.claim.held_ms,
+    }
+}
+
+#[tonic::async_trait]
+impl Lock for Door {
+    async fn acquire(
+        &self,
+        request: Request<v1::LockAcquireRequest>,
+    ) -> Result<Response<v1::LockAcquireResponse>, Status> {
+        Door::acquire(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::LockReleaseRequest>,
+    ) -> Result<Response<v1::LockReleaseResponse>, Status> {
+        Door::release(self, &request.into_inner().sequencer).await.map(Response::new)
+    }
+
+    async fn check(
+        &self,
+        request: Request<v1::LockCheckRequest>,
+    ) -> Result<Response<v1::LockCheckResponse>, Status> {
+        self.check_lock(&request.into_inner().sequencer).await.map(Response::new)
+    }
+
+    async fn describe(
+        &self,
+        request: Request<v1::LockDescribeRequest>,
+    ) -> Result<Response<v1::LockDescribeResponse>, Status> {
+        Door::describe(self, &request.into_inner().name).await.map(Response::new)
+    }
+}

@@ -1,0 +1,199 @@
+//! Sessions: a lease with a record, and a guard that outlives it by the
+//! lock-delay.
+
+use crate::door::Door;
+use crate::error;
+use crate::queue::unix_ms;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use synod_coord::{SESSIONS, SessionRecord, prefix_range, session_key};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::session_server::Session;
+use synod_mvcc::{Command, KeyRange, PutRequest, RangeRequest};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Time to live of a session that names none, seconds (Chubby's).
+const TTL_S: i64 = 12;
+/// Longest lock-delay, seconds.
+const LOCK_DELAY_MAX_S: i64 = 3_600;
+/// Longest name, bytes.
+const NAME_BYTES_MAX: usize = 256;
+/// Guards that one stream of renewals remembers.
+const GUARDS_MAX: usize = 10_000;
+
+/// There is no such session.
+pub(crate) fn no_session(session: i64) -> Status {
+    Status::not_found(format!("synod: there is no session {session:x}: it ended or never was"))
+}
+
+impl Door {
+    /// The record of a session, as the whole cell has it; `None` for a lease that
+    /// was granted without one.
+    pub(crate) async fn session(&self, session: i64) -> Result<Option<SessionRecord>, Status> {
+        if let Some(record) = self.session_here(session).await? {
+            return Ok(Some(record));
+        }
+        // It may have been opened at another member a moment ago.
+        self.read_barrier(false).await?;
+        if let Some(record) = self.session_here(session).await? {
+            return Ok(Some(record));
+        }
+        let lease = self.handle().published().lease(session).map_err(error::of_store)?;
+        if lease.is_some() { Ok(None) } else { Err(no_session(session)) }
+    }
+
+    async fn session_here(&self, session: i64) -> Result<Option<SessionRecord>, Status> {
+        let range = KeyRange { key: session_key(session), end: Default::default() };
+        let (found, _) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+        // Anybody may write there; only what is bound to the lease is its record.
+        let own = found.kvs.into_iter().find(|kv| kv.lease == session);
+        Ok(own.and_then(|kv| SessionRecord::decode(&kv.value)))
+    }
+
+    async fn open(&self, r: v1::SessionOpenRequest) -> Result<v1::SessionOpenResponse, Status> {
+        if r.ttl_s < 0 || !(0..=LOCK_DELAY_MAX_S).contains(&r.lock_delay_s) {
+            return Err(Status::invalid_argument(format!(
+                "synod: ttl_s must not be negative, and lock_delay_s from 0 to {LOCK_DELAY_MAX_S}"
+            )));
+        }
+        if r.name.len() > NAME_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "synod: a session's name has at most {NAME_BYTES_MAX} bytes"
+            )));
+        }
+        let ttl = if r.ttl_s == 0 { TTL_S } else { r.ttl_s };
+        let granted = self.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?;
+        let mut record = SessionRecord {
+            name: r.name,
+            ttl_s: granted.ttl,
+            lock_delay_s: r.lock_delay_s,
+            guard: String::new(),
+            opened_ms: unix_ms(),
+        };
+        if r.lock_delay_s > 0 {
+            let ttl = granted.ttl + r.lock_delay_s;
+            let guard = self.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?;
+            record.guard = format!("{:x}", guard.id);
+        }
+        let (session, value) = (granted.id, record.encode());
+        let key = session_key(session);
+        let put = PutRequest { key, value, lease: session, ..PutRequest::default() };
+        let (_, header) = self.run(Command::Put(put)).await?;
+        Ok(v1::SessionOpenResponse { header: Some(header), session, ttl_s: granted.ttl })
+    }
+
+    /// Renews a session and its guard; the time to live granted, or 0.
+    async fn keep_alive(&self, session: i64, guard: i64) -> Result<i64, Status> {
+        if guard == 0 {
+            return self.renew(session).await;
+        }
+        // Whichever comes first, the guard ends later: both run from one command.
+        let (ttl, guarded) = tokio::join!(self.renew(session), self.renew(guard));
+        guarded?;
+        ttl
+    }
+
+    async fn close(&self, session: i64) -> Result<pb::ResponseHeader, Status> {
+        let record = self.session(session).await?;
+        let revoked = self.run(Command::LeaseRevoke { id: session }).await;
+        let (_, header) = revoked.map_err(|e| match e.code() {
+            tonic::Code::NotFound => no_session(session),
+            _ => e,
+        })?;
+        // Its locks are given back, not lost: nobody has to wait for the guard.
+        if let Some(guard) = record.map(|r| r.guard()).filter(|g| *g != 0) {
+            self.run(Command::LeaseRevoke { id: guard }).await?;
+        }
+        Ok(header)
+    }
+
+    async fn list(&self) -> Result<v1::SessionListResponse, Status> {
+        self.read_barrier(false).await?;
+        let range = prefix_range(SESSIONS.as_bytes());
+        let (found, header) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+        let published = self.handle().published();
+        let clock = self.handle().lease_clock();
+        let mut sessions = Vec::new();
+        for kv in found.kvs {
+            let Some(record) = SessionRecord::decode(&kv.value) else { continue };
+            let Some(lease) = published.lease(kv.lease).map_err(error::of_store)? else { continue };
+            if kv.key != session_key(kv.lease) {
+                continue;
+            }
+            sessions.push(v1::SessionInfo {
+                session: kv.lease,
+                name: record.name,
+                ttl_s: lease.granted_ttl,
+                left_ms: lease.expiry_clock.saturating_sub(clock) as i64,
+                lock_delay_s: record.lock_delay_s,
+                opened_ms: record.opened_ms,
+                keys: lease.keys.into_iter().filter(|k| *k != kv.key).collect(),
+            });
+        }
+        Ok(v1::SessionListResponse { header: Some(header), sessions })
+    }
+}
+
+#[tonic::async_trait]
+impl Session for Door {
+    async fn open(
+        &self,
+        request: Request<v1::SessionOpenRequest>,
+    ) -> Result<Response<v1::SessionOpenResponse>, Status> {
+        Door::open(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type KeepAliveStream =
+        Pin<Box<dyn Stream<Item = Result<v1::SessionKeepAliveResponse, Status>> + Send>>;
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<v1::SessionKeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let door = self.clone();
+        let guards = std::sync::Arc::new(tokio::sync::Mutex::new(BTreeMap::new()));
+        let answers = request.into_inner().then(move |message| {
+            let (door, guards) = (door.clone(), guards.clone());
+            async move {
+                let session = message?.session;
+                let mut guards = guards.lock().await;
+                // Taken before the renewal, so that it never claims more than was seen.
+                let header = Some(door.header_now());
+                let guard = match guards.get(&session) {
+                    Some(guard) => Ok(*guard),
+                    None => door.session(session).await.map(|r| r.map_or(0, |r| r.guard())),
+                };
+                let ttl_s = match guard {
+                    Ok(guard) => {
+                        if guards.len() >= GUARDS_MAX {
+                            guards.clear();
+                        }
+                        guards.insert(session, guard);
+                        door.keep_alive(session, guard).await?
+                    }
+                    Err(e) if e.code() == tonic::Code::NotFound => 0,
+                    Err(e) => return Err(e),
+                };
+                Ok(v1::SessionKeepAliveResponse { header, session, ttl_s })
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn close(
+        &self,
+        request: Request<v1::SessionCloseRequest>,
+    ) -> Result<Response<v1::SessionCloseResponse>, Status> {
+        let header = Door::close(self, request.into_inner().session).await?;
+        Ok(Response::new(v1::SessionCloseResponse { header: Some(header) }))
+    }
+
+    async fn list(
+        &self,
+        _: Request<v1::SessionListRequest>,
+    ) -> Result<Response<v1::SessionListResponse>, Status> {
+        Door::list(self).await.map(Response::new)
+    }
+}

@@ -1,0 +1,286 @@
+//! Sessions, locks and fenced writes, over gRPC and JSON, beside etcd's locks.
+
+mod common;
+
+use common::{Node, Plan, until};
+use std::time::Duration;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
+use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::lock_client::LockClient;
+use synod_etcd_proto::synod::v1::session_client::SessionClient;
+use synod_etcd_proto::v3lockpb;
+use synod_etcd_proto::v3lockpb::lock_client::LockClient as EtcdLockClient;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+struct Doors {
+    sessions: SessionClient<Channel>,
+    locks: LockClient<Channel>,
+    kv: KvClient<Channel>,
+    leases: LeaseClient<Channel>,
+    etcd: EtcdLockClient<Channel>,
+    node: Node,
+    _plan: Plan,
+}
+
+impl Doors {
+    async fn open() -> Doors {
+        let plan = Plan::alone();
+        let node = plan.start().await;
+        node.ready().await;
+        let channel = node.channel().await;
+        Doors {
+            sessions: SessionClient::new(channel.clone()),
+            locks: LockClient::new(channel.clone()),
+            kv: KvClient::new(channel.clone()),
+            leases: LeaseClient::new(channel.clone()),
+            etcd: EtcdLockClient::new(channel),
+            node,
+            _plan: plan,
+        }
+    }
+
+    async fn session(&mut self, name: &str, ttl_s: i64, lock_delay_s: i64) -> i64 {
+        let open = v1::SessionOpenRequest { ttl_s, lock_delay_s, name: name.into() };
+        self.sessions.open(open).await.expect("a session").into_inner().session
+    }
+
+    async fn put(&mut self, value: &str, sequencer: &str) -> Result<(), Status> {
+        let put = pb::PutRequest {
+            key: "data".into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        };
+        let mut request = Request::new(put);
+        request.metadata_mut().insert("synod-sequencer", sequencer.parse().expect("ASCII"));
+        self.kv.put(request).await.map(drop)
+    }
+
+    async fn value(&mut self) -> String {
+        let get = pb::RangeRequest { key: "data".into(), ..Default::default() };
+        let found = self.kv.range(get).await.expect("a read").into_inner().kvs;
+        found.first().map_or(String::new(), |kv| String::from_utf8_lossy(&kv.value).into())
+    }
+
+    async fn is_good(&mut self, sequencer: &str) -> bool {
+        let check = v1::LockCheckRequest { sequencer: sequencer.into() };
+        self.locks.check(check).await.expect("an answer").into_inner().good
+    }
+
+    async fn release(&mut self, sequencer: &str) -> Result<(), Status> {
+        let release = v1::LockReleaseRequest { sequencer: sequencer.into() };
+        self.locks.release(release).await.map(drop)
+    }
+}
+
+fn lock(session: i64) -> v1::LockAcquireRequest {
+    v1::LockAcquireRequest { name: "jobs".into(), session, ..Default::default() }
+}
+
+fn shared(session: i64) -> v1::LockAcquireRequest {
+    v1::LockAcquireRequest { mode: v1::LockMode::Shared.into(), ..lock(session) }
+}
+
+fn refused<T: std::fmt::Debug>(done: Result<T, Status>, code: Code, words: &str) {
+    let status = done.expect_err(words);
+    assert!(status.code() == code && status.message().contains(words), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_goes_from_one_to_the_next_and_the_first_cannot_write_any_more() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("first", 60, 0).await, doors.session("second", 60, 0).await);
+    let first = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+    assert!(first.sequencer.starts_with(&format!("{}:exclusive:{a:x}:jobs", first.token)));
+    refused(
+        doors.locks.acquire(v1::LockAcquireRequest { r#try: true, ..lock(b) }).await,
+        Code::Aborted,
+        "is held by first (session",
+    );
+    refused(
+        doors.locks.acquire(v1::LockAcquireRequest { wait_ms: 50, ..lock(b) }).await,
+        Code::DeadlineExceeded,
+        "waited 50 ms",
+    );
+    refused(doors.locks.acquire(lock(a)).await, Code::AlreadyExists, "has a place");
+    let again = v1::LockAcquireRequest { resume: true, ..lock(a) };
+    let again = doors.locks.acquire(again).await.expect("its own").into_inner();
+    assert_eq!(again.sequencer, first.sequencer);
+    doors.put("1", &first.sequencer).await.expect("the holder writes");
+
+    let mut waiting = doors.locks.clone();
+    let second = tokio::spawn(async move { waiting.acquire(lock(b)).await });
+    let locks = &doors.locks;
+    let described = async || {
+        let describe = v1::LockDescribeRequest { name: "jobs".into() };
+        locks.clone().describe(describe).await.expect("a description").into_inner()
+    };
+    until("a waiter", || async { described().await.waiters.len() == 1 }).await;
+    let seen = described().await;
+    assert_eq!(
+        (seen.holders[0].owner.as_str(), seen.waiters[0].owner.as_str()),
+        ("first", "second")
+    );
+    assert!(seen.holders[0].held_ms > 0 && seen.waiters[0].held_ms == 0);
+    doors.release(&first.sequencer).await.expect("it held it");
+    let second = second.await.expect("the task").expect("its turn").into_inner();
+    assert!(second.token > first.token);
+    assert!(!doors.is_good(&first.sequencer).await && doors.is_good(&second.sequencer).await);
+    doors.put("2", &second.sequencer).await.expect("the holder writes");
+    refused(doors.put("3", &first.sequencer).await, Code::FailedPrecondition, "stale");
+    refused(doors.release(&first.sequencer).await, Code::FailedPrecondition, "stale");
+    refused(doors.put("3", "what").await, Code::InvalidArgument, "not a sequencer");
+    assert_eq!(doors.value().await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_and_transactions_are_fenced_too() {
+    let mut doors = Doors::open().await;
+    let a = doors.session("", 60, 0).await;
+    let held = doors.locks.acquire(shared(a)).await.expect("free").into_inner();
+    let put = pb::PutRequest { key: "data".into(), value: "1".into(), ..Default::default() };
+    let op = pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) };
+    let txn = pb::TxnRequest { success: vec![op], ..Default::default() };
+    let with = |sequencer: &str, message| {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("synod-sequencer", sequencer.parse().expect("ASCII"));
+        request
+    };
+    let done = doors.kv.txn(with(&held.sequencer, txn.clone())).await.expect("it holds");
+    let done = done.into_inner();
+    assert!(done.succeeded && done.responses.len() == 1, "{done:?}");
+    doors.release(&held.sequencer).await.expect("it held it");
+    refused(doors.kv.txn(with(&held.sequencer, txn)).await, Code::FailedPrecondition, "stale");
+    let delete = pb::DeleteRangeRequest { key: "data".into(), ..Default::default() };
+    let mut request = Request::new(delete);
+    request.metadata_mut().insert("synod-sequencer", held.sequencer.parse().expect("ASCII"));
+    refused(doors.kv.delete_range(request).await, Code::FailedPrecondition, "stale");
+    assert_eq!(doors.value().await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcds_clients_and_ours_exclude_each_other() {
+    let mut doors = Doors::open().await;
+    let a = doors.session("ours", 60, 0).await;
+    let theirs = v3lockpb::LockRequest { name: "jobs".into(), lease: 0 };
+    let theirs = doors.etcd.lock(theirs).await.expect("free").into_inner();
+    refused(
+        doors.locks.acquire(v1::LockAcquireRequest { r#try: true, ..shared(a) }).await,
+        Code::Aborted,
+        "is held by a client",
+    );
+    let unlock = v3lockpb::UnlockRequest { key: theirs.key };
+    doors.etcd.unlock(unlock).await.expect("unlocked");
+    let ours = doors.locks.acquire(shared(a)).await.expect("free").into_inner();
+    let mut etcd = doors.etcd.clone();
+    let lease = pb::LeaseGrantRequest { ttl: 60, id: 0 };
+    let lease = doors.leases.lease_grant(lease).await.expect("a lease").into_inner().id;
+    let waiting = tokio::spawn(async move {
+        etcd.lock(v3lockpb::LockRequest { name: "jobs".into(), lease }).await
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished(), "an etcd client waits for those that share");
+    doors.release(&ours.sequencer).await.expect("it held it");
+    waiting.await.expect("the task").expect("its turn");
+    // A lease that no session was opened for can hold a lock as well.
+    refused(
+        doors.locks.acquire(v1::LockAcquireRequest { r#try: true, ..lock(a) }).await,
+        Code::Aborted,
+        &format!("session {lease:x}"),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_closes_its_locks_for_the_lock_delay() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("lost", 1, 2).await, doors.session("next", 60, 0).await);
+    let first = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+    let begun = tokio::time::Instant::now();
+    let next = doors.locks.acquire(lock(b)).await.expect("its turn").into_inner();
+    let waited = begun.elapsed();
+    assert!(waited > Duration::from_millis(2_500), "{waited:?}");
+    assert!(!doors.is_good(&first.sequencer).await && doors.is_good(&next.sequencer).await);
+    refused(doors.locks.acquire(lock(a)).await, Code::NotFound, "there is no session");
+    // Given back, it is free at once.
+    doors.release(&next.sequencer).await.expect("it held it");
+    let c = doors.session("closed", 60, 30).await;
+    doors.locks.acquire(lock(c)).await.expect("free");
+    let close = v1::SessionCloseRequest { session: c };
+    doors.sessions.close(close).await.expect("closed");
+    let close = v1::SessionCloseRequest { session: c };
+    refused(doors.sessions.close(close).await, Code::NotFound, "there is no session");
+    let begun = tokio::time::Instant::now();
+    doors.locks.acquire(lock(b)).await.expect("free");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_live_while_they_are_kept_alive_and_are_listed() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("kept", 2, 3).await, doors.session("left", 1, 0).await);
+    let (tx, rx) = tokio::sync::mpsc::channel(4);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(rx);
+    let mut answers = doors.sessions.keep_alive(requests).await.expect("a stream").into_inner();
+    for _ in 0..8 {
+        tx.send(v1::SessionKeepAliveRequest { session: a }).await.expect("open");
+        let answer = answers.message().await.expect("an answer").expect("one for each");
+        assert_eq!((answer.session, answer.ttl_s), (a, 2));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    tx.send(v1::SessionKeepAliveRequest { session: b }).await.expect("open");
+    let answer = answers.message().await.expect("an answer").expect("one for each");
+    assert_eq!((answer.session, answer.ttl_s), (b, 0), "it is over");
+    doors.locks.acquire(lock(a)).await.expect("free");
+    let list = doors.sessions.list(v1::SessionListRequest {}).await.expect("a list");
+    let list = list.into_inner().sessions;
+    assert_eq!(list.len(), 1, "{list:?}");
+    assert_eq!((list[0].name.as_str(), list[0].lock_delay_s, list[0].ttl_s), ("kept", 3, 2));
+    assert!(list[0].left_ms > 0 && list[0].left_ms <= 2_000);
+    assert_eq!(list[0].keys, [format!("jobs/{a:x}")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_client_goes_leaves_the_queue() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("a", 60, 0).await, doors.session("b", 60, 0).await);
+    doors.locks.acquire(lock(a)).await.expect("free");
+    let mut waiting = doors.locks.clone();
+    let waits = waiting.acquire(lock(b));
+    assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err());
+    let locks = &doors.locks;
+    let left = || async {
+        let describe = v1::LockDescribeRequest { name: "jobs".into() };
+        let seen = locks.clone().describe(describe).await.expect("a description");
+        seen.into_inner().waiters.is_empty()
+    };
+    until("the waiter to leave", left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_as_json() {
+    let doors = Doors::open().await;
+    let node = &doors.node;
+    let (code, opened) =
+        node.post("/synod/v1/session/open", "", r#"{"ttl_s":60,"name":"curl"}"#).await;
+    assert_eq!(code, 200, "{opened}");
+    let session = opened.split("\"session\":\"").nth(1).and_then(|s| s.split('"').next());
+    let session = session.expect("a session").to_owned();
+    let acquire = format!(r#"{{"name":"am9icw==","session":"{session}"}}"#);
+    let (code, held) = node.post("/synod/v1/lock/acquire", "", &acquire).await;
+    assert_eq!(code, 200, "{held}");
+    let sequencer = held.split("\"sequencer\":\"").nth(1).and_then(|s| s.split('"').next());
+    let sequencer = sequencer.expect("a sequencer").to_owned();
+    let header = format!("synod-sequencer: {sequencer}\r\n");
+    let put = r#"{"key":"ZGF0YQ==","value":"MQ=="}"#;
+    let (code, text) = node.post("/v3/kv/put", &header, put).await;
+    assert_eq!(code, 200, "{text}");
+    let release = format!(r#"{{"sequencer":"{sequencer}"}}"#);
+    let (code, text) = node.post("/synod/v1/lock/release", "", &release).await;
+    assert_eq!(code, 200, "{text}");
+    let (code, text) = node.post("/v3/kv/put", &header, put).await;
+    assert!(code == 400 && text.contains("stale"), "{code} {text}");
+    let (code, text) = node.post("/synod/v1/nothing", "", "{}").await;
+    assert_eq!(code, 404, "{text}");
+}

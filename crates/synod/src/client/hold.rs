@@ -1,0 +1,86 @@
+//! A command that runs while something is held, and not a moment longer.
+
+use crate::Outcome;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What is held, for the command to see.
+pub(crate) struct Holding {
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// What is printed when there is no command.
+    pub says: String,
+}
+
+/// Runs the command until it ends (its exit code; 128 and the signal's number if
+/// one ended it), or until `doubt` says why it must not go on: then it is killed.
+/// Interruptions are passed on to it. Without a command, waits to be interrupted.
+pub(crate) async fn run_held(
+    command: &[String],
+    holding: &Holding,
+    doubt: impl Future<Output = String>,
+) -> Outcome<i32> {
+    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
+    let (mut interrupt, mut terminate) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let Some((program, args)) = command.split_first() else {
+        println!("{}", holding.says);
+        return tokio::select! {
+            why = doubt => Err(why),
+            _ = interrupt.recv() => Ok(0),
+            _ = terminate.recv() => Ok(0),
+        };
+    };
+    let mut held = Held::spawn(program, args, holding)?;
+    tokio::pin!(doubt);
+    loop {
+        tokio::select! {
+            status = held.child.wait() => {
+                return status.map(code_of).map_err(|e| format!("{program}: {e}"));
+            }
+            why = &mut doubt => {
+                // Nobody may act on a lock that others can have.
+                held.send(Signal::KILL);
+                let _ = held.child.wait().await;
+                return Err(format!("{program} was killed: {why}"));
+            }
+            _ = interrupt.recv() => held.send(Signal::INT),
+            _ = terminate.recv() => held.send(Signal::TERM),
+        }
+    }
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// The command's process, and those that it starts: one group, unless it reads
+/// from a terminal, which only the terminal's own group may.
+struct Held {
+    child: Child,
+    group: bool,
+}
+
+impl Held {
+    fn spawn(program: &str, args: &[String], holding: &Holding) -> Outcome<Held> {
+        let group = !rustix::termios::isatty(std::io::stdin());
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::inherit()).kill_on_drop(true);
+        command.envs(holding.environment.iter().map(|(name, value)| (name, value)));
+        if group {
+            command.process_group(0);
+        }
+        let child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
+        Ok(Held { child, group })
+    }
+
+    fn send(&self, signal: Signal) {
+        let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return };
+        // An error means that it has ended.
+        let _ =
+            if self.group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+    }
+}

@@ -1,0 +1,262 @@
+//! Locks and sessions with real processes: holders that are paused or cut off,
+//! leaders that are killed, and other servers.
+
+mod common;
+
+use common::{Cluster, Etcd, block_on};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use synod_client::{Client, Error, LockOptions, Session, SessionOptions, SessionState, Wait};
+
+fn synod(endpoints: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
+    // Before `--`, behind which all is the command's.
+    command.args([args[0], "--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
+    command
+}
+
+fn run(endpoints: &str, args: &[&str]) -> Output {
+    synod(endpoints, args).output().expect("synod runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Signals a process group: the command and all that it started.
+fn signal_group(leader: u32, name: &str) {
+    let done = Command::new("kill").args(["-s", name, "--", &format!("-{leader}")]).status();
+    assert!(done.expect("kill runs").success());
+}
+
+/// A process that starts a group of its own, ended when dropped.
+struct Group(Child);
+
+impl Group {
+    fn start(mut command: Command) -> Group {
+        use std::os::unix::process::CommandExt;
+        Group(command.process_group(0).stdout(Stdio::piped()).spawn().expect("it starts"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_command_runs_while_the_lock_is_held() {
+    let cluster = Cluster::start(3);
+    let at = cluster.endpoints();
+    let said = run(
+        &at,
+        &["lock", "l", "--owner", "me", "--", "sh", "-c", "echo $SYNOD_LOCK_NAME $SYNOD_SEQUENCER"],
+    );
+    let said = text(&said.stdout);
+    let (name, sequencer) = said.trim().split_once(' ').expect("two words");
+    assert!(
+        name == "l" && sequencer.contains(":exclusive:") && sequencer.ends_with(":l"),
+        "{said}"
+    );
+    // The exit code is the command's.
+    assert_eq!(run(&at, &["lock", "l", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    let missing = run(&at, &["lock", "l", "--", "/no/such/program"]);
+    assert!(!missing.status.success() && text(&missing.stderr).contains("cannot run"));
+
+    let mut held =
+        Group::start(synod(&at, &["lock", "l", "--owner", "first", "--lock-delay", "30"]));
+    until("the lock", || text(&run(&at, &["lock", "l", "--show"]).stdout).contains("holds"));
+    let refused = run(&at, &["lock", "l", "--try", "--", "true"]);
+    let why = text(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("is held by first (session"), "{why}");
+    let late = run(&at, &["lock", "l", "--wait", "1", "--", "true"]);
+    assert!(text(&late.stderr).contains("waited"), "{}", text(&late.stderr));
+    let list = text(&run(&at, &["session", "list"]).stdout);
+    assert!(list.contains("first") && list.contains("l/"), "{list}");
+    // Interrupted, it gives the lock back: no lock-delay for the next.
+    signal_group(held.0.id(), "TERM");
+    assert!(held.0.wait().expect("its end").success());
+    let begun = Instant::now();
+    assert!(run(&at, &["lock", "l", "--", "true"]).status.success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(text(&run(&at, &["lock", "l", "--show"]).stdout).contains("free"));
+}
+
+/// Two share, one waits for both.
+#[test]
+fn shared_and_exclusive() {
+    let cluster = Cluster::start(1);
+    let at = cluster.endpoints();
+    let sharers: Vec<Group> =
+        (0..2).map(|_| Group::start(synod(&at, &["lock", "s", "--shared"]))).collect();
+    let holders = || text(&run(&at, &["lock", "s", "--show"]).stdout).matches("holds").count();
+    until("two holders", || holders() == 2);
+    assert!(!run(&at, &["lock", "s", "--try", "--", "true"]).status.success());
+    assert!(run(&at, &["lock", "s", "--shared", "--try", "--", "true"]).status.success());
+    for sharer in &sharers {
+        signal_group(sharer.0.id(), "TERM");
+    }
+    assert!(run(&at, &["lock", "s", "--", "true"]).status.success());
+}
+
+/// What a holder does: every write carries its sequencer; a refusal ends it.
+const WRITER: &str = r#"
+i=0
+while synod put data "$SYNOD_TOKEN" --sequencer "$SYNOD_SEQUENCER" 2>>"$LOG"; do
+  i=$((i+1)); echo "$i" >"$LOG.count"; sleep 0.05
+done
+exit 3
+"#;
+
+fn writer(at: &str, log: &Path) -> Command {
+    let bin = Path::new(env!("CARGO_BIN_EXE_synod")).parent().expect("a folder");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = synod(at, &["lock", "jobs", "--ttl", "2", "--", "sh", "-c", WRITER]);
+    command
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("SYNOD_ENDPOINTS", at)
+        .env("LOG", log)
+        .stderr(Stdio::null());
+    command
+}
+
+/// Process ids whose parent is this one.
+fn children(parent: u32) -> Vec<u32> {
+    let out = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output();
+    text(&out.expect("ps runs").stdout).split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
+#[test]
+fn a_paused_holder_wakes_up_and_cannot_write() {
+    let cluster = Cluster::start(3);
+    let at = cluster.endpoints();
+    let dir = tempfile::tempdir().expect("a folder");
+    let (log, other) = (dir.path().join("first"), dir.path().join("second"));
+    let mut first = Group::start(writer(&at, &log));
+    let count = |log: &Path| std::fs::read_to_string(log.with_extension("count")).is_ok();
+    until("the first holder's writes", || count(&log));
+    // The command and all below it, and the one that holds the lock for it.
+    let command = children(first.0.id()).first().copied().expect("its command");
+    signal_group(first.0.id(), "STOP");
+    signal_group(command, "STOP");
+    let second = Group::start(writer(&at, &other));
+    until("the second holder's writes", || count(&other));
+    let token = || text(&run(&at, &["get", "data"]).stdout);
+    let now = token();
+    // The holder's command wakes first: nothing has told it that the lock is lost.
+    signal_group(command, "CONT");
+    until("the refusal", || {
+        std::fs::read_to_string(&log).is_ok_and(|l| l.contains("the sequencer is stale"))
+    });
+    signal_group(first.0.id(), "CONT");
+    let code = first.0.wait().expect("its end").code();
+    assert!(code.is_some_and(|c| c != 0), "{code:?}");
+    assert_eq!(token(), now, "the second holder's writes stand");
+    drop(second);
+}
+
+/// Every holder's token is its own, and greater than those before.
+#[test]
+fn a_killed_leader_takes_no_locks_with_it() {
+    let mut cluster = Cluster::start(3);
+    let endpoints: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    let leader = cluster.leader();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(Client::connect(&endpoints)).expect("endpoints");
+    let held = runtime.block_on(async {
+        let mut held = Vec::new();
+        for s in 0..40 {
+            let options = SessionOptions { ttl: Duration::from_secs(5), ..Default::default() };
+            let session = client.open_session(options).await.expect("a session");
+            let mut locks = Vec::new();
+            for l in 0..5 {
+                locks.push(session.lock(&format!("many/{s}/{l}")).await.expect("free"));
+            }
+            held.push((session, locks));
+        }
+        held
+    });
+    cluster.kill(leader);
+    // Longer than they live without a sign of life.
+    std::thread::sleep(Duration::from_secs(7));
+    runtime.block_on(async {
+        for (session, locks) in &held {
+            assert_eq!(*session.state().borrow(), SessionState::Safe);
+            for lock in locks {
+                assert!(client.is_good(lock.sequencer()).await.expect("an answer"));
+                let name = text(&lock.sequencer().name);
+                let wait = LockOptions { wait: Wait::Never, ..LockOptions::default() };
+                let other = held[0].0.id();
+                if session.id() != other {
+                    let twice = held[0].0.lock_with(&name, wait).await;
+                    assert!(matches!(twice, Err(Error::Held(_))), "{name} was given twice");
+                }
+            }
+        }
+        for (session, locks) in held {
+            for lock in locks {
+                lock.release().await.expect("it was held");
+            }
+            session.close().await.expect("closed");
+        }
+        assert!(client.sessions().await.expect("a list").is_empty());
+    });
+}
+
+/// A session that is cut off is in jeopardy, and safe again when the cluster is back
+/// in time; without grace it is over.
+#[test]
+fn jeopardy_and_back() {
+    let mut cluster = Cluster::start(3);
+    let endpoints: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(Client::connect(&endpoints)).expect("endpoints");
+    let (patient, hasty) = runtime.block_on(async {
+        let ttl = Duration::from_secs(2);
+        let patient = SessionOptions { ttl, ..Default::default() };
+        let hasty = SessionOptions { ttl, grace: Duration::ZERO, ..Default::default() };
+        let open = async |options| client.open_session(options).await.expect("a session");
+        (open(patient).await, open(hasty).await)
+    });
+    let lock = runtime.block_on(patient.lock("kept")).expect("free");
+    (0..3).for_each(|i| cluster.kill(i));
+    let state = |session: &Session| *session.state().borrow();
+    until("jeopardy", || state(&patient) == SessionState::Jeopardy);
+    until("the end", || state(&hasty) == SessionState::Expired);
+    (0..3).for_each(|i| cluster.spawn(i));
+    cluster.wait_ready();
+    until("safety", || state(&patient) == SessionState::Safe);
+    assert!(runtime.block_on(client.is_good(lock.sequencer())).expect("an answer"));
+    runtime.block_on(async {
+        lock.release().await.expect("it was held all the time");
+        patient.close().await.expect("closed");
+    });
+}
+
+#[test]
+fn on_a_real_etcd_there_is_etcds_lock_and_no_sequencer() {
+    let etcd = Etcd::start();
+    block_on(etcd.channel());
+    let at = format!("127.0.0.1:{}", etcd.client);
+    let locked = run(&at, &["lock", "l", "--", "sh", "-c", "echo $SYNOD_LOCK_KEY"]);
+    assert!(text(&locked.stdout).starts_with("l/"), "{locked:?}");
+    assert!(text(&locked.stderr).contains("no fencing token"));
+    assert!(run(&at, &["elect", "e", "me", "--", "true"]).status.success());
+    let shared = run(&at, &["lock", "l", "--shared", "--", "true"]);
+    assert!(text(&shared.stderr).contains("only etcd's lock"), "{shared:?}");
+    let put = run(&at, &["put", "k", "v", "--sequencer", "5:exclusive:1f:l"]);
+    assert!(text(&put.stderr).contains("does not check sequencers"), "{put:?}");
+    assert_eq!(text(&run(&at, &["get", "k"]).stdout), "");
+    assert!(text(&run(&at, &["session", "list"]).stderr).contains("it is not Synod"));
+}
