@@ -3,6 +3,7 @@
 use crate::claim::Claim;
 use crate::sequencer::{Mode, Sequencer};
 use bytes::Bytes;
+use synod_base::planted;
 use synod_mvcc::KeyValue;
 
 /// `name/`: what the keys of a lock's queue start with.
@@ -61,7 +62,13 @@ pub fn standing(queue: &[Contender], key: &[u8], token: i64) -> Standing {
     let Some(me) = queue.iter().find(|c| c.kv.key == key && c.kv.create_revision == token) else {
         return Standing::Gone;
     };
-    match queue.iter().rev().find(|other| blocks(queue, other, me)) {
+    let mut older = queue.iter().rev().filter(|c| c.kv.create_revision < me.kv.create_revision);
+    let nearest = planted("lock: a sharer looks only at the one before it");
+    let found = match nearest {
+        true => older.next().filter(|other| blocks(queue, other, me)),
+        false => older.find(|other| blocks(queue, other, me)),
+    };
+    match found {
         Some(other) => Standing::WaitsFor(other.kv.key.clone()),
         None => Standing::Holds,
     }
@@ -73,12 +80,14 @@ pub fn holders(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
     queue.iter().filter(|c| c.claim.guards().is_none()).filter(holds)
 }
 
-/// Whether `other` keeps `me` from holding.
+/// Whether `other`, who is older, keeps `me` from holding.
 fn blocks(queue: &[Contender], other: &Contender, me: &Contender) -> bool {
     if other.kv.create_revision >= me.kv.create_revision {
         return false;
     }
-    if other.claim.mode() == Mode::Shared && me.claim.mode() == Mode::Shared {
+    let shares = |c: &Contender| c.claim.mode() == Mode::Shared;
+    let wrongly = planted("lock: sharers and one alone hold together");
+    if shares(me) && shares(other) || wrongly && (shares(me) || shares(other)) {
         return false;
     }
     match other.claim.guards() {
@@ -86,7 +95,9 @@ fn blocks(queue: &[Contender], other: &Contender, me: &Contender) -> bool {
         // A guard stands in for a holder that was lost: not for one that is there
         // itself, nor for one that only waited.
         Some(session) => {
-            other.claim.held_ms > 0 && !queue.iter().any(|c| stands_for(other, session, c))
+            other.claim.held_ms > 0
+                && !queue.iter().any(|c| stands_for(other, session, c))
+                && !planted("lock: a guard keeps nobody out")
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::prefix_range;
 use crate::queue::{contenders, key_of};
 use crate::sequencer::Sequencer;
 use bytes::Bytes;
+use synod_base::planted;
 use synod_mvcc::{
     Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, KeyValue, Op, OpResult,
     PutRequest, RangeRequest, TxnRequest, TxnResult,
@@ -76,7 +77,10 @@ pub fn enter(place: &Place) -> TxnRequest {
     let nobody = Compare {
         range: prefix_range(&contenders(&place.name)),
         target: CompareTarget::Create(1),
-        result: CompareResult::Less,
+        result: match planted("lock: a queue that is not empty counts as empty") {
+            true => CompareResult::NotEqual,
+            false => CompareResult::Less,
+        },
     };
     let granted = TxnRequest {
         compare: vec![nobody],
@@ -158,6 +162,9 @@ pub fn resume(place: &Place, token: i64) -> TxnRequest {
 
 /// What must be true for a write that carries this sequencer.
 pub fn fence(sequencer: &Sequencer) -> Vec<Compare> {
+    if planted("lock: a write is not fenced") {
+        return Vec::new();
+    }
     let key = key_of(&sequencer.name, sequencer.session);
     fence_of(&key, sequencer.token, sequencer.session)
 }

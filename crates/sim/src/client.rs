@@ -2,6 +2,7 @@
 //! member, giving up after a while without knowing what became of it.
 
 use crate::check::linear;
+use crate::holder::{self, Holder};
 use crate::oracle::Found;
 use crate::world::{Event, Waiter, World};
 use bytes::Bytes;
@@ -14,7 +15,6 @@ use synod_mvcc::{
 
 /// Keys that all clients share.
 const KEYS: u64 = 6;
-const LOCKS: u64 = 2;
 /// A client gives up after this, µs.
 const PATIENCE_US: u64 = 4_000_000;
 
@@ -22,51 +22,38 @@ pub fn key(n: u64) -> Bytes {
     Bytes::from(format!("key-{n}"))
 }
 
-fn lock(n: u64) -> Bytes {
-    Bytes::from(format!("lock-{n}"))
-}
-
 /// What a request was for.
 #[derive(Clone, Debug)]
-enum Aim {
+pub(crate) enum Aim {
     Put { key: u64, value: u64 },
     Delete { key: u64 },
     Swap { key: u64, from: u64, to: u64 },
     Get { key: u64 },
     All,
     Grant { lease: i64, ttl: i64 },
-    Renew { lease: i64 },
+    Renew { lease: i64, guard: i64 },
     Revoke { lease: i64 },
     Bind { lease: i64 },
-    Acquire { lock: u64, lease: i64 },
-    Release { lock: u64 },
+    Lock(holder::Step),
     Compact,
 }
 
-struct Pending {
+pub(crate) struct Pending {
     ticket: (NodeId, u64),
-    aim: Aim,
-    start: u64,
+    pub aim: Aim,
+    pub start: u64,
     /// What some client had seen when it began.
     frontier: u64,
     /// How far clocks had jumped then.
-    jumped: u64,
+    pub jumped: u64,
     deadline: u64,
-}
-
-struct Lease {
-    id: i64,
-    ttl: i64,
-    /// The client relies on it until then, µs.
-    until: u64,
 }
 
 pub struct Client {
     number: u64,
-    pending: Option<Pending>,
-    lease: Option<Lease>,
-    /// The lock that it holds, with its token.
-    held: Option<(u64, i64)>,
+    pub(crate) pending: Option<Pending>,
+    /// Its session, and what it holds by it.
+    pub holder: Holder,
     /// What it last read of each key.
     known: Vec<u64>,
     /// Requests that were answered.
@@ -82,8 +69,7 @@ impl Client {
         Client {
             number,
             pending: None,
-            lease: None,
-            held: None,
+            holder: Holder::default(),
             known: vec![0; KEYS as usize],
             answered: 0,
             resting: false,
@@ -93,9 +79,7 @@ impl Client {
 
     /// A server's clock jumped: what it promised ends that much earlier.
     pub fn jump(&mut self, by: u64) {
-        if let Some(lease) = &mut self.lease {
-            lease.until = lease.until.saturating_sub(by);
-        }
+        self.holder.jump(by);
     }
 
     pub fn waits(&self) -> bool {
@@ -107,7 +91,7 @@ fn value_of(bytes: &[u8]) -> u64 {
     std::str::from_utf8(bytes).ok().and_then(|s| s.trim_end_matches('.').parse().ok()).unwrap_or(0)
 }
 
-fn put(key: Bytes, value: u64, pad: u64, lease: i64) -> PutRequest {
+pub(crate) fn put(key: Bytes, value: u64, pad: u64, lease: i64) -> PutRequest {
     let value = format!("{value}{}", ".".repeat(pad as usize));
     PutRequest {
         key,
@@ -148,6 +132,7 @@ impl World {
         if self.rng.one_in(20) {
             self.move_a_watch(who)?;
         }
+        self.look_at_the_queue(number, who)?;
         let aim = self.choose(number);
         self.ask(number, who, aim);
         Ok(())
@@ -198,7 +183,7 @@ impl World {
         let key = self.rng.below(KEYS);
         let now = self.now;
         let client = &self.clients[number];
-        let lease = client.lease.as_ref().filter(|l| l.until > now).map(|l| l.id);
+        let lease = client.holder.alive(now).map(|l| (l.id, l.guard));
         match (self.rng.below(20), lease) {
             (0..=4, _) => Aim::Put { key, value: unique },
             (5, _) => Aim::Delete { key },
@@ -206,17 +191,19 @@ impl World {
             (8 | 9, _) => Aim::Get { key },
             (10, _) => Aim::All,
             (11, _) if self.rng.one_in(4) => Aim::Compact,
+            // A process that was paused goes on: it does not know that it is too late.
+            (12..=14, None) if client.holder.remembers() => Aim::Lock(holder::Step::LateWrite),
             (_, None) => {
                 let ttl = self.rng.between(1, 3) as i64;
                 Aim::Grant { lease: unique as i64, ttl }
             }
-            (12, Some(lease)) => Aim::Revoke { lease },
-            (13, Some(lease)) => Aim::Bind { lease },
-            (14 | 15, Some(lease)) => match client.held {
-                Some((lock, _)) => Aim::Release { lock },
-                None => Aim::Acquire { lock: self.rng.below(LOCKS), lease },
+            (12, Some((lease, _))) if self.rng.one_in(3) => Aim::Revoke { lease },
+            (13, Some((lease, _))) => Aim::Bind { lease },
+            (12..=16, Some((lease, guard))) => match self.next_step(number) {
+                Some(step) => Aim::Lock(step),
+                None => Aim::Renew { lease, guard },
             },
-            (_, Some(lease)) => Aim::Renew { lease },
+            (_, Some((lease, guard))) => Aim::Renew { lease, guard },
         }
     }
 
@@ -254,35 +241,15 @@ impl World {
                 })
             }
             Aim::Grant { lease, ttl } => Command::LeaseGrant { id: lease, ttl, clock: 0 },
-            Aim::Renew { lease } => Command::LeaseRenew { ids: vec![lease], clock: 0 },
+            Aim::Renew { lease, guard } => {
+                let ids = if guard == 0 { vec![lease] } else { vec![lease, guard] };
+                Command::LeaseRenew { ids, clock: 0 }
+            }
             Aim::Revoke { lease } => Command::LeaseRevoke { id: lease },
             Aim::Bind { lease } => {
                 Command::Put(put(format!("session-{me}").into(), me, pad, lease))
             }
-            Aim::Acquire { lock: n, lease } => Command::Txn(TxnRequest {
-                compare: vec![Compare {
-                    range: one(lock(n)),
-                    target: CompareTarget::Create(0),
-                    result: CompareResult::Equal,
-                }],
-                success: vec![Op::Put(put(lock(n), me, 0, lease))],
-                failure: Vec::new(),
-            }),
-            Aim::Release { lock: n } => {
-                let token = self.clients[number].held.map_or(0, |(_, token)| token);
-                Command::Txn(TxnRequest {
-                    compare: vec![Compare {
-                        range: one(lock(n)),
-                        target: CompareTarget::Mod(token),
-                        result: CompareResult::Equal,
-                    }],
-                    success: vec![Op::Delete(DeleteRequest {
-                        range: one(lock(n)),
-                        prev_kv: false,
-                    })],
-                    failure: Vec::new(),
-                })
-            }
+            Aim::Lock(step) => self.step_command(number, step),
             Aim::Compact => Command::Compact { revision: self.oracle.model.revision() - 15 },
         })
     }
@@ -290,21 +257,16 @@ impl World {
     fn ask(&mut self, number: usize, who: usize, aim: Aim) {
         self.tickets += 1;
         let ticket = self.tickets;
-        // Before the request leaves: from then on the lock may be somebody else's.
-        match aim {
-            Aim::Release { lock: n } => {
-                self.clients[number].held.take();
-                self.oracle.gave_up(&lock(n), number as u64);
-            }
-            Aim::Revoke { .. } => self.drop_lease(number),
-            _ => {}
-        }
-        let token = self.clients[number].held;
         let input = match self.command(number, &aim) {
             Some(command) => CellInput::Propose { ticket, work: Work::Command(command.encode()) },
             None => CellInput::Read { ticket },
         };
-        debug_assert!(!matches!(aim, Aim::Release { .. }) || token.is_none());
+        // Before the request leaves: from then on the lock may be somebody else's.
+        match aim {
+            Aim::Lock(holder::Step::Leave) => self.leaves(number),
+            Aim::Revoke { .. } => self.drop_lease(number),
+            _ => {}
+        }
         self.clients[number].pending = Some(Pending {
             ticket: (self.machines[who].id, ticket),
             aim,
@@ -315,13 +277,6 @@ impl World {
         });
         self.waiting.insert(ticket, Waiter::Client(number));
         self.input(who, input);
-    }
-
-    fn drop_lease(&mut self, number: usize) {
-        self.clients[number].lease = None;
-        if let Some((n, _)) = self.clients[number].held.take() {
-            self.oracle.gave_up(&lock(n), number as u64);
-        }
     }
 
     /// A client's request was answered.
@@ -405,7 +360,7 @@ impl World {
         };
         let Some(pending) = self.close(number, seen) else { return Ok(()) };
         let client = &mut self.clients[number];
-        match (pending.aim, &answer.0) {
+        match (pending.aim.clone(), &answer.0) {
             (Aim::Put { key, value }, _) => client.known[key as usize] = value,
             (Aim::Swap { key, .. }, _) => {
                 if let Some(Kind::Read(v) | Kind::Swap(_, v)) = seen {
@@ -415,56 +370,19 @@ impl World {
             (Aim::Delete { key }, _) => client.known[key as usize] = 0,
             (Aim::Grant { lease, ttl }, Outcome::LeaseGranted(granted)) => {
                 self.drop_lease(number);
-                let until = pending.start + (*granted).max(ttl) as u64 * 950_000;
-                let until = until.saturating_sub(self.oracle.jumped - pending.jumped);
-                self.clients[number].lease = Some(Lease { id: lease, ttl: *granted, until });
+                let until = self.until(&pending, (*granted).max(ttl));
+                self.clients[number].holder.opened(lease, *granted, until);
                 self.oracle.promise(lease, until);
             }
-            (Aim::Renew { lease }, Outcome::LeaseRenewed(list)) => {
-                let alive = list.iter().any(|(id, ttl)| *id == lease && *ttl > 0);
-                let jumped = self.oracle.jumped - pending.jumped;
-                return self.renewed(number, lease, alive, (pending.start, jumped));
+            (Aim::Renew { lease, .. }, Outcome::LeaseRenewed(list)) => {
+                return self.renewed(number, &pending, lease, list);
             }
-            (Aim::Acquire { lock: n, lease }, Outcome::Txn(txn)) if txn.succeeded => {
-                let until = client.lease.as_ref().filter(|l| l.id == lease).map_or(0, |l| l.until);
-                client.held = Some((n, answer.1));
-                let (now, token) = (self.now, answer.1);
-                return self.oracle.holds(&lock(n), number as u64, token, now, until);
+            (Aim::Lock(step), outcome) => {
+                return self.stepped(number, &pending, step, outcome, answer.1);
             }
             _ => {}
         }
         Ok(())
-    }
-
-    fn renewed(
-        &mut self,
-        number: usize,
-        lease: i64,
-        alive: bool,
-        (start, jumped): (u64, u64),
-    ) -> Result<(), Found> {
-        if !alive {
-            self.drop_lease(number);
-            return Ok(());
-        }
-        let now = self.now;
-        let client = &mut self.clients[number];
-        let Some(held) = client.lease.as_mut().filter(|l| l.id == lease) else { return Ok(()) };
-        let relied = held.until;
-        let until = (start + held.ttl as u64 * 950_000).saturating_sub(jumped);
-        held.until = held.until.max(until);
-        let until = held.until;
-        self.oracle.promise(lease, until);
-        match client.held {
-            // It had given the lock up for lost in between.
-            Some((n, _)) if relied <= now => {
-                client.held = None;
-                self.oracle.gave_up(&lock(n), number as u64);
-                Ok(())
-            }
-            Some((n, token)) => self.oracle.holds(&lock(n), number as u64, token, now, until),
-            None => Ok(()),
-        }
     }
 
     /// A linearizable read may look.

@@ -23,6 +23,8 @@ pub mod check;
 mod client;
 mod disk;
 mod duties;
+mod holder;
+mod locks;
 mod machine;
 mod model;
 mod network;

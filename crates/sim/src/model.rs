@@ -248,7 +248,8 @@ impl Model {
         pairs.iter().all(|kv| compare(c, kv))
     }
 
-    /// Transactions of the simulated clients do not nest.
+    /// Where the simulated clients nest transactions, the inner one is all that the
+    /// outer one does: so no write comes before a condition.
     fn txn(&mut self, txn: &TxnRequest, events: &mut Vec<Event>) -> Result<TxnResult, Error> {
         let succeeded = txn.compare.iter().all(|c| self.holds(c));
         let ops = if succeeded { &txn.success } else { &txn.failure };
@@ -257,20 +258,23 @@ impl Model {
                 self.may_put(req)?;
             }
         }
-        let responses = ops.iter().map(|op| match op {
-            Op::Put(req) => OpResult::Put(self.put(req, events)),
-            Op::Delete(req) => {
-                let (n, prevs) = self.delete(req, events);
-                OpResult::Delete(n, prevs)
-            }
-            Op::Range(RangeRequest { range, .. }) => {
-                let kvs = self.range(range, i64::MAX);
-                let count = kvs.len() as i64;
-                OpResult::Range(RangeResult { kvs, more: false, count })
-            }
-            Op::Txn(_) => OpResult::Txn(TxnResult::default()),
-        });
-        Ok(TxnResult { succeeded, responses: responses.collect() })
+        let mut responses = Vec::new();
+        for op in ops {
+            responses.push(match op {
+                Op::Put(req) => OpResult::Put(self.put(req, events)),
+                Op::Delete(req) => {
+                    let (n, prevs) = self.delete(req, events);
+                    OpResult::Delete(n, prevs)
+                }
+                Op::Range(RangeRequest { range, .. }) => {
+                    let kvs = self.range(range, i64::MAX);
+                    let count = kvs.len() as i64;
+                    OpResult::Range(RangeResult { kvs, more: false, count })
+                }
+                Op::Txn(inner) => OpResult::Txn(self.txn(inner, events)?),
+            });
+        }
+        Ok(TxnResult { succeeded, responses })
     }
 }
 

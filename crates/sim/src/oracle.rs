@@ -4,11 +4,11 @@
 //! **Checked here**: all members apply the same entries; each request takes
 //! effect at most once, and never after it was refused; answers and the
 //! revisions of every member are the model's; nothing takes effect before what
-//! had ended when it began; leases do not end early; no two clients hold one
-//! lock.
+//! had ended when it began; leases do not end early. Locks are in
+//! [`crate::locks`].
 
+use crate::locks::Locks;
 use crate::model::Model;
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_base::NodeId;
 use synod_cell::Agreed;
@@ -35,8 +35,7 @@ pub struct Oracle {
     pub frontier: u64,
     /// Lease -> it must live at least until then (µs).
     promises: BTreeMap<i64, u64>,
-    /// Lock -> (client, until when it relies on it, token).
-    holders: BTreeMap<Bytes, (u64, u64, i64)>,
+    pub locks: Locks,
     leaders: BTreeMap<u64, NodeId>,
     /// By how much clocks have jumped, µs.
     pub jumped: u64,
@@ -54,7 +53,7 @@ impl Oracle {
             refused: BTreeSet::new(),
             frontier: FIRST_INDEX - 1,
             promises: BTreeMap::new(),
-            holders: BTreeMap::new(),
+            locks: Locks::default(),
             leaders: BTreeMap::new(),
             jumped: 0,
         }
@@ -203,41 +202,6 @@ impl Oracle {
         for until in self.promises.values_mut() {
             *until = until.saturating_sub(by);
         }
-        for (_, until, _) in self.holders.values_mut() {
-            *until = until.saturating_sub(by);
-        }
-    }
-
-    /// A client holds a lock from now on and until then.
-    pub fn holds(
-        &mut self,
-        lock: &Bytes,
-        client: u64,
-        token: i64,
-        now: u64,
-        until: u64,
-    ) -> Result<(), Found> {
-        if let Some((other, theirs, before)) = self.holders.get(lock)
-            && *other != client
-            && (*theirs > now || *before >= token)
-        {
-            let what = format!(
-                "client {client} holds {lock:?} with token {token}; client {other} relies on it \
-                 for {} ms more, with token {before}",
-                theirs.saturating_sub(now) / 1_000
-            );
-            return Err(("lock", what));
-        }
-        self.holders.insert(lock.clone(), (client, until, token));
-        Ok(())
-    }
-
-    /// A client relies on a lock no more.
-    pub fn gave_up(&mut self, lock: &Bytes, client: u64) {
-        if let Some((holder, until, _)) = self.holders.get_mut(lock)
-            && *holder == client
-        {
-            *until = 0;
-        }
+        self.locks.jump(by);
     }
 }

@@ -62,6 +62,11 @@ const BUGS: &[(&str, Protocol)] = &[
     ("state: the applied index is stored apart from the data", Protocol::Raft),
     ("state: a lock is given twice", Protocol::Raft),
     ("state: a compaction takes a live pair", Protocol::Raft),
+    ("lock: sharers and one alone hold together", Protocol::Raft),
+    ("lock: a guard keeps nobody out", Protocol::Paxos),
+    ("lock: a sharer looks only at the one before it", Protocol::Zab),
+    ("lock: a write is not fenced", Protocol::Raft),
+    ("lock: a queue that is not empty counts as empty", Protocol::Raft),
     ("watch: an event is dropped", Protocol::Raft),
     ("watch: history begins one revision late", Protocol::Raft),
 ];
