@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
+use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
@@ -77,6 +78,58 @@ impl Client {
         let done = KvClient::new(channel).put(fenced(put, sequencer)).await;
         let header = self.note(number, done)?.into_inner().header;
         Ok(header.map_or(0, |h| h.revision))
+    }
+
+    /// Writes a key that lasts as long as a session (or a lease; 0: for good). Like
+    /// every write that sets a key to a value, it may be made twice.
+    pub async fn put(&self, key: &str, value: impl Into<Bytes>, session: i64) -> Result<(), Error> {
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), value.into());
+        let put = |channel| {
+            let (key, value) = (key.clone(), value.clone());
+            let put = pb::PutRequest { key, value, lease: session, ..Default::default() };
+            async move { KvClient::new(channel).put(put).await }
+        };
+        self.again(put).await.map(drop)
+    }
+
+    /// The pairs whose keys start with a prefix, in order.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let range = synod_coord::prefix_range(prefix.as_bytes());
+        let list = |channel| {
+            let (key, range_end) = (range.key.clone(), range.end.clone());
+            let get = pb::RangeRequest { key, range_end, ..Default::default() };
+            async move { KvClient::new(channel).range(get).await }
+        };
+        let found = self.again(list).await?.kvs;
+        Ok(found.into_iter().map(|kv| (kv.key, kv.value)).collect())
+    }
+
+    /// The next write of a key that this is called for: its value. Whoever is
+    /// answered with an error has missed nothing that came after the call.
+    pub async fn next_write(&self, key: &str) -> Result<Bytes, Error> {
+        let (number, channel) = self.endpoints.current();
+        let create = pb::WatchCreateRequest {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            filters: vec![pb::watch_create_request::FilterType::Nodelete.into()],
+            ..Default::default()
+        };
+        let create = pb::watch_request::RequestUnion::CreateRequest(create);
+        let create = pb::WatchRequest { request_union: Some(create) };
+        // The stream of requests stays open as long as the watch.
+        let (tx, rx) = tokio::sync::mpsc::channel(1);
+        let _ = tx.send(create).await;
+        let requests = tokio_stream::wrappers::ReceiverStream::new(rx);
+        let answers = WatchClient::new(channel).watch(requests).await;
+        let mut answers = self.note(number, answers)?.into_inner();
+        loop {
+            let answer = self.note(number, answers.message().await)?;
+            let Some(answer) = answer.filter(|a| !a.canceled) else {
+                return Err(Error::Unavailable("the watch ended".into()));
+            };
+            if let Some(kv) = answer.events.into_iter().find_map(|e| e.kv) {
+                return Ok(kv.value);
+            }
+        }
     }
 
     /// The value of a key.

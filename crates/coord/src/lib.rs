@@ -10,6 +10,8 @@
 //! - A lock `N` is a queue: one key `N/<session>` a contender, in the order of
 //!   their create revisions, as etcd's own clients lay it out; so they and ours
 //!   wait for each other.
+//! - A service's instances are sessions with a record under [`SERVICES`]; the
+//!   active one of several holds a lock.
 //! - A session with a lock-delay has a second lease, its *guard*, that outlives
 //!   it by the delay; it holds a second key in each queue, created with the
 //!   first. When the session is lost the guard keeps the others out.
@@ -31,6 +33,7 @@ mod claim;
 mod clock;
 mod queue;
 mod sequencer;
+mod service;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,9 @@ pub use claim::{Claim, SessionRecord};
 pub use clock::{DRIFT_MAX_PERCENT, SessionClock, SessionState};
 pub use queue::{Contender, Standing, contenders, delays, holders, key_of, read_queue, standing};
 pub use sequencer::{BadSequencer, Mode, Sequencer};
+pub use service::{
+    Duty, Health, InstanceRecord, Role, SERVICES, ServiceMode, handover_key, instance_key, office,
+};
 pub use steps::{
     Entered, Place, SESSIONS, enter, entered, fence, fenced, leave, mark_held, resume, session_key,
     withdraw,

@@ -278,6 +278,40 @@ fn a_session_passes_from_safe_to_jeopardy_and_back_or_over() {
 }
 
 #[test]
+fn health_believes_what_lasts() {
+    let mut health = Health::new(2, 3);
+    let mut told = |passed| health.checked(passed);
+    assert_eq!([told(true), told(true), told(true)], [None, Some(true), None]);
+    // Two failures, then one pass: nothing happened.
+    assert_eq!([told(false), told(false), told(true)], [None, None, None]);
+    assert_eq!([told(false), told(false), told(false)], [None, None, Some(false)]);
+    assert_eq!([told(true), told(false), told(true), told(true)], [None, None, None, Some(true)]);
+    // From nothing, one failure is not enough either.
+    let mut health = Health::new(1, 2);
+    assert_eq!((health.checked(false), health.healthy()), (None, None));
+    assert_eq!(health.checked(false), Some(false));
+}
+
+#[test]
+fn an_instance_serves_when_it_is_healthy_and_in_office() {
+    let mut role = Role::new(ServiceMode::ActivePassive);
+    assert_eq!(role.duty(0), Duty::Rest);
+    role.is_healthy(true);
+    assert_eq!(role.duty(0), Duty::Contend);
+    role.holds(true);
+    assert_eq!(role.duty(0), Duty::Serve);
+    role.steps_aside(500);
+    assert_eq!((role.duty(499), role.duty(500)), (Duty::Rest, Duty::Serve));
+    role.holds(false);
+    assert_eq!(role.duty(500), Duty::Contend);
+    role.is_healthy(false);
+    assert_eq!(role.duty(500), Duty::Rest);
+    let mut role = Role::new(ServiceMode::ActiveActive);
+    role.is_healthy(true);
+    assert_eq!(role.duty(0), Duty::Serve);
+}
+
+#[test]
 fn what_is_no_sequencer_is_refused_with_the_reason() {
     for (text, why) in [
         ("", "the token"),

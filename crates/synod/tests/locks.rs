@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Cluster, Etcd, block_on};
+use common::{Cluster, Etcd, block_on, etcdctls};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,8 +34,9 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
 
 /// Signals a process group: the command and all that it started.
 fn signal_group(leader: u32, name: &str) {
-    let done = Command::new("kill").args(["-s", name, "--", &format!("-{leader}")]).status();
-    assert!(done.expect("kill runs").success());
+    // It may have ended.
+    let mut kill = Command::new("kill");
+    let _ = kill.args(["-s", name, "--", &format!("-{leader}")]).stderr(Stdio::null()).status();
 }
 
 /// A process that starts a group of its own, ended when dropped.
@@ -110,6 +111,34 @@ fn shared_and_exclusive() {
     assert!(run(&at, &["lock", "s", "--", "true"]).status.success());
 }
 
+/// etcdctl makes its queue itself, key by key.
+#[test]
+fn etcdctl_and_synod_wait_for_each_other() {
+    let cluster = Cluster::start(3);
+    let at = cluster.endpoints();
+    for etcdctl in etcdctls() {
+        let etcdctl_lock = |args: &[&str]| {
+            let mut command = Command::new(&etcdctl);
+            command.env("ETCDCTL_API", "3").args(["--endpoints", &at, "lock", "both"]).args(args);
+            command.stdin(Stdio::null());
+            command
+        };
+        let holders = || text(&run(&at, &["lock", "both", "--show"]).stdout);
+        let theirs = Group::start(etcdctl_lock(&[]));
+        until("etcdctl's lock", || holders().contains("(an etcd client)"));
+        assert!(!run(&at, &["lock", "both", "--try", "--", "true"]).status.success());
+        signal_group(theirs.0.id(), "TERM");
+        let ours = Group::start(synod(&at, &["lock", "both", "--shared", "--owner", "us"]));
+        until("our lock", || holders().contains("us"));
+        let mut waits = Group::start(etcdctl_lock(&["true"]));
+        until("etcdctl in the queue", || holders().contains("waits"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(waits.0.try_wait().expect("a child").is_none(), "it waits for us");
+        signal_group(ours.0.id(), "TERM");
+        assert!(waits.0.wait().expect("its end").success(), "{}", etcdctl.display());
+    }
+}
+
 /// What a holder does: every write carries its sequencer; a refusal ends it.
 const WRITER: &str = r#"
 i=0
@@ -146,10 +175,12 @@ fn a_paused_holder_wakes_up_and_cannot_write() {
     let mut first = Group::start(writer(&at, &log));
     let count = |log: &Path| std::fs::read_to_string(log.with_extension("count")).is_ok();
     until("the first holder's writes", || count(&log));
-    // The command and all below it, and the one that holds the lock for it.
-    let command = children(first.0.id()).first().copied().expect("its command");
+    // All stop, as on a machine that stands still: the one that holds the lock, its
+    // command and all below it, and the watchdog.
+    let below = children(first.0.id());
+    let command = below.first().copied().expect("its command");
     signal_group(first.0.id(), "STOP");
-    signal_group(command, "STOP");
+    below.iter().for_each(|process| signal_group(*process, "STOP"));
     let second = Group::start(writer(&at, &other));
     until("the second holder's writes", || count(&other));
     let token = || text(&run(&at, &["get", "data"]).stdout);
@@ -164,6 +195,32 @@ fn a_paused_holder_wakes_up_and_cannot_write() {
     assert!(code.is_some_and(|c| c != 0), "{code:?}");
     assert_eq!(token(), now, "the second holder's writes stand");
     drop(second);
+}
+
+/// Only the holder stands still: its watchdog ends the command before anybody else
+/// can have the lock.
+#[test]
+fn the_command_of_a_paused_or_killed_holder_is_ended_in_time() {
+    let cluster = Cluster::start(3);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let work = "while :; do date +%s%N >\"$LOG.new\"; mv \"$LOG.new\" \"$LOG\"; sleep 0.02; done";
+    for signal in ["STOP", "KILL"] {
+        let log = dir.path().join(signal);
+        let mut holder = synod(&at, &["lock", "l", "--ttl", "2", "--", "sh", "-c", work]);
+        let mut holder = Group::start({
+            holder.env("LOG", &log);
+            holder
+        });
+        let beat = || std::fs::read_to_string(&log).unwrap_or_default();
+        until("work", || !beat().is_empty());
+        signal_group(holder.0.id(), signal);
+        let next = run(&at, &["lock", "l", "--", "date", "+%s%N"]);
+        std::thread::sleep(Duration::from_millis(200));
+        let time = |text: &str| text.trim().parse::<u64>().expect("a time");
+        assert!(time(&beat()) < time(&text(&next.stdout)), "{signal}: it worked on");
+        signal_group(holder.0.id(), "CONT");
+        assert!(!holder.0.wait().expect("its end").success());
+    }
 }
 
 /// Every holder's token is its own, and greater than those before.

@@ -14,13 +14,25 @@ struct Row {
     bar: f64,
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 10] = [
     Row { nodes: 3, name: "put, 64 clients", args: &["put"], bar: 3.0 },
     Row { nodes: 3, name: "put, 256 clients", args: &["put", "--clients", "256"], bar: 3.0 },
     Row { nodes: 3, name: "get, linearizable", args: &["get"], bar: 2.0 },
     Row { nodes: 3, name: "range of 100 keys", args: &["range", "--clients", "16"], bar: 3.0 },
     Row { nodes: 3, name: "lease grant and revoke", args: &["lease"], bar: 3.0 },
     Row { nodes: 3, name: "one put to 100 watchers", args: &["watch"], bar: 2.0 },
+    Row {
+        nodes: 3,
+        name: "lock and unlock, 64 on 1 name",
+        args: &["lock", "--keys", "1"],
+        bar: 3.0,
+    },
+    Row {
+        nodes: 3,
+        name: "lock and unlock, 64 on 64 names",
+        args: &["lock", "--keys", "64"],
+        bar: 3.0,
+    },
     Row { nodes: 1, name: "put, one node", args: &["put"], bar: 1.7 },
     Row { nodes: 1, name: "get, one node", args: &["get"], bar: 1.0 },
 ];

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use synod_base::Rng;
 use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::v3lockpb;
 
 /// What a request does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,10 @@ pub enum Kind {
     Txn,
     /// Grants and revokes a lease.
     Lease,
+    /// Takes and gives back a lock, etcd's way.
+    Lock,
+    /// The same with a sequencer.
+    FencedLock,
 }
 
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -31,6 +37,13 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+const LOCK: &str = "/v3lockpb.Lock/Lock";
+const UNLOCK: &str = "/v3lockpb.Lock/Unlock";
+const OPEN: &str = "/synod.v1.Session/Open";
+const ACQUIRE: &str = "/synod.v1.Lock/Acquire";
+const RELEASE: &str = "/synod.v1.Lock/Release";
+/// Time to live of what holds a client's locks, seconds: longer than a load lasts.
+const HOLDER_TTL_S: i64 = 3_600;
 
 struct Shared {
     args: Common,
@@ -120,6 +133,14 @@ async fn drive(name: &'static str, args: Common, kind: Kind, conns: &[Conn]) -> 
 
 async fn client(shared: Rc<Shared>, conn: Conn, number: u64) {
     let mut rng = Rng::new(number + 1);
+    let holder = match holder(shared.kind, &conn).await {
+        Ok(holder) => holder,
+        Err(e) => {
+            shared.failed.set(shared.failed.get() + 1);
+            *shared.error.borrow_mut() = Some(e);
+            return;
+        }
+    };
     loop {
         let n = shared.begun_count.get();
         if shared.args.fill && n >= shared.args.keys
@@ -137,7 +158,7 @@ async fn client(shared: Rc<Shared>, conn: Conn, number: u64) {
             return;
         }
         let which = if shared.args.fill { n } else { rng.below(shared.args.keys) };
-        match one(&shared, &conn, which).await {
+        match one(&shared, &conn, which, holder).await {
             Ok(()) => shared.succeeded(intended),
             Err(e) => {
                 shared.failed.set(shared.failed.get() + 1);
@@ -163,7 +184,23 @@ impl Shared {
     }
 }
 
-async fn one(shared: &Shared, conn: &Conn, which: u64) -> Result<(), String> {
+/// What a client of the lock loads holds its locks by.
+async fn holder(kind: Kind, conn: &Conn) -> Result<i64, String> {
+    let ttl = HOLDER_TTL_S;
+    match kind {
+        Kind::Lock => {
+            let grant = frame(&pb::LeaseGrantRequest { ttl, id: 0 });
+            Ok(conn.unary::<pb::LeaseGrantResponse>(GRANT, grant).await?.id)
+        }
+        Kind::FencedLock => {
+            let open = frame(&v1::SessionOpenRequest { ttl_s: ttl, ..Default::default() });
+            Ok(conn.unary::<v1::SessionOpenResponse>(OPEN, open).await?.session)
+        }
+        _ => Ok(0),
+    }
+}
+
+async fn one(shared: &Shared, conn: &Conn, which: u64, holder: i64) -> Result<(), String> {
     let put =
         || pb::PutRequest { key: key(which), value: shared.value.clone(), ..Default::default() };
     let get = || pb::RangeRequest {
@@ -196,6 +233,19 @@ async fn one(shared: &Shared, conn: &Conn, which: u64) -> Result<(), String> {
             let lease = conn.unary::<pb::LeaseGrantResponse>(GRANT, frame(&grant)).await?;
             let revoke = pb::LeaseRevokeRequest { id: lease.id };
             conn.unary::<pb::LeaseRevokeResponse>(REVOKE, frame(&revoke)).await.map(drop)
+        }
+        Kind::Lock => {
+            let lock = v3lockpb::LockRequest { name: key(which), lease: holder };
+            let held = conn.unary::<v3lockpb::LockResponse>(LOCK, frame(&lock)).await?;
+            let unlock = v3lockpb::UnlockRequest { key: held.key };
+            conn.unary::<v3lockpb::UnlockResponse>(UNLOCK, frame(&unlock)).await.map(drop)
+        }
+        Kind::FencedLock => {
+            let (name, session) = (key(which), holder);
+            let acquire = v1::LockAcquireRequest { name, session, ..Default::default() };
+            let held = conn.unary::<v1::LockAcquireResponse>(ACQUIRE, frame(&acquire)).await?;
+            let release = v1::LockReleaseRequest { sequencer: held.sequencer };
+            conn.unary::<v1::LockReleaseResponse>(RELEASE, frame(&release)).await.map(drop)
         }
     }
 }

@@ -35,6 +35,10 @@ enum Load {
     Txn(Common),
     /// Grant and revoke a lease, as one request
     Lease(Common),
+    /// Take and give back one of --keys locks, by etcd's interface
+    Lock(Common),
+    /// The same by Synod's own interface, with sequencers
+    FencedLock(Common),
     /// Deliver each write to many watchers
     Watch(watch::WatchArgs),
     /// Write steadily and report the longest time without a success
@@ -136,6 +140,8 @@ pub fn run(args: BenchArgs) -> Outcome {
             Load::Range(c) => loads::run("range", c, loads::Kind::Range).await,
             Load::Txn(c) => loads::run("txn", c, loads::Kind::Txn).await,
             Load::Lease(c) => loads::run("lease", c, loads::Kind::Lease).await,
+            Load::Lock(c) => loads::run("lock", c, loads::Kind::Lock).await,
+            Load::FencedLock(c) => loads::run("fenced-lock", c, loads::Kind::FencedLock).await,
             Load::Watch(w) => watch::run(w).await,
             Load::Failover(f) => failover::run(f).await,
         }

@@ -92,7 +92,7 @@ impl EtcdSession {
                 let environment = vec![("SYNOD_LOCK_KEY", key.clone())];
                 let holding = Holding { environment, says: key };
                 let doubt = async { (&mut self.alive).await.unwrap_or_default() };
-                run_held(command, &holding, doubt).await
+                run_held(command, &holding, None, doubt).await
             }
             Err(e) => Err(e),
         };

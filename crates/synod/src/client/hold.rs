@@ -1,9 +1,11 @@
 //! A command that runs while something is held, and not a moment longer.
 
+use super::watchdog::{Watchdog, kill};
 use crate::Outcome;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use synod_client::Session;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +23,7 @@ pub(crate) struct Holding {
 pub(crate) async fn run_held(
     command: &[String],
     holding: &Holding,
+    session: Option<&Session>,
     doubt: impl Future<Output = String>,
 ) -> Outcome<i32> {
     let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
@@ -47,6 +50,7 @@ pub(crate) async fn run_held(
                 let _ = held.child.wait().await;
                 return Err(format!("{program} was killed: {why}"));
             }
+            () = held.watchdog.keep_quiet(session) => {}
             _ = interrupt.recv() => held.send(Signal::INT),
             _ = terminate.recv() => held.send(Signal::TERM),
         }
@@ -59,13 +63,14 @@ fn code_of(status: ExitStatus) -> i32 {
 
 /// The command's process, and those that it starts: one group, unless it reads
 /// from a terminal, which only the terminal's own group may.
-struct Held {
-    child: Child,
+pub(crate) struct Held {
+    pub child: Child,
+    pub watchdog: Watchdog,
     group: bool,
 }
 
 impl Held {
-    fn spawn(program: &str, args: &[String], holding: &Holding) -> Outcome<Held> {
+    pub fn spawn(program: &str, args: &[String], holding: &Holding) -> Outcome<Held> {
         let group = !rustix::termios::isatty(std::io::stdin());
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::inherit()).kill_on_drop(true);
@@ -73,14 +78,20 @@ impl Held {
         if group {
             command.process_group(0);
         }
-        let child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
-        Ok(Held { child, group })
+        let mut child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
+        match Watchdog::over(child.id().unwrap_or(0), group) {
+            Ok(watchdog) => Ok(Held { child, watchdog, group }),
+            Err(e) => {
+                let _ = child.start_kill();
+                Err(e)
+            }
+        }
     }
 
-    fn send(&self, signal: Signal) {
-        let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) else { return };
-        // An error means that it has ended.
-        let _ =
-            if self.group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+    /// Signals it, and what it started.
+    pub fn send(&self, signal: Signal) {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+            kill(pid, self.group, signal);
+        }
     }
 }

@@ -46,7 +46,7 @@ impl SessionFlags {
 }
 
 /// `host:process`.
-fn own_name() -> String {
+pub(crate) fn own_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{name}:{}", std::process::id())
 }
@@ -154,7 +154,7 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
         session.closer_than(session.kill_margin()).await;
         "the session could not be kept alive in time, others may have the lock".to_owned()
     };
-    let ended = run_held(command, &holding, doubt).await;
+    let ended = run_held(command, &holding, Some(&session), doubt).await;
     let released = lock.release().await;
     let closed = session.close().await;
     let code = ended?;
@@ -206,7 +206,8 @@ async fn describe(connect: &Connect, client: &Client, name: &str) -> Outcome {
     Ok(())
 }
 
-fn unix_ms() -> u64 {
+/// Unix time, ms.
+pub(crate) fn unix_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_millis() as u64)
 }

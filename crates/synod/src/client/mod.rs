@@ -1,5 +1,5 @@
 //! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
-//! `lock`, `elect`, `session`, `member`, `status`, `compact`.
+//! `lock`, `elect`, `session`, `service`, `member`, `status`, `compact`.
 
 mod etcd_locks;
 mod hold;
@@ -7,15 +7,19 @@ mod keys;
 mod leases;
 mod locks;
 mod members;
+mod service;
 mod status;
 mod txn;
+mod watchdog;
 
 pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
 pub use leases::LeaseArgs;
 pub use locks::{ElectArgs, LockArgs, SessionArgs};
 pub use members::{CompactArgs, MemberArgs};
+pub use service::ServiceArgs;
 pub use status::StatusArgs;
 pub use txn::TxnArgs;
+pub use watchdog::WatchdogArgs;
 
 use crate::Outcome;
 use clap::{Args, Subcommand, ValueEnum};
@@ -46,6 +50,11 @@ pub enum ClientCommand {
     Elect(ElectArgs),
     /// Sessions: who is there, and what they hold
     Session(SessionArgs),
+    /// Services: instances, their health, and which of them is active
+    Service(ServiceArgs),
+    /// Ends a command whose holder died
+    #[command(hide = true)]
+    Watchdog(WatchdogArgs),
     /// Members of the cluster
     Member(MemberArgs),
     /// Each member, its role, indexes and lag
@@ -72,6 +81,8 @@ impl ClientCommand {
                 ClientCommand::Lock(a) => a.run().await,
                 ClientCommand::Elect(a) => a.run().await,
                 ClientCommand::Session(a) => a.run().await,
+                ClientCommand::Service(a) => a.run().await,
+                ClientCommand::Watchdog(a) => a.run().await,
                 ClientCommand::Member(a) => a.run().await,
                 ClientCommand::Status(a) => a.run().await,
                 ClientCommand::Compact(a) => a.run().await,

@@ -1,0 +1,170 @@
+//! Services: instances that are healthy or not, and which of them is active.
+//!
+//! An instance is a session with a record under [`SERVICES`]. In mode
+//! `active/passive` the healthy instances contend for one lock, [`office`], and
+//! its holder is the active one: so there is one at most, by the fencing token,
+//! and who is lost is replaced when its session ends. In mode `active/active`
+//! every healthy instance is active.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// What the keys of the instances' records start with.
+pub const SERVICES: &str = "synod/service/";
+
+/// The key of an instance's record.
+pub fn instance_key(service: &str, instance: &str) -> String {
+    format!("{SERVICES}{service}/{instance}")
+}
+
+/// The lock that the active instance of a service holds.
+pub fn office(service: &str) -> String {
+    format!("synod/office/{service}")
+}
+
+/// The key by which an operator asks the active instance to step down; its value
+/// is the instance that shall follow, or nothing.
+pub fn handover_key(service: &str) -> String {
+    format!("synod/handover/{service}")
+}
+
+/// Which instances of a service are active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum ServiceMode {
+    /// Exactly one of the healthy ones.
+    #[default]
+    #[serde(rename = "active/passive")]
+    ActivePassive,
+    /// All healthy ones.
+    #[serde(rename = "active/active")]
+    ActiveActive,
+}
+
+/// What the cell knows of an instance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Where clients find it.
+    #[serde(default)]
+    pub address: String,
+    /// Which instances of its service are active.
+    pub mode: ServiceMode,
+    /// Whether its checks pass; `None`: not known yet.
+    pub healthy: Option<bool>,
+    /// What the last check said that failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// Whether it is active.
+    pub active: bool,
+    /// The fencing token by which it is; 0 in mode `active/active`.
+    #[serde(default)]
+    pub token: i64,
+    /// Since when this is so: Unix time, ms.
+    pub since_ms: u64,
+}
+
+impl InstanceRecord {
+    /// What stands in the key.
+    pub fn encode(&self) -> Bytes {
+        // Plain fields: it cannot fail.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads a value; `None` if it is no record.
+    pub fn decode(value: &[u8]) -> Option<InstanceRecord> {
+        serde_json::from_slice(value).ok()
+    }
+}
+
+/// Health with hysteresis: a state that lasts is believed, a single check is not.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Checks in a row that must pass before an instance is healthy.
+    rise: u32,
+    /// Checks in a row that must fail before it is not.
+    fall: u32,
+    healthy: Option<bool>,
+    /// The last result, and how often it came in a row.
+    run: (bool, u32),
+}
+
+impl Health {
+    /// Nothing is known yet; `rise` and `fall` are at least 1.
+    pub fn new(rise: u32, fall: u32) -> Health {
+        Health { rise: rise.max(1), fall: fall.max(1), healthy: None, run: (true, 0) }
+    }
+
+    /// What is believed.
+    pub fn healthy(&self) -> Option<bool> {
+        self.healthy
+    }
+
+    /// A check ended. What is believed from now on, if that changed.
+    pub fn checked(&mut self, passed: bool) -> Option<bool> {
+        self.run = if self.run.0 == passed { (passed, self.run.1 + 1) } else { (passed, 1) };
+        let enough = if passed { self.rise } else { self.fall };
+        if self.run.1 < enough || self.healthy == Some(passed) {
+            return None;
+        }
+        self.healthy = Some(passed);
+        Some(passed)
+    }
+}
+
+/// What an instance does about its role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Duty {
+    /// Wait: it is not healthy, or it has just stepped down.
+    Rest,
+    /// Contend for the office.
+    Contend,
+    /// Be active.
+    Serve,
+}
+
+/// Decides what an instance does. Pure: times are milliseconds of one clock.
+#[derive(Clone, Debug)]
+pub struct Role {
+    mode: ServiceMode,
+    healthy: bool,
+    holds: bool,
+    /// It leaves the office to others until then.
+    rests_until_ms: u64,
+}
+
+impl Role {
+    /// An instance of which nothing is known yet.
+    pub fn new(mode: ServiceMode) -> Role {
+        Role { mode, healthy: false, holds: false, rests_until_ms: 0 }
+    }
+
+    /// Its checks pass, or not.
+    pub fn is_healthy(&mut self, healthy: bool) {
+        self.healthy = healthy;
+    }
+
+    /// It holds the office, or not any more.
+    pub fn holds(&mut self, holds: bool) {
+        self.holds = holds;
+    }
+
+    /// It shall leave the office to others for a while.
+    pub fn steps_aside(&mut self, until_ms: u64) {
+        self.rests_until_ms = self.rests_until_ms.max(until_ms);
+    }
+
+    /// Until when it leaves the office to others.
+    pub fn rests_until_ms(&self) -> u64 {
+        self.rests_until_ms
+    }
+
+    /// What it does now.
+    pub fn duty(&self, now_ms: u64) -> Duty {
+        match self.mode {
+            _ if !self.healthy => Duty::Rest,
+            ServiceMode::ActiveActive => Duty::Serve,
+            ServiceMode::ActivePassive if now_ms < self.rests_until_ms => Duty::Rest,
+            ServiceMode::ActivePassive if self.holds => Duty::Serve,
+            ServiceMode::ActivePassive => Duty::Contend,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! `synod service`: instances of services, their health, and which is active.
+
+mod agent;
+mod check;
+
+use super::{Connect, show};
+use crate::Outcome;
+use agent::Plan;
+use check::Check;
+use clap::{Args, Subcommand, ValueEnum};
+use std::time::Duration;
+use synod_client::Client;
+use synod_coord::{InstanceRecord, SERVICES, ServiceMode, handover_key, instance_key};
+
+/// Arguments of `synod service`.
+#[derive(Args)]
+pub struct ServiceArgs {
+    #[command(subcommand)]
+    what: ServiceCommand,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Subcommand)]
+enum ServiceCommand {
+    /// Be the agent of one instance: register it, check its health, and make it
+    /// active or passive, until interrupted
+    Register(Register),
+    /// All instances, or those of one service
+    List {
+        /// The service
+        name: Option<String>,
+    },
+    /// Whether a service has an active instance (exit code 0) or not (1)
+    Health {
+        /// The service
+        name: String,
+    },
+    /// Ask the active instance to step down for another
+    Failover {
+        /// The service
+        name: String,
+        /// The instance that shall follow; otherwise, whichever is next
+        #[arg(long, value_name = "INSTANCE")]
+        to: Option<String>,
+        /// Seconds to wait for it
+        #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+        within: u64,
+    },
+}
+
+/// Which instances are active.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Exactly one of the healthy ones
+    #[value(name = "active/passive")]
+    ActivePassive,
+    /// All healthy ones
+    #[value(name = "active/active")]
+    ActiveActive,
+}
+
+/// Arguments of `synod service register`.
+#[derive(Args)]
+struct Register {
+    /// The service
+    name: String,
+    /// What to call this instance [default: host and process id]
+    #[arg(long)]
+    instance: Option<String>,
+    /// Where clients find it
+    #[arg(long, default_value = "")]
+    address: String,
+    /// Which instances are active
+    #[arg(long, value_enum, default_value = "active/passive")]
+    mode: Mode,
+    /// How to check its health: tcp:HOST:PORT, http://HOST:PORT/PATH or exec:COMMAND;
+    /// repeated, all must pass; without any it is healthy as long as this agent runs
+    #[arg(long, value_name = "CHECK")]
+    check: Vec<Check>,
+    /// Time between checks, and for one check
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    every: u64,
+    /// Checks in a row that must pass before it is healthy
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    rise: u32,
+    /// Checks in a row that must fail before it is not
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    fall: u32,
+    /// Run by `sh -c` when it becomes active; if it fails, another instance takes over
+    #[arg(long, value_name = "COMMAND")]
+    on_promote: Option<String>,
+    /// Run by `sh -c` when it becomes passive
+    #[arg(long, value_name = "COMMAND")]
+    on_demote: Option<String>,
+    /// Time after which an instance whose agent is silent is replaced
+    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
+    ttl: u64,
+    /// What to run while it is active (after --); when it ends, another instance takes over
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+fn check_name(what: &str, name: &str) -> Outcome {
+    let plain = |c: char| c.is_ascii_graphic() && c != '/';
+    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
+        return Err(format!(
+            "{what} {name:?}: 1 to 128 printable ASCII characters, without / and blanks"
+        ));
+    }
+    Ok(())
+}
+
+impl ServiceArgs {
+    pub async fn run(self) -> Outcome {
+        let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
+        match self.what {
+            ServiceCommand::Register(r) => {
+                let instance = r.instance.unwrap_or_else(super::locks::own_name);
+                check_name("service", &r.name)?;
+                check_name("instance", &instance)?;
+                let plan = Plan {
+                    service: r.name,
+                    instance,
+                    address: r.address,
+                    mode: match r.mode {
+                        Mode::ActivePassive => ServiceMode::ActivePassive,
+                        Mode::ActiveActive => ServiceMode::ActiveActive,
+                    },
+                    checks: r.check,
+                    every: Duration::from_millis(r.every.max(10)),
+                    rise: r.rise,
+                    fall: r.fall,
+                    on_promote: r.on_promote,
+                    on_demote: r.on_demote,
+                    ttl: Duration::from_secs(r.ttl.max(1)),
+                    command: r.command,
+                };
+                agent::run(client, plan).await
+            }
+            ServiceCommand::List { name } => list(&self.connect, &client, name.as_deref()).await,
+            ServiceCommand::Health { name } => health(&self.connect, &client, &name).await,
+            ServiceCommand::Failover { name, to, within } => {
+                failover(&client, &name, to.as_deref(), Duration::from_secs(within)).await
+            }
+        }
+    }
+}
+
+/// Service, instance, and what the cell knows of it.
+type Known = (String, String, InstanceRecord);
+
+async fn instances(client: &Client, name: Option<&str>) -> Outcome<Vec<Known>> {
+    let prefix = name.map_or(SERVICES.to_owned(), |name| instance_key(name, ""));
+    let found = client.list(&prefix).await.map_err(|e| e.to_string())?;
+    let known = |(key, value): (bytes::Bytes, bytes::Bytes)| {
+        let key = show(key.get(SERVICES.len()..)?);
+        let (service, instance) = key.split_once('/')?;
+        Some((service.to_owned(), instance.to_owned(), InstanceRecord::decode(&value)?))
+    };
+    Ok(found.into_iter().filter_map(known).collect())
+}
+
+async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome {
+    for (service, instance, r) in instances(client, name).await? {
+        if connect.json() {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "service": service, "instance": instance, "address": r.address,
+                    "mode": r.mode, "healthy": r.healthy, "active": r.active, "token": r.token,
+                    "why": r.why, "since_ms": r.since_ms,
+                })
+            );
+            continue;
+        }
+        let role = if r.active { "active" } else { "passive" };
+        let health = match r.healthy {
+            None => "unknown".to_owned(),
+            Some(true) => "healthy".to_owned(),
+            Some(false) => format!("failing: {}", r.why),
+        };
+        println!("{service:<16} {instance:<24} {:<22} {role:<8} {health}", r.address);
+    }
+    Ok(())
+}
+
+async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
+    let all = instances(client, Some(name)).await?;
+    let count = |is: fn(&InstanceRecord) -> bool| all.iter().filter(|(.., r)| is(r)).count();
+    let (active, healthy) = (count(|r| r.active), count(|r| r.healthy == Some(true)));
+    if connect.json() {
+        let total = all.len();
+        println!(
+            "{}",
+            serde_json::json!({ "active": active, "healthy": healthy, "instances": total })
+        );
+    } else {
+        println!("{active} active, {healthy} healthy, {} instances", all.len());
+    }
+    if active == 0 {
+        return Err(format!("service {name} has no active instance"));
+    }
+    Ok(())
+}
+
+async fn failover(client: &Client, name: &str, to: Option<&str>, within: Duration) -> Outcome {
+    let all = instances(client, Some(name)).await?;
+    let active = all.iter().find(|(.., r)| r.active && r.mode == ServiceMode::ActivePassive);
+    let Some((_, before, _)) = active else {
+        return Err(format!("service {name} has no active instance that could step down"));
+    };
+    let fit =
+        |i: &str| i != before && all.iter().any(|(_, n, r)| n == i && r.healthy == Some(true));
+    match to {
+        Some(to) if to == before => return Err(format!("{to} is active already")),
+        Some(to) if !fit(to) => return Err(format!("{name} has no healthy instance {to}")),
+        None if !all.iter().any(|(_, i, _)| fit(i)) => {
+            return Err(format!("{name} has no other healthy instance"));
+        }
+        _ => {}
+    }
+    let asked = client.put(&handover_key(name), to.unwrap_or_default().to_owned(), 0).await;
+    asked.map_err(|e| e.to_string())?;
+    let until = tokio::time::Instant::now() + within;
+    while tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = instances(client, Some(name)).await?;
+        if let Some((_, after, r)) = now.iter().find(|(_, i, r)| r.active && i != before) {
+            println!("{after} is active by token {}", r.token);
+            return Ok(());
+        }
+    }
+    Err(format!("{before} was asked to step down, and nobody followed within {within:?}"))
+}
