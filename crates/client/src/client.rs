@@ -1,6 +1,7 @@
 //! Calls that need no session.
 
 use crate::endpoints::Endpoints;
+use crate::error::is_unanswered;
 use crate::session::{Session, SessionOptions};
 use crate::{Error, Sequencer};
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 /// A client of one cluster. Cheap to clone; it connects when it is used.
 #[derive(Clone)]
@@ -161,7 +162,7 @@ impl Client {
     /// Remembers that an endpoint did not answer.
     pub(crate) fn note<T>(&self, number: usize, done: Result<T, Status>) -> Result<T, Error> {
         done.map_err(|status| {
-            if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) {
+            if is_unanswered(&status) {
                 self.endpoints.failed(number);
             }
             status.into()

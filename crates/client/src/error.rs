@@ -34,15 +34,26 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What the server's words begin with where Synod speaks for itself.
+const OWN: &str = "synod: ";
+
 impl From<Status> for Error {
     fn from(status: Status) -> Error {
-        let words = status.message().to_owned();
+        let words = status.message();
+        let words = words.strip_prefix(OWN).unwrap_or(words).to_owned();
         match status.code() {
-            Code::Unavailable => Error::Unavailable(words),
+            _ if is_unanswered(&status) => Error::Unavailable(words),
             Code::Aborted | Code::DeadlineExceeded => Error::Held(words),
             Code::FailedPrecondition if words.contains("sequencer is stale") => Error::Stale(words),
             Code::NotFound if words.contains("there is no session") => Error::SessionOver,
-            _ => Error::Refused(status),
+            _ => Error::Refused(Status::new(status.code(), words)),
         }
     }
+}
+
+/// Whether no server decided this: none was reached, the connection broke, or the
+/// cell had no leader in time.
+pub(crate) fn is_unanswered(status: &Status) -> bool {
+    // What the transport reports has a source; what a server says has none.
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }

@@ -2,13 +2,20 @@
 
 use crate::{Client, Error, Mode, Sequencer};
 use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::{Code, Status};
 
 /// Pause before a call is made again at another endpoint.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
+/// How much longer than a caller wants to wait its call may take.
+const SLACK: Duration = Duration::from_secs(5);
 
 /// How long to wait for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -16,7 +23,7 @@ pub enum Wait {
     /// Until it is free, or the session is over.
     #[default]
     Forever,
-    /// At most so long.
+    /// At most so long (and a few seconds more for a cluster that does not answer).
     AtMost(Duration),
     /// Not at all.
     Never,
@@ -35,6 +42,16 @@ pub struct LockOptions {
     pub value: Bytes,
 }
 
+/// A session's calls for locks.
+#[derive(Default)]
+pub(crate) struct Acquisitions {
+    /// The number of the latest: by it a call that is made again finds its own place,
+    /// and never another's.
+    latest: AtomicU64,
+    /// How many that were given up are being cleaned up after.
+    leaving: Arc<watch::Sender<usize>>,
+}
+
 /// A lock that was taken. It is held as long as its session is safe and it was
 /// not released; who must be sure shows its [`Sequencer`]. Dropping it releases
 /// it in the background.
@@ -42,10 +59,12 @@ pub struct Lock {
     client: Client,
     sequencer: Sequencer,
     held: bool,
+    runtime: Handle,
 }
 
-impl Lock {
-    pub(crate) async fn acquire(
+impl Acquisitions {
+    pub async fn acquire(
+        &self,
         client: &Client,
         session: i64,
         name: &str,
@@ -55,116 +74,167 @@ impl Lock {
             Mode::Exclusive => v1::LockMode::Exclusive,
             Mode::Shared => v1::LockMode::Shared,
         };
-        let mut request = v1::LockAcquireRequest {
+        let request = v1::LockAcquireRequest {
             name: Bytes::copy_from_slice(name.as_bytes()),
             session,
             mode: mode.into(),
             r#try: options.wait == Wait::Never,
             wait_ms: 0,
-            resume: false,
+            attempt: self.latest.fetch_add(1, Ordering::Relaxed) + 1,
             owner: options.owner,
             value: options.value,
         };
         let until = match options.wait {
-            Wait::AtMost(wait) => Some(Instant::now() + wait),
-            _ => None,
+            Wait::Forever => None,
+            Wait::AtMost(wait) => Instant::now().checked_add(wait),
+            Wait::Never => Some(Instant::now()),
         };
-        let mut unanswered = Unanswered { client: client.clone(), request: None };
+        let mut unanswered = Unanswered {
+            client: client.clone(),
+            request: Some(request.clone()),
+            leaving: self.leaving.clone(),
+            runtime: Handle::current(),
+        };
+        let asking = self.ask(client, request, until);
+        let done = match until.and_then(|until| until.checked_add(SLACK)) {
+            None => asking.await,
+            Some(end) => tokio::time::timeout_at(end, asking).await.unwrap_or_else(|_| {
+                Err(Error::Unavailable("the lock's queue could not be entered in time".into()))
+            }),
+        };
+        // What a server decided needs no cleaning up.
+        if !matches!(done, Err(Error::Unavailable(_))) {
+            unanswered.request = None;
+        }
+        let sequencer = done?.parse::<Sequencer>();
+        let bad = |e| Error::Refused(Status::internal(format!("{e}")));
+        let (client, runtime) = (client.clone(), Handle::current());
+        Ok(Lock { client, sequencer: sequencer.map_err(bad)?, held: true, runtime })
+    }
+
+    /// Asks until a server has decided; the sequencer.
+    async fn ask(
+        &self,
+        client: &Client,
+        mut request: v1::LockAcquireRequest,
+        until: Option<Instant>,
+    ) -> Result<String, Error> {
+        let mut rounds = 0;
         loop {
-            unanswered.request = Some(request.clone());
             if let Some(until) = until {
                 let left = until.saturating_duration_since(Instant::now());
                 request.wait_ms = (left.as_millis() as u64).max(1);
             }
             let (number, channel) = client.endpoints.current();
             let done = LockClient::new(channel).acquire(request.clone()).await;
-            unanswered.request = None;
             match client.note(number, done) {
-                Ok(answer) => {
-                    let text = answer.into_inner().sequencer;
-                    let bad = |e| Error::Refused(tonic::Status::internal(format!("{e}")));
-                    let sequencer = text.parse::<Sequencer>().map_err(bad)?;
-                    return Ok(Lock { client: client.clone(), sequencer, held: true });
-                }
-                // The place that this call may have taken is its own to go on with.
-                Err(Error::Unavailable(_)) => {
-                    request.resume = true;
+                Ok(answer) => return Ok(answer.into_inner().sequencer),
+                Err(Error::Unavailable(e)) => {
+                    rounds += 1;
+                    let over = until.is_some_and(|until| Instant::now() >= until);
+                    if over && rounds >= client.endpoints.count() {
+                        return Err(Error::Unavailable(e));
+                    }
                     tokio::time::sleep(AFTER_FAILURE).await;
+                }
+                // It may be the place of a call that was given up a moment ago.
+                Err(Error::Refused(s)) if s.code() == Code::AlreadyExists => {
+                    let mut leaving = self.leaving.subscribe();
+                    if *leaving.borrow() == 0 {
+                        return Err(Error::Refused(s));
+                    }
+                    // The sender lives in this value.
+                    let _ = leaving.wait_for(|count| *count == 0).await;
                 }
                 Err(e) => return Err(e),
             }
         }
     }
+}
 
+/// A call for a lock of which it is not known how it ended. When its caller waits no
+/// more, the lock must not stay with a session that does not know of it.
+struct Unanswered {
+    client: Client,
+    request: Option<v1::LockAcquireRequest>,
+    leaving: Arc<watch::Sender<usize>>,
+    runtime: Handle,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Some(request) = self.request.take() else { return };
+        let (client, leaving) = (self.client.clone(), self.leaving.clone());
+        leaving.send_modify(|count| *count += 1);
+        self.runtime.spawn(async move {
+            leave(&client, v1::LockAcquireRequest { r#try: true, wait_ms: 0, ..request }).await;
+            leaving.send_modify(|count| *count -= 1);
+        });
+    }
+}
+
+/// Takes up the call's place, or a new one, to give it up: if the lock comes with it,
+/// by releasing it. What cannot be reached in time ends with its session.
+async fn leave(client: &Client, request: v1::LockAcquireRequest) {
+    let asking = |channel| {
+        let request = request.clone();
+        async move { LockClient::new(channel).acquire(request).await }
+    };
+    let asked = tokio::time::timeout(SLACK, client.again(asking)).await;
+    if let Ok(Ok(held)) = asked
+        && let Ok(sequencer) = held.sequencer.parse()
+    {
+        let _ = release(client, &sequencer).await;
+    }
+}
+
+impl Lock {
     /// What proves that it is held.
     pub fn sequencer(&self) -> &Sequencer {
         &self.sequencer
     }
 
-    /// The fencing token: greater than that of every earlier holder.
+    /// The fencing token: of an exclusive lock, greater than that of every earlier
+    /// holder.
     pub fn token(&self) -> i64 {
         self.sequencer.token
     }
 
     /// Gives it back: [`Error::Stale`] if it had been lost before.
     pub async fn release(mut self) -> Result<(), Error> {
-        self.held = false;
-        release(&self.client, &self.sequencer).await
-    }
-}
-
-/// A call for a lock. When its caller stops waiting, the answer may be on its way;
-/// then the lock must not stay with a session that does not know of it.
-struct Unanswered {
-    client: Client,
-    request: Option<v1::LockAcquireRequest>,
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let Some(request) = self.request.take() else { return };
-        let client = self.client.clone();
-        runtime.spawn(async move {
-            let request = v1::LockAcquireRequest { r#try: true, resume: true, ..request };
-            let (_, channel) = client.endpoints.current();
-            let held = LockClient::new(channel).acquire(request).await;
-            if let Ok(sequencer) = held.map(|h| h.into_inner().sequencer)
-                && let Ok(sequencer) = sequencer.parse()
-            {
-                let _ = release(&client, &sequencer).await;
-            }
-        });
+        let released = release(&self.client, &self.sequencer).await;
+        // Otherwise it is tried again in the background.
+        self.held = matches!(released, Err(Error::Unavailable(_)));
+        released
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.held {
             let (client, sequencer) = (self.client.clone(), self.sequencer.clone());
             // If it fails, the lock ends with its session.
-            runtime.spawn(async move { release(&client, &sequencer).await });
+            self.runtime.spawn(async move { release(&client, &sequencer).await });
         }
     }
 }
 
 async fn release(client: &Client, sequencer: &Sequencer) -> Result<(), Error> {
     let sequencer = sequencer.to_string();
-    let mut tried = false;
+    let mut tries = 0;
     loop {
+        tries += 1;
         let (number, channel) = client.endpoints.current();
         let release = v1::LockReleaseRequest { sequencer: sequencer.clone() };
         let done = LockClient::new(channel).release(release).await;
         match client.note(number, done) {
             Ok(_) => return Ok(()),
-            // The first try may have done it: then nobody holds it by this token.
-            Err(Error::Stale(_)) if tried => return Ok(()),
-            Err(Error::Unavailable(e)) if tried => return Err(Error::Unavailable(e)),
-            Err(Error::Unavailable(_)) => {
-                tried = true;
-                tokio::time::sleep(AFTER_FAILURE).await;
+            // An earlier try may have done it: then nobody holds it by this token.
+            Err(Error::Stale(_)) if tries > 1 => return Ok(()),
+            Err(Error::Unavailable(e)) if tries > 2 * client.endpoints.count() => {
+                return Err(Error::Unavailable(e));
             }
+            Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
             Err(e) => return Err(e),
         }
     }

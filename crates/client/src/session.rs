@@ -1,7 +1,8 @@
 //! Sessions that are kept alive.
 
-use crate::lock::{Lock, LockOptions};
+use crate::lock::{Acquisitions, Lock, LockOptions};
 use crate::{Client, Error};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use synod_coord::{SessionClock, SessionState};
@@ -11,6 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
+/// Longer than anybody waits, and short enough to be added to any time.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Pause after a renewal that failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -52,6 +55,7 @@ pub struct Session {
     id: i64,
     shared: Arc<Shared>,
     alive: tokio::task::JoinHandle<()>,
+    acquisitions: Acquisitions,
 }
 
 struct Shared {
@@ -89,15 +93,16 @@ impl Session {
         };
         let begun = Instant::now();
         // One that was opened without our knowing ends by itself.
-        let sent = std::cell::Cell::new(0);
+        let sent = AtomicU64::new(0);
         let opening = |channel| {
-            sent.set(begun.elapsed().as_millis() as u64);
+            sent.store(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
             let open = open.clone();
             async move { SessionClient::new(channel).open(open).await }
         };
         let opened = client.again(opening).await?;
-        let grace_ms = options.grace.as_millis() as u64;
-        let clock = SessionClock::new(sent.get(), opened.ttl_s as u64 * 1_000, grace_ms);
+        let grace_ms = options.grace.min(FOR_EVER).as_millis() as u64;
+        let sent_ms = sent.load(Ordering::Relaxed);
+        let clock = SessionClock::new(sent_ms, opened.ttl_s as u64 * 1_000, grace_ms);
         let shared = Arc::new(Shared {
             begun,
             clock: Mutex::new(clock),
@@ -105,7 +110,8 @@ impl Session {
         });
         let id = opened.session;
         let alive = tokio::spawn(keep_alive(client.clone(), id, shared.clone()));
-        Ok(Session { client, id, shared, alive })
+        let acquisitions = Acquisitions::default();
+        Ok(Session { client, id, shared, alive, acquisitions })
     }
 
     /// Its number: a lease, to which keys can be bound.
@@ -113,7 +119,16 @@ impl Session {
         self.id
     }
 
-    /// Whether it can be relied on, and how that changes.
+    /// Whether what it holds can be relied on at this moment.
+    pub fn is_safe(&self) -> bool {
+        // A task that tells of changes may be late: this thread may have been paused.
+        let now = self.shared.now_ms();
+        let clock = self.shared.clock();
+        clock.state() == SessionState::Safe && now < clock.deadline_ms()
+    }
+
+    /// What was last told of it, and how that changes. Who is about to do something
+    /// asks [`Session::is_safe`].
     pub fn state(&self) -> watch::Receiver<SessionState> {
         self.shared.state.subscribe()
     }
@@ -159,10 +174,12 @@ impl Session {
         self.lock_with(name, LockOptions::default()).await
     }
 
-    /// Takes a lock.
+    /// Takes a lock. A session has one place in each lock's queue: a second call for
+    /// a lock that it holds or waits for is refused. When the call is dropped, the
+    /// place is given up in the background.
     pub async fn lock_with(&self, name: &str, options: LockOptions) -> Result<Lock, Error> {
         tokio::select! {
-            lock = Lock::acquire(&self.client, self.id, name, options) => lock,
+            lock = self.acquisitions.acquire(&self.client, self.id, name, options) => lock,
             () = self.over() => Err(Error::SessionOver),
         }
     }

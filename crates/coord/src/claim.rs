@@ -17,6 +17,9 @@ pub struct Claim {
     /// Who asks, for people to read.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
+    /// Which acquisition of its session this is: the client's number for it, or 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u64,
     /// When it asked: Unix time, ms, by the clock of the member that was asked.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub asked_ms: u64,
@@ -44,6 +47,11 @@ impl Claim {
     pub fn new(mode: Mode, owner: &str, asked_ms: u64) -> Claim {
         let shared = mode == Mode::Shared;
         Claim { version: VERSION, shared, owner: owner.into(), asked_ms, ..Claim::default() }
+    }
+
+    /// The same, for the client's acquisition of this number.
+    pub fn attempt(self, attempt: u64) -> Claim {
+        Claim { attempt, ..self }
     }
 
     /// The same, granted at `held_ms`.

@@ -50,12 +50,12 @@ impl SessionClock {
     /// Until when it is safe without another answer.
     pub fn deadline_ms(&self) -> u64 {
         let margin = self.ttl_ms * DRIFT_MAX_PERCENT / 100;
-        self.renewed_ms + self.ttl_ms.saturating_sub(margin)
+        self.renewed_ms.saturating_add(self.ttl_ms - margin)
     }
 
     /// Until when a session in jeopardy may still turn out to live.
     pub fn grace_ends_ms(&self) -> u64 {
-        self.deadline_ms() + self.grace_ms
+        self.deadline_ms().saturating_add(self.grace_ms)
     }
 
     /// When to send the next renewal if the last was answered.

@@ -22,7 +22,8 @@
 //!   an exclusive lock to the next; and who holds once, holds until its key goes.
 //! - A write that carries a [`Sequencer`] is a transaction on the holder's key
 //!   being there, created at that revision and bound to that session: decided in
-//!   the log, on every member alike.
+//!   the log, on every member alike. That proves a place in the queue; that it is
+//!   the holder's follows from tokens being told to holders alone.
 //! - A client's [`SessionClock`] never says *safe* when the server may already
 //!   have ended the session, as long as their clocks' rates differ by less than
 //!   [`DRIFT_MAX_PERCENT`].
@@ -40,14 +41,17 @@ mod tests;
 
 pub use claim::{Claim, SessionRecord};
 pub use clock::{DRIFT_MAX_PERCENT, SessionClock, SessionState};
-pub use queue::{Contender, Standing, contenders, delays, holders, key_of, read_queue, standing};
+pub use queue::{
+    Contender, Standing, contenders, delays, holders, key_of, read_queue, standing,
+    without_idle_guards,
+};
 pub use sequencer::{BadSequencer, Mode, Sequencer};
 pub use service::{
     Duty, Health, InstanceRecord, Role, SERVICES, ServiceMode, handover_key, instance_key, office,
 };
 pub use steps::{
-    Entered, Place, SESSIONS, enter, entered, fence, fenced, leave, mark_held, resume, session_key,
-    withdraw,
+    Entered, Place, SESSIONS, enter, entered, fence, fenced, is_reserved, leave, mark_held, resume,
+    session_key, withdraw,
 };
 
 use bytes::Bytes;

@@ -46,6 +46,12 @@ pub fn read_queue(name: &[u8], kvs: Vec<KeyValue>) -> Vec<Contender> {
     queue
 }
 
+/// The queue without the guards of sessions that live: what such a session held and
+/// has no more, it gave back. `lives` tells which sessions do, as of the queue.
+pub fn without_idle_guards(queue: &mut Vec<Contender>, lives: impl Fn(i64) -> bool) {
+    queue.retain(|c| !c.claim.guards().is_some_and(&lives));
+}
+
 /// Where a contender stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Standing {

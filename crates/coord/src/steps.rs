@@ -14,6 +14,15 @@ use synod_mvcc::{
 /// What the keys of the sessions' records start with.
 pub const SESSIONS: &str = "synod/session/";
 
+/// What the keys of candidates' claims start with.
+const CLAIMS: &str = "synod/claim/";
+
+/// Whether no client may use a lock of this name: its queue would be mixed up with
+/// what Synod itself keeps. Offices of services are locks like others.
+pub fn is_reserved(name: &[u8]) -> bool {
+    name == b"synod" || name.starts_with(b"synod/") && !name.starts_with(b"synod/office/")
+}
+
 /// The key of a session's record.
 pub fn session_key(session: i64) -> Bytes {
     format!("{SESSIONS}{session:x}").into()
@@ -40,10 +49,18 @@ impl Place {
         key_of(&self.name, self.session)
     }
 
+    /// Where a candidate's claim stands, since its key shows its value.
+    fn claim_key(&self) -> Bytes {
+        [format!("{CLAIMS}{:x}/", self.session).as_bytes(), &self.name].concat().into()
+    }
+
     /// The puts of its keys, with the claim as given.
     fn puts(&self, claim: &Claim) -> Vec<Op> {
         let value = self.value.clone().unwrap_or_else(|| claim.encode());
         let mut puts = vec![put(self.key(), value, self.session)];
+        if self.value.is_some() && claim.asked_ms > 0 {
+            puts.push(put(self.claim_key(), claim.encode(), self.session));
+        }
         if self.guard != 0 {
             let value = claim.guarding(self.session).encode();
             puts.push(put(key_of(&self.name, self.guard), value, self.guard));
@@ -54,7 +71,8 @@ impl Place {
     /// The keys themselves.
     fn keys(&self) -> Vec<Bytes> {
         let guard = (self.guard != 0).then(|| key_of(&self.name, self.guard));
-        std::iter::once(self.key()).chain(guard).collect()
+        let claim = self.value.is_some().then(|| self.claim_key());
+        std::iter::once(self.key()).chain(claim).chain(guard).collect()
     }
 }
 
@@ -87,11 +105,11 @@ pub fn enter(place: &Place) -> TxnRequest {
         success: place.puts(&place.claim.held(place.claim.asked_ms)),
         failure: place.puts(&place.claim),
     };
-    let get = RangeRequest { range: one(key.clone()), ..RangeRequest::default() };
+    let get = |key| Op::Range(RangeRequest { range: one(key), ..RangeRequest::default() });
     TxnRequest {
         compare: vec![is(&key, CompareTarget::Create(0))],
         success: vec![Op::Txn(granted)],
-        failure: vec![Op::Range(get)],
+        failure: vec![get(key), get(place.claim_key())],
     }
 }
 
@@ -102,16 +120,25 @@ pub enum Entered {
     Holds,
     /// It is in the queue; [`crate::standing`] tells more.
     Waits,
-    /// The session had a place already, which stays as it is.
-    Already(KeyValue),
+    /// The session had a place already, which stays as it is; and what it claims.
+    Already(KeyValue, Claim),
 }
 
 /// Reads the result of [`enter`]; `None` if it is of something else.
 pub fn entered(result: TxnResult) -> Option<Entered> {
-    match result.responses.into_iter().next()? {
+    let mut responses = result.responses.into_iter();
+    match responses.next()? {
         OpResult::Txn(granted) if granted.succeeded => Some(Entered::Holds),
         OpResult::Txn(_) => Some(Entered::Waits),
-        OpResult::Range(found) => found.kvs.into_iter().next().map(Entered::Already),
+        OpResult::Range(found) => {
+            let kv = found.kvs.into_iter().next()?;
+            let candidate = match responses.next()? {
+                OpResult::Range(found) => found.kvs.into_iter().next(),
+                _ => return None,
+            };
+            let claim = Claim::decode(&candidate.as_ref().unwrap_or(&kv).value);
+            Some(Entered::Already(kv, claim))
+        }
         _ => None,
     }
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use proptest::prelude::*;
-use synod_mvcc::{Command, MemStore, Op, Outcome, PutRequest, RangeRequest, State, StateLimits};
+use synod_mvcc::{
+    Command, DeleteRequest, MemStore, Op, Outcome, PutRequest, RangeRequest, State, StateLimits,
+};
 
 /// A keyspace that does what it is told.
 struct Cell {
@@ -107,7 +109,7 @@ fn a_session_has_one_place() {
     let place = place(1, Mode::Exclusive);
     let (_, token) = cell.enter(&place);
     let (again, _) = cell.enter(&place);
-    assert!(matches!(again, Entered::Already(kv) if kv.create_revision == token));
+    assert!(matches!(again, Entered::Already(kv, _) if kv.create_revision == token));
 }
 
 #[test]
@@ -206,6 +208,37 @@ fn a_lock_that_is_given_back_is_free_at_once() {
 }
 
 #[test]
+fn a_guard_counts_only_when_its_session_is_over() {
+    let mut cell = Cell::new();
+    let (one, two) = (guarded(&mut cell), place(2, Mode::Exclusive));
+    let (_, _) = cell.enter(&one);
+    let (_, b) = cell.enter(&two);
+    // An etcd client's unlock: only the key goes.
+    let range = KeyRange { key: one.key(), end: Bytes::new() };
+    cell.run(Command::Delete(DeleteRequest { range, prev_kv: false }));
+    let mut queue = cell.queue(b"jobs");
+    assert!(matches!(standing(&queue, &two.key(), b), Standing::WaitsFor(_)));
+    without_idle_guards(&mut queue, |session| session == 1);
+    assert_eq!(standing(&queue, &two.key(), b), Standing::Holds);
+}
+
+#[test]
+fn a_candidates_claim_stands_beside_its_value() {
+    let mut cell = Cell::new();
+    cell.lease(1, 10);
+    let claim = Claim::new(Mode::Exclusive, "me", 7).attempt(3);
+    let place = Place { value: Some("hello".into()), claim, ..place(1, Mode::Exclusive) };
+    let (_, token) = cell.enter(&place);
+    assert_eq!(cell.queue(b"jobs")[0].kv.value, "hello");
+    let (again, _) = cell.enter(&place);
+    assert!(matches!(again, Entered::Already(_, claim) if claim.attempt == 3));
+    assert!(cell.txn(leave(&place, token)).succeeded);
+    let all = RangeRequest { range: prefix_range(b"synod/"), ..RangeRequest::default() };
+    let left = cell.state.reader().published().range(&all).expect("memory").expect("read");
+    assert_eq!(left.count, 0);
+}
+
+#[test]
 fn a_waiter_that_is_lost_delays_nobody() {
     let mut cell = Cell::new();
     let (one, two) = (guarded(&mut cell), place(2, Mode::Exclusive));
@@ -275,6 +308,9 @@ fn a_session_passes_from_safe_to_jeopardy_and_back_or_over() {
     let mut clock = SessionClock::new(0, 10_000, 45_000);
     assert_eq!(clock.gone(), Some(Expired));
     assert_eq!(clock.next_ms(), None);
+    // For ever is not too long.
+    let mut clock = SessionClock::new(5, 10_000, u64::MAX);
+    assert_eq!((clock.tick(10_000), clock.grace_ends_ms()), (Some(Jeopardy), u64::MAX));
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Election for Door {
         let r = request.into_inner();
         let taken = self.contend(&r.name, r.lease, r.value.clone()).await?;
         let (rev, lease) = (taken.token, taken.place.session);
-        if taken.before.as_ref().is_some_and(|kv| kv.value != r.value) {
+        if taken.before.as_ref().is_some_and(|(kv, _)| kv.value != r.value) {
             self.set_value(taken.place.key(), rev, lease, r.value).await?;
         }
         self.wait_turn(&taken).await?;

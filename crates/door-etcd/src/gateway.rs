@@ -6,7 +6,7 @@
 //! as strings, bytes in base64, default values left out; a stream is one
 //! `{"result": ...}` a line.
 
-use crate::coord::FENCE_HEADER;
+use crate::coord::{FENCE_HEADER, check_fence, fence_of};
 use crate::grpc::StreamBody;
 use crate::metrics::Counted;
 use crate::server::{OtherBody, Site};
@@ -131,7 +131,11 @@ where
     }
     // A JSON request is larger than the message that it becomes.
     let most = site.door.config().request_bytes_max * 2 + (512 << 10);
-    let fence = request.headers().get(FENCE_HEADER).cloned();
+    let fence = check_fence(request.headers(), grpc).and_then(|()| fence_of(request.headers()));
+    let fence = match fence {
+        Ok(_) => request.headers().get(FENCE_HEADER).cloned(),
+        Err(status) => return failure(&status, None),
+    };
     match call(site, grpc, &method, fence, request.into_body(), most).await {
         Ok(response) => response,
         Err(status) => failure(&status, None),

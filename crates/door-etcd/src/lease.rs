@@ -53,17 +53,34 @@ impl Door {
 
     /// Renews a lease; the time to live granted, or 0 if there is no such lease.
     pub(crate) async fn renew(&self, id: i64) -> Result<i64, Status> {
-        let (tx, rx) = oneshot::channel();
+        let [ttl] = self.renew_together([id]).await?;
+        Ok(ttl)
+    }
+
+    /// Renews leases by one command, so that they count from the same moment.
+    pub(crate) async fn renew_together<const N: usize>(
+        &self,
+        ids: [i64; N],
+    ) -> Result<[i64; N], Status> {
+        let mut answers = Vec::with_capacity(N);
         let begin = {
             let mut state = self.renewals().lock();
-            state.0.push((id, tx));
+            for id in ids {
+                let (tx, rx) = oneshot::channel();
+                state.0.push((id, tx));
+                answers.push(rx);
+            }
             !std::mem::replace(&mut state.1, true)
         };
         if begin {
             let door = self.clone();
             tokio::spawn(async move { door.renew_all().await });
         }
-        rx.await.map_err(|_| error::stopped())?
+        let mut ttls = [0; N];
+        for (ttl, answer) in ttls.iter_mut().zip(answers) {
+            *ttl = answer.await.map_err(|_| error::stopped())??;
+        }
+        Ok(ttls)
     }
 
     /// One command after another, each for all that waited.

@@ -2,7 +2,7 @@
 //! revision under the name; everybody else waits for the one before.
 
 use crate::door::Door;
-use crate::queue::Taken;
+use crate::queue::{OwnLease, Taken};
 use bytes::Bytes;
 use std::time::Duration;
 use synod_coord::{Claim, Place};
@@ -23,25 +23,25 @@ impl Door {
         lease: i64,
         value: Bytes,
     ) -> Result<Taken, Status> {
-        let mut renewing = None;
         let mut session = lease;
+        let mut own_lease = None;
         if session == 0 {
             let grant = pb::LeaseGrantRequest { ttl: SESSION_TTL_S, id: 0 };
             session = self.lease_grant(grant).await?.id;
             let door = self.clone();
-            renewing = Some(tokio::spawn(async move {
+            own_lease = Some(OwnLease(tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(Duration::from_secs(SESSION_TTL_S as u64 / 3)).await;
                     if !matches!(door.renew(session).await, Ok(1..) | Err(_)) {
                         return;
                     }
                 }
-            }));
+            })));
         }
         let claim = Claim::default();
         let place = Place { name: name.to_vec(), session, guard: 0, claim, value: Some(value) };
         let mut taken = self.take_place(place).await?;
-        taken.renewing = renewing;
+        taken.own_lease = own_lease;
         Ok(taken)
     }
 }

@@ -178,7 +178,7 @@ fn escape(text: &str) -> String {
 /// What stands at a path that is nobody's.
 pub(crate) fn not_found(path: &str) -> Page {
     let text = format!(
-        "404 page not found: {path}\nThere are /v3/... (JSON), /version, /health, /livez, /readyz \
+        "404 page not found: {path}\nThere are /v3/... and /synod/v1/... (JSON), /version, /health, /livez, /readyz \
          and /metrics; gRPC is on the same port.\n"
     );
     (StatusCode::NOT_FOUND, TEXT, text)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_coord::{
     Claim, Contender, Entered, Place, Standing, contenders, enter, entered, mark_held,
-    prefix_range, read_queue, resume, standing, withdraw,
+    prefix_range, read_queue, resume, standing, withdraw, without_idle_guards,
 };
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_mvcc::{Command, KeyRange, KeyValue, Outcome, RangeRequest, TxnRequest, TxnResult};
@@ -18,6 +18,10 @@ use tonic::Status;
 
 /// A waiter looks again after this long, whatever it has heard.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Most keys under a lock's name.
+const QUEUE_MAX: i64 = 20_000;
+/// A node that stops says so.
+const STOPPED: &str = "etcdserver: server stopped";
 
 /// Unix time, ms.
 pub(crate) fn unix_ms() -> u64 {
@@ -40,11 +44,20 @@ pub(crate) struct Taken {
     modified: i64,
     /// Whether the queue was empty before.
     pub at_once: bool,
-    /// What stood there already, if the session had the place before.
-    pub before: Option<KeyValue>,
+    /// What stood there already, if the session had the place before, and its claim.
+    pub before: Option<(KeyValue, Claim)>,
     armed: bool,
-    /// Renews a lease that the call itself made, until the call ends.
-    pub renewing: Option<tokio::task::JoinHandle<()>>,
+    /// A lease that the call itself made, renewed until the call ends.
+    pub own_lease: Option<OwnLease>,
+}
+
+/// A task that ends with what it serves.
+pub(crate) struct OwnLease(pub tokio::task::JoinHandle<()>);
+
+impl Drop for OwnLease {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Taken {
@@ -56,28 +69,36 @@ impl Taken {
 
     /// Gives the place up, if this call took it, and waits until that is agreed on.
     pub async fn give_up(mut self) -> Result<(), Status> {
-        if !std::mem::take(&mut self.armed) {
-            return Ok(());
+        if self.armed {
+            let txn = withdraw(&self.place, self.token, self.modified);
+            self.door.run_txn(txn).await?;
+            self.armed = false;
         }
-        let txn = withdraw(&self.place, self.token, self.modified);
-        self.door.run_txn(txn).await.map(drop)
+        Ok(())
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(task) = &self.renewing {
-            task.abort();
-        }
         if self.armed {
             let txn = withdraw(&self.place, self.token, self.modified);
-            let door = self.door.clone();
-            tokio::spawn(async move {
-                if let Err(e) = door.run_txn(txn).await {
-                    tracing::debug!("giving up a place in a queue: {e}");
-                }
-            });
+            tokio::spawn(withdraw_at_last(self.door.clone(), txn));
         }
+    }
+}
+
+/// Clients go away just when the cluster hangs: a place is given up as soon as that
+/// can be agreed on. It does nothing if the place is gone or another's by then.
+async fn withdraw_at_last(door: Door, txn: TxnRequest) {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match door.run_txn(txn.clone()).await {
+            Err(e) if e.code() == tonic::Code::Unavailable && e.message() != STOPPED => {}
+            Err(e) => return tracing::debug!("giving up a place in a queue: {e}"),
+            Ok(_) => return,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN);
     }
 }
 
@@ -93,8 +114,15 @@ impl Door {
         }
     }
 
-    /// Takes a place, or finds the one that the session has already.
+    /// Takes a place, or finds the one that the session has already. Runs to its end
+    /// even if the caller does not wait for it: then the place is given up.
     pub(crate) async fn take_place(&self, place: Place) -> Result<Taken, Status> {
+        let door = self.clone();
+        let taking = tokio::spawn(async move { door.take_place_now(place).await });
+        taking.await.map_err(|_| error::stopped())?
+    }
+
+    async fn take_place_now(&self, place: Place) -> Result<Taken, Status> {
         let (result, header) = self.run_txn(enter(&place)).await?;
         let entered = entered(result)
             .ok_or_else(|| Status::internal("entering a queue was answered with something else"))?;
@@ -106,14 +134,13 @@ impl Door {
             at_once: entered == Entered::Holds,
             before: None,
             armed: true,
-            renewing: None,
+            own_lease: None,
         };
-        if let Entered::Already(kv) = entered {
+        if let Entered::Already(kv, claim) = entered {
             taken.token = kv.create_revision;
-            taken.place.claim = Claim::decode(&kv.value);
             // A key that stood there before this call is not this call's to delete.
             taken.armed = false;
-            taken.before = Some(kv);
+            taken.before = Some((kv, claim));
         }
         Ok(taken)
     }
@@ -127,10 +154,28 @@ impl Door {
 
     /// The contenders for a lock, as this member has them; and at which revision.
     pub(crate) async fn queue(&self, name: &[u8]) -> Result<(Vec<Contender>, i64), Status> {
-        let all =
-            RangeRequest { range: prefix_range(&contenders(name)), ..RangeRequest::default() };
-        let (found, header) = self.read(all).await?;
-        Ok((read_queue(name, found.kvs), header.revision))
+        let published = self.handle().published();
+        let revision = published.revision();
+        let all = RangeRequest {
+            range: prefix_range(&contenders(name)),
+            limit: QUEUE_MAX,
+            ..RangeRequest::default()
+        };
+        let name = name.to_vec();
+        let read = move || {
+            let found = published.range(&all).map_err(error::of_store)?.map_err(error::of_state)?;
+            if found.more {
+                return Err(Status::resource_exhausted(format!(
+                    "synod: more than {QUEUE_MAX} keys stand under {:?}/: it is no lock's queue",
+                    String::from_utf8_lossy(&name)
+                )));
+            }
+            let mut queue = read_queue(&name, found.kvs);
+            without_idle_guards(&mut queue, |s| matches!(published.lease(s), Ok(Some(_))));
+            Ok((queue, revision))
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| error::stopped())?
     }
 
     /// Waits until the place holds. What is older than a place can only vanish, so
@@ -144,38 +189,56 @@ impl Door {
             self.handle().barrier().await.map_err(error::of_request)?;
         }
         loop {
-            let (queue, revision) = self.queue(&taken.place.name).await?;
-            match standing(&queue, &key, taken.token) {
-                Standing::Holds => break,
+            let (queue, mut revision) = self.queue(&taken.place.name).await?;
+            let ahead = match standing(&queue, &key, taken.token) {
+                Standing::Holds => return Ok(()),
                 Standing::Gone => return Err(session_ended()),
-                Standing::WaitsFor(ahead) => {
-                    let range = KeyRange { key: ahead, end: Bytes::new() };
-                    self.changed(range, revision + 1, true).await;
+                Standing::WaitsFor(ahead) => KeyRange { key: ahead, end: Bytes::new() },
+            };
+            // The whole queue is read again only when the one ahead is gone.
+            loop {
+                self.changed(ahead.clone(), revision + 1, true).await;
+                let one = RangeRequest { range: ahead.clone(), ..RangeRequest::default() };
+                let (found, header) = self.read(one).await?;
+                if found.kvs.is_empty() || !self.is_there(&key, taken.token).await? {
+                    break;
                 }
+                revision = header.revision;
             }
         }
-        self.note_held(taken).await
+    }
+
+    async fn is_there(&self, key: &Bytes, token: i64) -> Result<bool, Status> {
+        let range = KeyRange { key: key.clone(), end: Bytes::new() };
+        let (found, _) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+        Ok(found.kvs.first().is_some_and(|kv| kv.create_revision == token))
     }
 
     /// Notes that the place holds. A guard stands in only for a holder, so with
     /// one the note must be there before the holder is told; without, it is for
     /// people who look, and nobody waits for it.
-    async fn note_held(&self, taken: &Taken) -> Result<(), Status> {
-        let place = &taken.place;
-        let note = mark_held(place, taken.token, unix_ms());
-        if place.guard != 0 {
-            let (noted, _) = self.run_txn(note).await?;
-            return if noted.succeeded { Ok(()) } else { Err(session_ended()) };
+    pub(crate) async fn note_held(&self, mut taken: Taken) -> Result<Taken, Status> {
+        if taken.at_once {
+            return Ok(taken);
         }
-        if place.value.is_none() && place.claim.asked_ms > 0 {
-            let door = self.clone();
-            tokio::spawn(async move {
-                if let Err(e) = door.run_txn(note).await {
-                    tracing::debug!("noting since when a lock is held: {e}");
-                }
-            });
+        let (door, note) = (self.clone(), mark_held(&taken.place, taken.token, unix_ms()));
+        if taken.place.guard == 0 {
+            if taken.place.value.is_none() {
+                tokio::spawn(async move {
+                    if let Err(e) = door.run_txn(note).await {
+                        tracing::debug!("noting since when a lock is held: {e}");
+                    }
+                });
+            }
+            return Ok(taken);
         }
-        Ok(())
+        // To its end, whoever waits: what is given up must know what it wrote.
+        let noting = tokio::spawn(async move {
+            let (noted, header) = door.run_txn(note).await?;
+            taken.modified = header.revision;
+            if noted.succeeded { Ok(taken) } else { Err(session_ended()) }
+        });
+        noting.await.map_err(|_| error::stopped())?
     }
 
     /// Returns when something in the range has changed at or after `from` (or

@@ -1,6 +1,6 @@
 //! Connections: HTTP/1 and HTTP/2 on one port, and who answers which path.
 
-use crate::coord::fence_of;
+use crate::coord::{check_fence, fence_of};
 use crate::door::Door;
 use crate::grpc::{self, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
@@ -133,7 +133,8 @@ impl Site {
                 started.handled(Code::Unavailable);
                 return grpc::refused(&error::no_leader()).map(boxed);
             }
-            if let Err(status) = self.check_learner(&path) {
+            let fence = check_fence(request.headers(), &path);
+            if let Err(status) = self.check_learner(&path).and(fence) {
                 started.handled(status.code());
                 return grpc::refused(&status).map(boxed);
             }
@@ -284,7 +285,8 @@ async fn answer_hot(
     }
     // etcd's own margin over the largest request: what else is in a message.
     let most = door.config().request_bytes_max + (512 << 10);
-    let fence = match fence_of(request.headers()) {
+    let checked = check_fence(request.headers(), HOT_PATHS[call as usize]);
+    let fence = match checked.and_then(|()| fence_of(request.headers())) {
         Ok(fence) => fence,
         Err(status) => return (grpc::refused(&status), status.code()),
     };

@@ -105,9 +105,6 @@ async fn a_lock_goes_from_one_to_the_next_and_the_first_cannot_write_any_more() 
         "waited 50 ms",
     );
     refused(doors.locks.acquire(lock(a)).await, Code::AlreadyExists, "has a place");
-    let again = v1::LockAcquireRequest { resume: true, ..lock(a) };
-    let again = doors.locks.acquire(again).await.expect("its own").into_inner();
-    assert_eq!(again.sequencer, first.sequencer);
     doors.put("1", &first.sequencer).await.expect("the holder writes");
 
     let mut waiting = doors.locks.clone();
@@ -283,4 +280,106 @@ async fn the_same_as_json() {
     assert!(code == 400 && text.contains("stale"), "{code} {text}");
     let (code, text) = node.post("/synod/v1/nothing", "", "{}").await;
     assert_eq!(code, 404, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_made_again_finds_its_own_place_and_no_other() {
+    let mut doors = Doors::open().await;
+    let a = doors.session("a", 60, 0).await;
+    let numbered = |attempt| v1::LockAcquireRequest { attempt, ..lock(a) };
+    let first = doors.locks.acquire(numbered(7)).await.expect("free").into_inner();
+    let again = doors.locks.acquire(numbered(7)).await.expect("its own").into_inner();
+    assert_eq!(again.sequencer, first.sequencer);
+    refused(doors.locks.acquire(numbered(8)).await, Code::AlreadyExists, "has a place");
+    refused(doors.locks.acquire(numbered(0)).await, Code::AlreadyExists, "has a place");
+    doors.release(&first.sequencer).await.expect("it held it");
+    // A candidate's number stands beside its value.
+    let candidate = v1::LockAcquireRequest { value: "me".into(), ..numbered(9) };
+    let first = doors.locks.acquire(candidate.clone()).await.expect("free").into_inner();
+    let again = doors.locks.acquire(candidate).await.expect("its own").into_inner();
+    assert_eq!(again.sequencer, first.sequencer);
+    doors.release(&first.sequencer).await.expect("it held it");
+    let left = doors.sessions.list(v1::SessionListRequest {}).await.expect("a list");
+    assert!(left.into_inner().sessions[0].keys.is_empty(), "nothing is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_hold_has_no_sequencer() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("a", 1, 30).await, doors.session("b", 60, 0).await);
+    doors.locks.acquire(lock(a)).await.expect("free");
+    let mut waiting = doors.locks.clone();
+    let waits = tokio::spawn(async move { waiting.acquire(lock(b)).await });
+    let locks = &doors.locks;
+    let described = async || {
+        let describe = v1::LockDescribeRequest { name: "jobs".into() };
+        locks.clone().describe(describe).await.expect("a description").into_inner()
+    };
+    until("a waiter", || async { described().await.waiters.len() == 1 }).await;
+    let seen = described().await;
+    assert!(!seen.holders[0].sequencer.is_empty() && seen.waiters[0].sequencer.is_empty());
+    until("the loss", || async { described().await.delays.len() == 1 }).await;
+    let guard = described().await.delays[0].clone();
+    assert!(guard.sequencer.is_empty() && guard.session == a);
+    waits.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_etcd_client_gives_back_is_free_at_once() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("a", 60, 60).await, doors.session("b", 60, 0).await);
+    let held = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+    doors.etcd.unlock(v3lockpb::UnlockRequest { key: held.key }).await.expect("unlocked");
+    let next = doors.locks.acquire(lock(b)).await.expect("free").into_inner();
+    doors.release(&next.sequencer).await.expect("it held it");
+    let again = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+    assert!(doors.is_good(&again.sequencer).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_ends_leaves_nothing_behind() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("a", 60, 0).await, doors.session("b", 60, 60).await);
+    for round in 0..20 {
+        let held = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+        let mut waiting = doors.locks.clone();
+        let wait_ms = 20;
+        let waits = tokio::spawn(async move {
+            waiting.acquire(v1::LockAcquireRequest { wait_ms, ..lock(b) }).await
+        });
+        tokio::time::sleep(Duration::from_millis(10 + round % 12)).await;
+        doors.release(&held.sequencer).await.expect("it held it");
+        match waits.await.expect("the task") {
+            Ok(held) => {
+                doors.release(&held.into_inner().sequencer).await.expect("it held it");
+            }
+            Err(e) => assert_eq!(e.code(), Code::DeadlineExceeded, "{e}"),
+        }
+        let describe = v1::LockDescribeRequest { name: "jobs".into() };
+        let seen = doors.locks.describe(describe).await.expect("a description").into_inner();
+        assert!(seen.holders.is_empty() && seen.delays.is_empty(), "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_synods_own_and_calls_that_check_no_sequencer_are_refused() {
+    let mut doors = Doors::open().await;
+    let a = doors.session("a", 60, 0).await;
+    for name in ["", "synod", "synod/session", "synod/session/1", "synod/service/x"] {
+        let request = v1::LockAcquireRequest { name: name.into(), ..lock(a) };
+        let why = if name.is_empty() { "from 1 to" } else { "Synod's own" };
+        refused(doors.locks.acquire(request).await, Code::InvalidArgument, why);
+        let describe = v1::LockDescribeRequest { name: name.into() };
+        refused(doors.locks.describe(describe).await, Code::InvalidArgument, why);
+    }
+    refused(doors.locks.acquire(lock(0)).await, Code::InvalidArgument, "a session is needed");
+    let mut request = Request::new(pb::LeaseGrantRequest { ttl: 9, id: 0 });
+    request.metadata_mut().insert("synod-sequencer", "5:shared:1f:x".parse().expect("ASCII"));
+    refused(doors.leases.lease_grant(request).await, Code::InvalidArgument, "checks no");
+    let mut request = Request::new(pb::RangeRequest { key: "x".into(), ..Default::default() });
+    request.metadata_mut().insert("synod-sequencer", "5:shared:1f:x".parse().expect("ASCII"));
+    refused(doors.kv.range(request).await, Code::InvalidArgument, "checks no");
+    let long =
+        v1::SessionOpenRequest { ttl_s: 9_000_000_000, lock_delay_s: 1, ..Default::default() };
+    refused(doors.sessions.open(long).await, Code::OutOfRange, "too large lease TTL");
 }

@@ -7,7 +7,7 @@ use crate::oracle::Found;
 use crate::world::World;
 use synod_coord::{
     Claim, Entered, Mode, Place, Sequencer, Standing, contenders, enter, entered, fenced, leave,
-    mark_held, prefix_range, read_queue, standing,
+    mark_held, prefix_range, read_queue, standing, without_idle_guards,
 };
 use synod_mvcc::{Command, Op, Outcome, RangeRequest};
 
@@ -193,7 +193,8 @@ impl World {
         let range = prefix_range(&contenders(&taken.place.name));
         let all = RangeRequest { range, ..RangeRequest::default() };
         let found = published.range(&all).map_err(|e| ("store", e.to_string()))?;
-        let queue = read_queue(&taken.place.name, found.map(|r| r.kvs).unwrap_or_default());
+        let mut queue = read_queue(&taken.place.name, found.map(|r| r.kvs).unwrap_or_default());
+        without_idle_guards(&mut queue, |session| matches!(published.lease(session), Ok(Some(_))));
         match standing(&queue, &taken.place.key(), taken.token) {
             Standing::Holds if taken.place.guard != 0 => {
                 if let Some(taken) = &mut self.clients[number].holder.taken {
@@ -291,10 +292,10 @@ impl World {
                 taken.token = revision;
                 match entered(result.clone()) {
                     Some(Entered::Holds) => self.granted(number),
-                    Some(Entered::Already(kv)) => {
+                    Some(Entered::Already(kv, claim)) => {
                         // An earlier try that nobody knew the end of.
                         taken.token = kv.create_revision;
-                        taken.place.claim = Claim::decode(&kv.value);
+                        taken.place.claim = claim;
                         Ok(())
                     }
                     _ => Ok(()),

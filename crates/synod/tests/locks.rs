@@ -81,7 +81,7 @@ fn the_command_runs_while_the_lock_is_held() {
     let refused = run(&at, &["lock", "l", "--try", "--", "true"]);
     let why = text(&refused.stderr);
     assert!(!refused.status.success() && why.contains("is held by first (session"), "{why}");
-    let late = run(&at, &["lock", "l", "--wait", "1", "--", "true"]);
+    let late = run(&at, &["lock", "l", "--wait=1", "--", "true"]);
     assert!(text(&late.stderr).contains("waited"), "{}", text(&late.stderr));
     let list = text(&run(&at, &["session", "list"]).stdout);
     assert!(list.contains("first") && list.contains("l/"), "{list}");
@@ -316,4 +316,63 @@ fn on_a_real_etcd_there_is_etcds_lock_and_no_sequencer() {
     assert!(text(&put.stderr).contains("does not check sequencers"), "{put:?}");
     assert_eq!(text(&run(&at, &["get", "k"]).stdout), "");
     assert!(text(&run(&at, &["session", "list"]).stderr).contains("it is not Synod"));
+}
+
+/// A caller that stops waiting and tries again gets the lock, and keeps it.
+#[test]
+fn a_call_that_was_dropped_takes_nothing_from_the_next() {
+    let cluster = Cluster::start(3);
+    let endpoints: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = Client::connect(&endpoints).await.expect("endpoints");
+        let open = async || client.open_session(SessionOptions::default()).await.expect("open");
+        let (one, two) = (open().await, open().await);
+        for round in 0..20 {
+            let first = one.lock("x").await.expect("free");
+            let short = Duration::from_millis(5 + round);
+            assert!(tokio::time::timeout(short, two.lock("x")).await.is_err());
+            let releasing = tokio::spawn(first.release());
+            let second = two.lock("x").await.expect("its turn");
+            releasing.await.expect("the task").expect("it was held");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(client.is_good(second.sequencer()).await.expect("an answer"), "{round}");
+            let twice = two.lock("x").await;
+            assert!(twice.is_err_and(|e| e.to_string().contains("has a place")));
+            let dropped = tokio::time::timeout(Duration::from_micros(500), two.lock("x")).await;
+            assert!(!matches!(dropped, Ok(Ok(_))));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(client.is_good(second.sequencer()).await.expect("an answer"), "{round}");
+            second.release().await.expect("it was held");
+        }
+    });
+}
+
+/// A waiter outlives the member that it waits at.
+#[test]
+fn a_waiter_goes_on_at_another_member() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let follower = (leader + 1) % 3;
+    let endpoints = [cluster.endpoint(follower), cluster.endpoint(leader)];
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let open = || async {
+        let client = Client::connect(&endpoints).await.expect("endpoints");
+        client.open_session(SessionOptions::default()).await.expect("open")
+    };
+    let (one, two) = (runtime.block_on(open()), runtime.block_on(open()));
+    let first = runtime.block_on(one.lock("x")).expect("free");
+    let second = runtime.spawn(async move {
+        let lock = two.lock("x").await;
+        (lock, two)
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    cluster.kill(follower);
+    std::thread::sleep(Duration::from_millis(500));
+    runtime.block_on(async {
+        first.release().await.expect("it was held");
+        let (second, session) = second.await.expect("the task");
+        second.expect("its turn").release().await.expect("it was held");
+        session.close().await.expect("closed");
+    });
 }

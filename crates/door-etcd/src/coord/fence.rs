@@ -15,9 +15,24 @@ pub(crate) const FENCE_HEADER: &str = "synod-sequencer";
 
 /// The sequencer among a request's headers, if there is one.
 pub(crate) fn fence_of(headers: &HeaderMap) -> Result<Option<Sequencer>, Status> {
-    let Some(value) = headers.get(FENCE_HEADER) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    parse(text).map(Some)
+    let mut values = headers.get_all(FENCE_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Status::invalid_argument(format!("synod: more than one {FENCE_HEADER}")));
+    }
+    parse(value.to_str().unwrap_or_default()).map(Some)
+}
+
+/// Whether a call takes a sequencer. One that does not must not seem to check it.
+pub(crate) fn check_fence(headers: &HeaderMap, path: &str) -> Result<(), Status> {
+    let fenced = ["Put", "DeleteRange", "Txn"];
+    let takes = path.strip_prefix("/etcdserverpb.KV/").is_some_and(|call| fenced.contains(&call));
+    if takes || !headers.contains_key(FENCE_HEADER) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "synod: {path} checks no {FENCE_HEADER}: only Put, DeleteRange and Txn do; nothing was done"
+    )))
 }
 
 /// Reads a sequencer that a client sent.

@@ -3,9 +3,11 @@
 use super::fence::{parse, stale};
 use crate::door::Door;
 use crate::queue::{Taken, session_ended, unix_ms};
+use bytes::Bytes;
 use std::time::Duration;
 use synod_coord::{
-    Claim, Contender, Mode, Place, Sequencer, Standing, delays, holders, key_of, leave, standing,
+    Claim, Contender, Mode, Place, Sequencer, Standing, delays, holders, is_reserved, key_of,
+    leave, standing,
 };
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_server::Lock;
@@ -16,10 +18,29 @@ const NAME_BYTES_MAX: usize = 1_024;
 /// Longest name of who asks, bytes.
 const OWNER_BYTES_MAX: usize = 256;
 
+fn check_name(name: &[u8]) -> Result<(), Status> {
+    let bad = |why: String| Err(Status::invalid_argument(format!("synod: {why}")));
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return bad(format!("a lock's name has from 1 to {NAME_BYTES_MAX} bytes"));
+    }
+    if is_reserved(name) {
+        return bad("names below synod/ are Synod's own".into());
+    }
+    Ok(())
+}
+
+/// A sequencer that a client sent, of a lock that can be.
+fn sequencer(text: &str) -> Result<Sequencer, Status> {
+    let s = parse(text)?;
+    check_name(&s.name)?;
+    Ok(s)
+}
+
 fn check(r: &v1::LockAcquireRequest) -> Result<Mode, Status> {
     let bad = |why: String| Err(Status::invalid_argument(format!("synod: {why}")));
-    if r.name.is_empty() || r.name.len() > NAME_BYTES_MAX {
-        return bad(format!("a lock's name has from 1 to {NAME_BYTES_MAX} bytes"));
+    check_name(&r.name)?;
+    if r.session <= 0 {
+        return bad("a session is needed: Session/Open gives one".into());
     }
     if r.owner.len() > OWNER_BYTES_MAX {
         return bad(format!("an owner has at most {OWNER_BYTES_MAX} bytes"));
@@ -39,34 +60,36 @@ impl Door {
         let mode = check(&r)?;
         let record = self.session(r.session).await?.unwrap_or_default();
         let owner = if r.owner.is_empty() { &record.name } else { &r.owner };
-        let claim = Claim::new(mode, owner, unix_ms());
+        let claim = Claim::new(mode, owner, unix_ms()).attempt(r.attempt);
         let value = (!r.value.is_empty()).then_some(r.value);
         let (name, session, guard) = (r.name.to_vec(), r.session, record.guard());
-        let place = Place { name, session, guard, claim, value };
-        let taken = self.place_for(place, r.resume).await?;
+        let taken = self.place_for(Place { name, session, guard, claim, value }).await?;
         if let Err(e) = self.wait_within(&taken, r.r#try, r.wait_ms).await {
             taken.give_up().await?;
             return Err(e);
         }
-        let mode = taken.place.claim.mode();
+        let taken = self.note_held(taken).await?;
         let (token, header) = (taken.token, Some(self.header_now()));
         let sequencer =
             Sequencer { token, mode, session, name: taken.place.name.clone() }.to_string();
         Ok(v1::LockAcquireResponse { header, sequencer, token, key: taken.keep() })
     }
 
-    /// A place of this call's own.
-    async fn place_for(&self, place: Place, resume: bool) -> Result<Taken, Status> {
+    /// A place of this call's own: a new one, or that of an earlier call for the same
+    /// acquisition.
+    async fn place_for(&self, place: Place) -> Result<Taken, Status> {
         loop {
             let taken = self.take_place(place.clone()).await;
             let mut taken = taken.map_err(|e| match e.code() {
                 Code::NotFound => super::session::no_session(place.session),
                 _ => e,
             })?;
-            if taken.before.is_none() {
-                return Ok(taken);
-            }
-            if !resume {
+            let Some((_, claim)) = &taken.before else { return Ok(taken) };
+            let (wanted, there) = (&place.claim, claim);
+            if wanted.attempt == 0
+                || wanted.attempt != there.attempt
+                || wanted.mode() != there.mode()
+            {
                 return Err(Status::already_exists(format!(
                     "synod: session {:x} has a place in the queue of lock {:?} already, by token {}",
                     place.session,
@@ -116,7 +139,7 @@ impl Door {
     }
 
     async fn release(&self, text: &str) -> Result<v1::LockReleaseResponse, Status> {
-        let s = parse(text)?;
+        let s = sequencer(text)?;
         let record = self.session(s.session).await;
         let guard = match record {
             Ok(record) => record.map_or(0, |r| r.guard()),
@@ -124,7 +147,9 @@ impl Door {
             Err(e) => return Err(e),
         };
         let (name, claim) = (s.name.clone(), Claim::default());
-        let place = Place { name, session: s.session, guard, claim, value: None };
+        // As a candidate's: its claim goes too, if it has one.
+        let value = Some(Bytes::new());
+        let place = Place { name, session: s.session, guard, claim, value };
         let (left, header) = self.run_txn(leave(&place, s.token)).await?;
         if !left.succeeded {
             return Err(stale(&s));
@@ -133,18 +158,19 @@ impl Door {
     }
 
     async fn check_lock(&self, text: &str) -> Result<v1::LockCheckResponse, Status> {
-        let s = parse(text)?;
+        let s = sequencer(text)?;
         self.read_barrier(false).await?;
         let (queue, revision) = self.queue(&s.name).await?;
         let key = key_of(&s.name, s.session);
         let mine = queue.iter().find(|c| c.kv.key == key && c.kv.lease == s.session);
-        let good = mine.is_some_and(|c| c.claim.mode() == s.mode)
+        let good = mine.is_some_and(|c| c.claim.guards().is_none() && c.claim.mode() == s.mode)
             && standing(&queue, &key, s.token) == Standing::Holds;
         let header = Some(self.header(revision, self.handle().term()));
         Ok(v1::LockCheckResponse { header, good })
     }
 
     async fn describe(&self, name: &[u8]) -> Result<v1::LockDescribeResponse, Status> {
+        check_name(name)?;
         self.read_barrier(false).await?;
         let (queue, revision) = self.queue(name).await?;
         let held: Vec<i64> = holders(&queue).map(|c| c.kv.create_revision).collect();
@@ -152,9 +178,11 @@ impl Door {
             |c: &&Contender| c.claim.guards().is_none() && !held.contains(&c.kv.create_revision);
         Ok(v1::LockDescribeResponse {
             header: Some(self.header(revision, self.handle().term())),
-            holders: holders(&queue).map(|c| party(name, c)).collect(),
-            waiters: queue.iter().filter(waits).map(|c| party(name, c)).collect(),
-            delays: delays(&queue).map(|c| party(name, c)).collect(),
+            holders: holders(&queue)
+                .map(|c| v1::LockParty { sequencer: c.sequencer(name).to_string(), ..party(c) })
+                .collect(),
+            waiters: queue.iter().filter(waits).map(party).collect(),
+            delays: delays(&queue).map(party).collect(),
         })
     }
 }
@@ -164,8 +192,13 @@ fn held_by(name: &[u8], queue: &[Contender]) -> String {
     let name = String::from_utf8_lossy(name);
     let first = holders(queue).next();
     match (first, delays(queue).next()) {
+        (Some(c), _) if c.kv.lease == 0 => format!(
+            "synod: key {:?} holds lock {name:?}, and no lease ends it",
+            String::from_utf8_lossy(&c.kv.key)
+        ),
         (Some(c), _) => {
-            let owner = if c.claim.owner.is_empty() { "a client" } else { &c.claim.owner };
+            let owner = Some(owner(c)).filter(|o| !o.is_empty());
+            let owner = owner.as_deref().unwrap_or("a client");
             let (session, token) = (c.kv.lease, c.kv.create_revision);
             format!("synod: lock {name:?} is held by {owner} (session {session:x}, token {token})")
         }
@@ -176,17 +209,26 @@ fn held_by(name: &[u8], queue: &[Contender]) -> String {
     }
 }
 
-fn party(name: &[u8], c: &Contender) -> v1::LockParty {
+/// Who a contender is, for people: its claim says it, or else a candidate's value.
+fn owner(c: &Contender) -> String {
+    let value = std::str::from_utf8(&c.kv.value).unwrap_or_default();
+    match c.claim.asked_ms {
+        0 => value.chars().filter(|c| !c.is_control()).take(OWNER_BYTES_MAX).collect(),
+        _ => c.claim.owner.clone(),
+    }
+}
+
+fn party(c: &Contender) -> v1::LockParty {
     let mode = match c.claim.mode() {
         Mode::Exclusive => v1::LockMode::Exclusive,
         Mode::Shared => v1::LockMode::Shared,
     };
     v1::LockParty {
-        sequencer: c.sequencer(name).to_string(),
+        sequencer: String::new(),
         token: c.kv.create_revision,
         session: c.claim.guards().unwrap_or(c.kv.lease),
         mode: mode.into(),
-        owner: c.claim.owner.clone(),
+        owner: owner(c),
         asked_ms: c.claim.asked_ms,
         held_ms: c.claim.held_ms,
     }

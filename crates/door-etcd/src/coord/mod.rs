@@ -5,4 +5,4 @@ mod fence;
 mod lock;
 mod session;
 
-pub(crate) use fence::{FENCE_HEADER, fence_of};
+pub(crate) use fence::{FENCE_HEADER, check_fence, fence_of};

@@ -4,13 +4,12 @@
 use crate::door::Door;
 use crate::error;
 use crate::queue::unix_ms;
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use synod_coord::{SESSIONS, SessionRecord, prefix_range, session_key};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::session_server::Session;
-use synod_mvcc::{Command, KeyRange, PutRequest, RangeRequest};
+use synod_mvcc::{Command, KeyRange, LEASE_TTL_MAX, PutRequest, RangeRequest};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,8 +19,6 @@ const TTL_S: i64 = 12;
 const LOCK_DELAY_MAX_S: i64 = 3_600;
 /// Longest name, bytes.
 const NAME_BYTES_MAX: usize = 256;
-/// Guards that one stream of renewals remembers.
-const GUARDS_MAX: usize = 10_000;
 
 /// There is no such session.
 pub(crate) fn no_session(session: i64) -> Status {
@@ -64,6 +61,9 @@ impl Door {
             )));
         }
         let ttl = if r.ttl_s == 0 { TTL_S } else { r.ttl_s };
+        if ttl > LEASE_TTL_MAX - LOCK_DELAY_MAX_S {
+            return Err(error::lease_ttl_too_large());
+        }
         let granted = self.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?;
         let mut record = SessionRecord {
             name: r.name,
@@ -84,28 +84,31 @@ impl Door {
         Ok(v1::SessionOpenResponse { header: Some(header), session, ttl_s: granted.ttl })
     }
 
-    /// Renews a session and its guard; the time to live granted, or 0.
+    /// Renews a session and its guard; the time to live granted, or 0. Without its
+    /// guard a session is as good as over: it could not hold what it holds.
     async fn keep_alive(&self, session: i64, guard: i64) -> Result<i64, Status> {
         if guard == 0 {
             return self.renew(session).await;
         }
-        // Whichever comes first, the guard ends later: both run from one command.
-        let (ttl, guarded) = tokio::join!(self.renew(session), self.renew(guard));
-        guarded?;
-        ttl
+        let [ttl, guarded] = self.renew_together([session, guard]).await?;
+        Ok(if guarded == 0 { 0 } else { ttl })
     }
 
     async fn close(&self, session: i64) -> Result<pb::ResponseHeader, Status> {
         let record = self.session(session).await?;
+        // Its locks are given back, not lost. The guard goes first: a call that ends
+        // in between can be made again.
+        if let Some(guard) = record.map(|r| r.guard()).filter(|g| *g != 0) {
+            match self.run(Command::LeaseRevoke { id: guard }).await {
+                Err(e) if e.code() != tonic::Code::NotFound => return Err(e),
+                _ => {}
+            }
+        }
         let revoked = self.run(Command::LeaseRevoke { id: session }).await;
         let (_, header) = revoked.map_err(|e| match e.code() {
             tonic::Code::NotFound => no_session(session),
             _ => e,
         })?;
-        // Its locks are given back, not lost: nobody has to wait for the guard.
-        if let Some(guard) = record.map(|r| r.guard()).filter(|g| *g != 0) {
-            self.run(Command::LeaseRevoke { id: guard }).await?;
-        }
         Ok(header)
     }
 
@@ -153,26 +156,14 @@ impl Session for Door {
         request: Request<Streaming<v1::SessionKeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let door = self.clone();
-        let guards = std::sync::Arc::new(tokio::sync::Mutex::new(BTreeMap::new()));
         let answers = request.into_inner().then(move |message| {
-            let (door, guards) = (door.clone(), guards.clone());
+            let door = door.clone();
             async move {
                 let session = message?.session;
-                let mut guards = guards.lock().await;
                 // Taken before the renewal, so that it never claims more than was seen.
                 let header = Some(door.header_now());
-                let guard = match guards.get(&session) {
-                    Some(guard) => Ok(*guard),
-                    None => door.session(session).await.map(|r| r.map_or(0, |r| r.guard())),
-                };
-                let ttl_s = match guard {
-                    Ok(guard) => {
-                        if guards.len() >= GUARDS_MAX {
-                            guards.clear();
-                        }
-                        guards.insert(session, guard);
-                        door.keep_alive(session, guard).await?
-                    }
+                let ttl_s = match door.session(session).await {
+                    Ok(record) => door.keep_alive(session, record.map_or(0, |r| r.guard())).await?,
                     Err(e) if e.code() == tonic::Code::NotFound => 0,
                     Err(e) => return Err(e),
                 };

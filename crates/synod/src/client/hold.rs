@@ -1,4 +1,5 @@
-//! A command that runs while something is held, and not a moment longer.
+//! A command that runs while something is held, and not a moment longer: with all
+//! that it started, unless it was started from a terminal; then only itself.
 
 use super::watchdog::{Watchdog, kill};
 use crate::Outcome;
@@ -42,6 +43,8 @@ pub(crate) async fn run_held(
     loop {
         tokio::select! {
             status = held.child.wait() => {
+                // What it left behind must not outlive the lock either.
+                held.end_group();
                 return status.map(code_of).map_err(|e| format!("{program}: {e}"));
             }
             why = &mut doubt => {
@@ -51,7 +54,8 @@ pub(crate) async fn run_held(
                 return Err(format!("{program} was killed: {why}"));
             }
             () = held.watchdog.keep_quiet(session) => {}
-            _ = interrupt.recv() => held.send(Signal::INT),
+            // A terminal interrupts the command by itself.
+            _ = interrupt.recv() => if held.group { held.send(Signal::INT) },
             _ = terminate.recv() => held.send(Signal::TERM),
         }
     }
@@ -67,6 +71,7 @@ pub(crate) struct Held {
     pub child: Child,
     pub watchdog: Watchdog,
     group: bool,
+    pid: u32,
 }
 
 impl Held {
@@ -79,12 +84,20 @@ impl Held {
             command.process_group(0);
         }
         let mut child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
-        match Watchdog::over(child.id().unwrap_or(0), group) {
-            Ok(watchdog) => Ok(Held { child, watchdog, group }),
+        let pid = child.id().unwrap_or(0);
+        match Watchdog::over(pid, group) {
+            Ok(watchdog) => Ok(Held { child, watchdog, group, pid }),
             Err(e) => {
                 let _ = child.start_kill();
                 Err(e)
             }
+        }
+    }
+
+    /// Ends what the command left behind in its group.
+    pub fn end_group(&self) {
+        if let Some(pid) = Pid::from_raw(self.pid as i32).filter(|_| self.group) {
+            kill(pid, true, Signal::KILL);
         }
     }
 

@@ -13,7 +13,11 @@ use synod_client::{Client, Error, Lock, LockOptions, Mode, Session, SessionOptio
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::v3electionpb;
 use synod_etcd_proto::v3electionpb::election_client::ElectionClient;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
+
+/// How long the cluster is waited for when something is given back.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// How a session is opened for a command.
 #[derive(Args, Clone)]
@@ -62,8 +66,8 @@ pub struct LockArgs {
     /// Fail if it is not free
     #[arg(long = "try", conflicts_with = "wait")]
     try_only: bool,
-    /// Wait for it at most so long (without a number, and by default, as long as it takes)
-    #[arg(long, num_args = 0..=1, value_name = "SECONDS")]
+    /// Wait for it: as long as it takes (the default), or with =SECONDS at most so long
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "SECONDS")]
     wait: Option<Option<u64>>,
     /// Do not take it: show who holds it and who waits
     #[arg(long, conflicts_with_all = ["shared", "try_only", "wait", "command"])]
@@ -127,15 +131,18 @@ async fn open(
 
 /// Takes the lock, runs the command, gives the lock back.
 async fn hold(session: Session, name: &str, options: LockOptions, command: &[String]) -> Outcome {
+    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
+    let mut terminate = listen(SignalKind::terminate())?;
     let lock = tokio::select! {
         lock = session.lock_with(name, options) => lock.map_err(|e| e.to_string()),
         _ = tokio::signal::ctrl_c() => Err("interrupted while waiting".into()),
+        _ = terminate.recv() => Err("terminated while waiting".into()),
     };
     let lock: Lock = match lock {
         Ok(lock) => lock,
         Err(e) => {
             // It ends by itself at the latest when its time is up.
-            let _ = session.close().await;
+            let _ = tokio::time::timeout(CLOSE_WITHIN, session.close()).await;
             return Err(e);
         }
     };
@@ -155,11 +162,19 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
         "the session could not be kept alive in time, others may have the lock".to_owned()
     };
     let ended = run_held(command, &holding, Some(&session), doubt).await;
-    let released = lock.release().await;
-    let closed = session.close().await;
+    // What is lost cannot be given back.
+    if session.is_safe() {
+        let back = async {
+            lock.release().await?;
+            session.close().await
+        };
+        match tokio::time::timeout(CLOSE_WITHIN, back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => eprintln!("synod: giving {name} back: {e}"),
+            Err(_) => eprintln!("synod: {name} could not be given back: it ends with its session"),
+        }
+    }
     let code = ended?;
-    released.map_err(|e| e.to_string())?;
-    closed.map_err(|e| e.to_string())?;
     if code != 0 {
         // What the command says is what the caller wants to know.
         std::process::exit(code);
@@ -167,8 +182,20 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
     Ok(())
 }
 
+/// Bounds a call in time and words its error.
+async fn bounded<T>(connect: &Connect, call: impl Future<Output = Result<T, Error>>) -> Outcome<T> {
+    match tokio::time::timeout(Duration::from_secs(connect.timeout), call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(Error::Refused(s))) if s.code() == Code::Unimplemented => {
+            Err("this server has no sessions: it is not Synod".into())
+        }
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err(format!("no answer within {} s; has the cluster a quorum?", connect.timeout)),
+    }
+}
+
 async fn describe(connect: &Connect, client: &Client, name: &str) -> Outcome {
-    let seen = client.describe(name).await.map_err(|e| e.to_string())?;
+    let seen = bounded(connect, client.describe(name)).await?;
     let now = unix_ms();
     let mode = |p: &v1::LockParty| {
         if p.mode() == v1::LockMode::Shared { "shared" } else { "exclusive" }
@@ -190,7 +217,10 @@ async fn describe(connect: &Connect, client: &Client, name: &str) -> Outcome {
         return Ok(());
     }
     let line = |role: &str, p: &v1::LockParty, since: u64| {
-        let owner = if p.owner.is_empty() { "(an etcd client)" } else { &p.owner };
+        let owner = match p.owner.is_empty() {
+            true => "(an etcd client)".to_owned(),
+            false => show(p.owner.as_bytes()),
+        };
         let ago = match since {
             0 => "-".into(),
             since => format!("{} s", now.saturating_sub(since) / 1_000),
@@ -278,12 +308,7 @@ impl SessionArgs {
     pub async fn run(self) -> Outcome {
         let SessionCommand::List = self.what;
         let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
-        let sessions = client.sessions().await.map_err(|e| match e {
-            Error::Refused(s) if s.code() == Code::Unimplemented => {
-                "this server has no sessions: it is not Synod".to_owned()
-            }
-            e => e.to_string(),
-        })?;
+        let sessions = bounded(&self.connect, client.sessions()).await?;
         for s in &sessions {
             let keys: Vec<String> = s.keys.iter().map(|k| show(k)).collect();
             if self.connect.json() {
@@ -297,7 +322,8 @@ impl SessionArgs {
                 );
             } else {
                 let left = format!("{:.1} of {} s", s.left_ms as f64 / 1_000.0, s.ttl_s);
-                println!("{:<17x} {:<24} {left:<14} {}", s.session, s.name, keys.join(" "));
+                let name = show(s.name.as_bytes());
+                println!("{:<17x} {name:<24} {left:<14} {}", s.session, keys.join(" "));
             }
         }
         Ok(())

@@ -25,6 +25,7 @@ use crate::Outcome;
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
 use synod_client::Sequencer;
+use synod_coord::prefix_range;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use tonic::transport::{Channel, Endpoint};
@@ -204,7 +205,9 @@ fn source(e: &dyn std::error::Error) -> String {
 }
 
 pub(crate) fn words(status: &tonic::Status) -> String {
-    status.message().to_owned()
+    let words = status.message();
+    // This program's name stands before it already.
+    words.strip_prefix("synod: ").unwrap_or(words).to_owned()
 }
 
 /// A key or value for a person: as text where it is text.
@@ -217,23 +220,11 @@ pub(crate) fn show(bytes: &[u8]) -> String {
     }
 }
 
-/// The end of the range of all keys that start with `prefix`.
-pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return end;
-        }
-    }
-    vec![0]
-}
-
 /// Key and range end for "one key", "a prefix" or "from key on".
 pub(crate) fn bounds(key: &str, prefix: bool, end: Option<&str>) -> (Vec<u8>, Vec<u8>) {
     match (prefix, end) {
         (true, _) if key.is_empty() => (vec![0], vec![0]),
-        (true, _) => (key.into(), prefix_end(key.as_bytes())),
+        (true, _) => (key.into(), prefix_range(key.as_bytes()).end.to_vec()),
         (false, Some(end)) => (key.into(), end.into()),
         (false, None) => (key.into(), Vec::new()),
     }

@@ -353,6 +353,7 @@ impl<'a> Agent<'a> {
                 child.send(Signal::KILL);
                 let _ = child.child.wait().await;
             }
+            child.end_group();
         }
         if std::mem::take(&mut self.active) {
             if let Some(hook) = &self.plan.on_demote
@@ -398,6 +399,7 @@ async fn ended(child: &mut Option<Held>, session: &Session) -> String {
     loop {
         tokio::select! {
             status = held.child.wait() => {
+                held.end_group();
                 return status.map_or_else(|e| e.to_string(), |s| s.to_string());
             }
             () = held.watchdog.keep_quiet(Some(session)) => {}
