@@ -47,7 +47,7 @@ pub fn add(figures: &mut String, ratios: &mut String, work: &Work, samples: &[Ve
             .map(|s| Spread::of(s, of).median)
             .fold(f64::INFINITY, f64::min)
     };
-    let (ours, others) = samples.split_at(OURS);
+    let (ours, others) = samples[..samples.len() - 1].split_at(OURS);
     *ratios += &format!("| {title} |");
     for core in ours {
         let core = std::slice::from_ref(core);
