@@ -7,7 +7,7 @@ use synod_consensus::{Entry, EntryKind, Input, Membership};
 use synod_mvcc::{Command, Outcome, Store};
 
 impl<S: Store> Cell<S> {
-    pub(crate) fn apply(&mut self, entries: Vec<Entry>, out: &mut Vec<CellOutput>) {
+    pub(crate) fn apply(&mut self, entries: &[Entry], out: &mut Vec<CellOutput>) {
         let mut answers = Vec::new();
         let mut bytes = 0;
         // Stamps of earlier leaders count for a new one as for everybody.
@@ -37,7 +37,7 @@ impl<S: Store> Cell<S> {
         self.applied_news = true;
     }
 
-    fn apply_one(&mut self, entry: Entry, answers: &mut Vec<CellOutput>) -> Result<(), String> {
+    fn apply_one(&mut self, entry: &Entry, answers: &mut Vec<CellOutput>) -> Result<(), String> {
         let (index, term) = (entry.index, entry.term);
         let broken = |e: &dyn std::fmt::Display| {
             format!(
@@ -47,11 +47,12 @@ impl<S: Store> Cell<S> {
         let (origin, ticket, commands) = match entry.kind {
             EntryKind::Noop => (synod_base::NodeId::NONE, 0, Vec::new()),
             EntryKind::Command => {
-                let (origin, ticket, command) = open(entry.data).map_err(|e| broken(&e))?;
+                let (origin, ticket, command) = open(entry.data.clone()).map_err(|e| broken(&e))?;
                 (origin, ticket, vec![command])
             }
             EntryKind::Config => {
-                let (_, context) = Membership::decode_entry(entry.data).map_err(|e| broken(&e))?;
+                let (_, context) =
+                    Membership::decode_entry(entry.data.clone()).map_err(|e| broken(&e))?;
                 let context = ConfigContext::decode(context).map_err(|e| broken(&e))?;
                 (context.origin, context.ticket, context.commands)
             }

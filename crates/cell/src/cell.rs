@@ -378,10 +378,12 @@ impl<S: Store> Cell<S> {
                 Output::Send { to, message, after } => {
                     self.send_after(to, PeerMessage::Consensus(message), after, out);
                 }
-                Output::Accepted { ticket, index, term } => {
-                    self.accepted(ticket, index, term, out);
+                Output::Accepted { tickets, index, term } => {
+                    for (ticket, index) in tickets.into_iter().zip(index..) {
+                        self.accepted(ticket, index, term, out);
+                    }
                 }
-                Output::Commit(entries) => self.apply(entries, out),
+                Output::Commit(entries) => self.apply(&entries, out),
                 Output::ReadReady { tickets, index } => self.reads_ready(&tickets, index, out),
                 Output::Refused { ticket, why, leader } => self.refused(ticket, why, leader, out),
                 Output::NeedSnapshot { to } => self.start_transfer(to, out),

@@ -52,6 +52,11 @@ impl Membership {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
 
+    /// Whether `id` belongs to it in any part.
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.is_voter(id) || self.learners.contains(&id)
+    }
+
     /// Everybody, in order.
     pub fn all(&self) -> BTreeSet<NodeId> {
         self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect()
@@ -68,7 +73,16 @@ impl Membership {
     /// The greatest value that a quorum has reached, given each one's value.
     pub fn quorum_value(&self, value: impl Fn(NodeId) -> u64) -> u64 {
         let reached = |set: &BTreeSet<NodeId>| {
-            let mut all: Vec<u64> = set.iter().map(|&id| value(id)).collect();
+            // Asked for at every step: no memory for a cell of the usual size.
+            let (mut few, mut many) = ([0; 8], Vec::new());
+            let all = match few.get_mut(..set.len()) {
+                Some(all) => all,
+                None => {
+                    many.resize(set.len(), 0);
+                    &mut many[..]
+                }
+            };
+            all.iter_mut().zip(set).for_each(|(v, &id)| *v = value(id));
             all.sort_unstable();
             // With n values in ascending order a majority is at or above [(n-1)/2].
             all.get(all.len().wrapping_sub(1) / 2).copied()

@@ -1,6 +1,7 @@
 //! What a host gives a protocol and what it gets back.
 
 use crate::config::{Change, Membership};
+use crate::entries::Entries;
 use crate::event::Event;
 use crate::protocol::Message;
 use bytes::Bytes;
@@ -159,19 +160,20 @@ pub enum Output {
         /// The write it relies on; `WriteSeq(0)`: none.
         after: WriteSeq,
     },
-    /// A proposal, transfer or reconfiguration of this node was taken. For a
-    /// proposal and a reconfiguration: it will be at `index` with `term` if it
-    /// commits at all; if another entry is applied there, it was lost.
+    /// Proposals, a transfer or a reconfiguration of this node were taken. For
+    /// proposals and a reconfiguration: they will be at `index` and those that
+    /// follow, with `term`, if they commit at all; if another entry is applied
+    /// at an index, that one was lost.
     Accepted {
-        /// The driver's number.
-        ticket: u64,
-        /// Where.
+        /// The driver's numbers, in the order of the indexes.
+        tickets: Vec<u64>,
+        /// Where the first is.
         index: u64,
         /// In which ballot.
         term: u64,
     },
     /// These entries are agreed on and durable here: apply them in order.
-    Commit(Vec<Entry>),
+    Commit(Entries),
     /// Reads may be answered once the state has applied `index`.
     ReadReady {
         /// Whose barrier it was.

@@ -21,6 +21,7 @@
 
 mod config;
 mod contract;
+mod entries;
 mod event;
 mod parts;
 pub mod paxos;
@@ -33,6 +34,7 @@ pub use contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Proposal, Recovered, Refusal,
     Role, SnapshotMeta, Status, WriteSeq,
 };
+pub use entries::Entries;
 pub use event::{
     CampaignReason, Event, SnapshotReason, StandDownReason, SyncMethod, TransferReason, VoteRefusal,
 };

@@ -235,7 +235,7 @@ impl Stage {
         let bytes = match self.protocol {
             Protocol::Raft => {
                 let entries: Vec<Entry> = accepted.into_iter().map(|(_, e)| e).collect();
-                Record::encode(hard, None, 1, entries.iter())
+                Record::encode(hard, None, 1, &entries)
             }
             Protocol::Paxos => {
                 let HardState { term: round, vote: promised, commit } = hard;
@@ -246,7 +246,7 @@ impl Stage {
                 let HardState { term: accepted, vote: leader, commit } = hard;
                 let current = current.unwrap_or(accepted);
                 let hard = zab::HardState { accepted, leader, current, commit };
-                zab::Record::encode(hard, None, None, 1, entries.iter())
+                zab::Record::encode(hard, None, None, 1, &entries)
             }
         };
         self.note_record(id, &RecordView::decode(bytes.clone()).unwrap());

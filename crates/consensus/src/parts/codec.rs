@@ -1,6 +1,7 @@
 //! The bytes of entries and answers, in messages and records alike.
 
 use crate::contract::{Entry, EntryKind};
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use std::fmt;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
@@ -30,13 +31,41 @@ pub fn read_option(r: &mut Reader, what: &'static str) -> Result<Option<u64>, Ma
 
 /// An entry without its index: that follows from its place.
 pub fn put_entry(out: &mut Vec<u8>, e: &Entry) {
-    put_varint(out, e.term);
-    out.push(match e.kind {
+    let kind = match e.kind {
         EntryKind::Command => 0,
         EntryKind::Noop => 1,
         EntryKind::Config => 2,
-    });
+    };
+    // Most numbers are one byte.
+    if e.term < 0x80 && e.data.len() < 0x80 {
+        out.extend_from_slice(&[e.term as u8, kind, e.data.len() as u8]);
+        return out.extend_from_slice(&e.data);
+    }
+    put_varint(out, e.term);
+    out.push(kind);
     put_bytes(out, &e.data);
+}
+
+/// Entries that follow each other, with their count before them.
+pub fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
+    put_varint(out, entries.len() as u64);
+    entries.iter().for_each(|e| put_entry(out, e));
+}
+
+/// The bytes that [`put_entries`] puts: memory is asked for once.
+pub fn entries_len(entries: &[Entry]) -> usize {
+    let entry = |e: &Entry| varint_len(e.term) + 1 + varint_len(e.data.len() as u64) + e.data.len();
+    varint_len(entries.len() as u64) + entries.iter().map(entry).sum::<usize>()
+}
+
+/// The bytes that [`put_all`] puts.
+pub fn all_len(values: &[u64]) -> usize {
+    values.iter().map(|&v| varint_len(v)).sum()
+}
+
+/// Seven bits a byte, at least one byte.
+fn varint_len(v: u64) -> usize {
+    (70 - (v | 1).leading_zeros() as usize) / 7
 }
 
 /// An entry at a known index.
@@ -52,7 +81,7 @@ pub fn read_entry(r: &mut Reader, index: u64) -> Result<Entry, Malformed> {
 }
 
 /// Entries from `first` on; their count stands before them.
-pub fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed> {
+pub fn read_entries(r: &mut Reader, first: u64) -> Result<Entries, Malformed> {
     let n = r.count("entry count")?;
     // An entry is at least three bytes, so a count cannot make this allocate
     // more than a small multiple of what was given.
@@ -63,7 +92,7 @@ pub fn read_entries(r: &mut Reader, first: u64) -> Result<Vec<Entry>, Malformed>
         };
         entries.push(read_entry(r, index)?);
     }
-    Ok(entries)
+    Ok(entries.into())
 }
 
 pub fn put_refusal(out: &mut Vec<u8>, refused: Option<VoteRefusal>) {

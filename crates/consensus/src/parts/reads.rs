@@ -77,6 +77,11 @@ impl LeaderReads {
         self.waiting.peers.insert(from, batch);
     }
 
+    /// Whether nobody waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_none() && self.waiting.is_empty()
+    }
+
     /// What waits for a round, if one may begin.
     pub fn take(&mut self) -> Option<Batch> {
         let ready = self.open.is_none() && !self.waiting.is_empty();

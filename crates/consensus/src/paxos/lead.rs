@@ -193,7 +193,7 @@ impl Paxos {
             }
             self.overloaded = false;
             let index = self.append_own(EntryKind::Command, data);
-            self.out.push(Output::Accepted { ticket, index, term: self.round });
+            self.out.push(Output::Accepted { tickets: vec![ticket], index, term: self.round });
         }
     }
 
@@ -284,7 +284,7 @@ impl Paxos {
                 p.flights.push_back((last, bytes));
                 p.next = last + 1;
                 p.commit_sent = p.commit_sent.max(commit);
-                let body = Body::Accept { commit, first, entries };
+                let body = Body::Accept { commit, first, entries: entries.into() };
                 self.out.push(message_to(self.round, to, body, WriteSeq(0)));
             }
         }

@@ -126,7 +126,7 @@ impl Paxos {
     }
 
     pub(super) fn on_fetch(&mut self, from: NodeId, slot: u64) {
-        if self.lead.is_none() || !self.members.all().contains(&from) {
+        if self.lead.is_none() || !self.members.contains(from) {
             return;
         }
         if slot <= self.slots.start() {
@@ -135,7 +135,8 @@ impl Paxos {
         }
         let entries = self.slots.chosen(slot, self.limits.append_bytes_max as u64);
         if !entries.is_empty() {
-            let body = Body::Chosen { commit: self.slots.commit(), first: slot, entries };
+            let body =
+                Body::Chosen { commit: self.slots.commit(), first: slot, entries: entries.into() };
             self.send(from, body, WriteSeq(0));
         }
     }

@@ -151,7 +151,7 @@ impl Paxos {
         match self.plan(change, !context.is_empty()) {
             Ok(next) => {
                 let index = self.append_own(EntryKind::Config, next.encode_entry(context));
-                self.out.push(Output::Accepted { ticket, index, term: self.round });
+                self.out.push(Output::Accepted { tickets: vec![ticket], index, term: self.round });
             }
             Err(why) => self.refused(ticket, why),
         }

@@ -8,10 +8,11 @@
 //! - Decoding never panics and shares the buffer.
 
 use crate::contract::Entry;
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use crate::parts::codec::{
-    Places, put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_entry,
-    read_option, read_refusal,
+    Places, put_all, put_entries, put_entry, put_option, put_refusal, read_bool, read_entries,
+    read_entry, read_option, read_refusal,
 };
 use bytes::Bytes;
 use std::fmt;
@@ -56,7 +57,7 @@ pub enum Body {
         /// The first slot.
         first: u64,
         /// The values, of this slot and those that follow.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// Accepted durably (phase 2b).
     Accepted {
@@ -79,7 +80,7 @@ pub enum Body {
         /// The first slot.
         first: u64,
         /// The values.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// I lead.
     Heartbeat {
@@ -190,7 +191,7 @@ fn read_answer(r: &mut Reader) -> Result<Answer, Malformed> {
 }
 
 /// Commit, first slot, entries.
-fn read_batch(r: &mut Reader) -> Result<(u64, u64, Vec<Entry>), Malformed> {
+fn read_batch(r: &mut Reader) -> Result<(u64, u64, Entries), Malformed> {
     let (commit, first) = (r.varint("commit")?, r.varint("first slot")?);
     Ok((commit, first, read_entries(r, first)?))
 }
@@ -210,8 +211,8 @@ impl Message {
             }
             Body::Promise(report) | Body::Report(report) => put_report(out, report),
             Body::Accept { commit, first, entries } | Body::Chosen { commit, first, entries } => {
-                put_all(out, &[*commit, *first, entries.len() as u64]);
-                entries.iter().for_each(|e| put_entry(out, e));
+                put_all(out, &[*commit, *first]);
+                put_entries(out, entries);
             }
             Body::Accepted { first, last, reached } => put_all(out, &[*first, *last, *reached]),
             Body::Heartbeat { commit, beat } => put_all(out, &[*commit, *beat]),

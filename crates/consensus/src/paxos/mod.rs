@@ -313,7 +313,7 @@ impl Paxos {
                 | Body::Chosen { .. }
                 | Body::TimeoutNow
         );
-        let known = self.members.all().contains(&from);
+        let known = self.members.contains(from);
         if !known && !from_leader && self.watch.leader != Some(from) && self.poll.is_none() {
             return;
         }
@@ -346,14 +346,14 @@ impl Paxos {
             p.heard = self.now;
         }
         match body {
-            Body::Accept { commit, entries, .. } => self.on_accept(from, commit, entries),
+            Body::Accept { commit, entries, .. } => self.on_accept(from, commit, entries.to_vec()),
             Body::Accepted { first, last, reached } => self.on_accepted(from, first, last, reached),
             Body::Promise(report) => self.on_report(from, report, true),
             Body::Report(report) => self.on_report(from, report, false),
             Body::More { from: slot } => self.on_more(from, slot),
             Body::NoPromise(answer) => self.on_no_promise(from, answer),
             Body::Fetch { from: slot } => self.on_fetch(from, slot),
-            Body::Chosen { commit, entries, .. } => self.on_chosen(from, commit, entries),
+            Body::Chosen { commit, entries, .. } => self.on_chosen(from, commit, entries.to_vec()),
             Body::Heartbeat { commit, beat } => self.on_heartbeat(from, commit, beat),
             Body::HeartbeatAnswer { beat, reached } => {
                 self.on_heartbeat_answer(from, beat, reached);
@@ -397,7 +397,7 @@ impl Paxos {
             self.emitted += 1;
         }
         if !entries.is_empty() {
-            self.out.push(Output::Commit(entries));
+            self.out.push(Output::Commit(entries.into()));
         }
     }
 }

@@ -43,6 +43,9 @@ impl Paxos {
     }
 
     pub(super) fn drive_reads(&mut self) {
+        if self.lead.as_ref().is_none_or(|l| l.reads.is_idle()) {
+            return;
+        }
         let answered = self.answered_beat();
         let ready = self.own_chosen()
             || (self.role == crate::Role::Leader

@@ -72,7 +72,7 @@ impl Paxos {
     /// Sends the state to a peer, unless that is under way or has just failed.
     pub(super) fn send_snapshot(&mut self, to: NodeId, why: SnapshotReason) {
         let busy = self.snapshots.get(&to).is_some_and(|until| until.is_none_or(|t| self.now < t));
-        if busy || !self.members.all().contains(&to) {
+        if busy || !self.members.contains(to) {
             return;
         }
         self.snapshots.insert(to, None);

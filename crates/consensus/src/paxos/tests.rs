@@ -7,6 +7,7 @@ use crate::config::Membership;
 use crate::contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Recovered, SnapshotMeta,
 };
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -26,7 +27,7 @@ fn entry_at(index: u64) -> impl Strategy<Value = Entry> {
 }
 
 /// Entries that follow one another from `first` on.
-fn row(first: u64) -> impl Strategy<Value = Vec<Entry>> {
+fn row(first: u64) -> impl Strategy<Value = Entries> {
     proptest::collection::vec(entry_at(0), 0..4).prop_map(move |all| {
         all.into_iter().zip(first..).map(|(e, index)| Entry { index, ..e }).collect()
     })
@@ -165,7 +166,7 @@ fn receive(node: &mut Paxos, body: Body) -> Vec<Output> {
 }
 
 fn accept(node: &mut Paxos, slot: u64) -> Vec<Output> {
-    receive(node, Body::Accept { commit: 0, first: slot, entries: vec![value(slot, 1)] })
+    receive(node, Body::Accept { commit: 0, first: slot, entries: vec![value(slot, 1)].into() })
 }
 
 /// A core that never accepts out of order would be Raft renamed.
@@ -206,7 +207,7 @@ fn a_watermark_covers_only_slots_accepted_in_its_ballot() {
     let message = crate::Message::Paxos(Message { round: 2, body });
     node.step(Tick(1), Input::Receive { from: NodeId(1), message }, &mut out);
     assert_eq!(node.status().commit, 0, "slot 1 was accepted in round 1");
-    let chosen = Body::Chosen { commit: 1, first: 1, entries: vec![value(1, 2)] };
+    let chosen = Body::Chosen { commit: 1, first: 1, entries: vec![value(1, 2)].into() };
     let message = crate::Message::Paxos(Message { round: 2, body: chosen });
     node.step(Tick(2), Input::Receive { from: NodeId(1), message }, &mut out);
     assert_eq!(node.status().commit, 1);

@@ -34,7 +34,7 @@ impl Paxos {
         }
         if to == Some(self.id) {
             let (index, term) = (self.slots.last(), self.round);
-            return self.out.push(Output::Accepted { ticket, index, term });
+            return self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         }
         let members = &self.members;
         let target = match to {
@@ -109,7 +109,7 @@ impl Paxos {
         let Some(ticket) = h.ticket else { return };
         if leader == h.to {
             let (index, term) = (self.slots.last(), self.round);
-            self.out.push(Output::Accepted { ticket, index, term });
+            self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         } else {
             self.refused(ticket, Refusal::LeaderChanged);
         }

@@ -20,7 +20,8 @@
 
 use super::Raft;
 use super::message::Body;
-use crate::contract::{Entry, Output, WriteSeq};
+use crate::contract::{Output, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{Event, SnapshotReason};
 use synod_base::NodeId;
 
@@ -30,7 +31,7 @@ pub(super) struct Loan {
     pub last_term: u64,
     pub prev_index: u64,
     pub prev_term: u64,
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 impl Raft {
@@ -78,7 +79,7 @@ impl Raft {
             return self.ask_loan(from, index, term);
         }
         let Some(last) = loan.entries.last().map(|e| e.index) else { return };
-        self.take(from, loan.entries);
+        self.take(from, &loan.entries);
         self.event(Event::Borrowed { from, upto: last });
         if last < loan.last_index {
             self.ask_loan(from, self.log.last(), self.log.last_term());

@@ -45,7 +45,7 @@ impl Raft {
             Ok(next) => {
                 let data = next.encode_entry(context);
                 let index = self.append_own(EntryKind::Config, data);
-                self.out.push(Output::Accepted { ticket, index, term: self.term });
+                self.out.push(Output::Accepted { tickets: vec![ticket], index, term: self.term });
             }
             Err(why) => self.refused(ticket, why),
         }

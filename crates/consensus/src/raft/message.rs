@@ -8,10 +8,10 @@
 //!   not on the wire, so a malformed one cannot be expressed.
 //! - Decoding never panics and shares the buffer.
 
-use crate::contract::Entry;
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use crate::parts::codec::{
-    Places, put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_option,
+    Places, put_all, put_entries, put_option, put_refusal, read_bool, read_entries, read_option,
     read_refusal,
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub enum Body {
         /// The leader's commit index.
         commit: u64,
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// The log is the leader's, durably, up to here.
     Appended {
@@ -110,7 +110,7 @@ pub enum Body {
         /// Its term.
         prev_term: u64,
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// Stand for election now (3.10).
     TimeoutNow,
@@ -172,8 +172,8 @@ impl Message {
             Body::PreVote(a) | Body::Vote(a) => put_ask(out, a),
             Body::PreVoteAnswer(a) | Body::VoteAnswer(a) => put_answer(out, a),
             Body::Append { prev_index, prev_term, commit, entries } => {
-                put_all(out, &[*prev_index, *prev_term, *commit, entries.len() as u64]);
-                entries.iter().for_each(|e| put_entry(out, e));
+                put_all(out, &[*prev_index, *prev_term, *commit]);
+                put_entries(out, entries);
             }
             Body::Appended { matched } => put_varint(out, *matched),
             Body::Conflict { rejected, hint_index, hint_term } => {
@@ -190,8 +190,7 @@ impl Message {
             Body::Borrow { last_index, last_term } => put_all(out, &[*last_index, *last_term]),
             Body::Lend { last_index, last_term, prev_index, prev_term, entries } => {
                 put_all(out, &[*last_index, *last_term, *prev_index, *prev_term]);
-                put_varint(out, entries.len() as u64);
-                entries.iter().for_each(|e| put_entry(out, e));
+                put_entries(out, entries);
             }
             Body::TimeoutNow | Body::OldTerm => {}
         }

@@ -47,6 +47,7 @@ use crate::contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Recovered, Role, SnapshotMeta,
     Status, WriteSeq,
 };
+use crate::entries::Entries;
 use crate::event::{Event, StandDownReason};
 use crate::parts::history::History;
 use crate::parts::log::Log;
@@ -143,10 +144,10 @@ impl Raft {
         let replayed = record::replay(recovered)?;
         let mut log = Log::new(replayed.start.index, replayed.start.term);
         let mut history = History::new(replayed.start.index, replayed.start.membership);
-        for (i, entry) in replayed.entries.into_iter().enumerate() {
-            history.note(&entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
-            log.append(entry);
+        for (i, entry) in replayed.entries.iter().enumerate() {
+            history.note(entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
         }
+        log.append(replayed.entries.into());
         let applied = applied.max(log.start());
         let mut raft = Raft {
             id,
@@ -196,24 +197,25 @@ impl Raft {
         self.hard_seq = self.writes.coming();
     }
 
-    /// Puts an entry at the end of the log. The caller has checked its data if
-    /// it is a configuration.
-    fn append(&mut self, entry: Entry) {
-        let index = entry.index;
-        let config = entry.kind == EntryKind::Config && self.history.note(&entry).is_ok();
-        self.log.append(entry);
+    /// Puts entries at the end of the log. The caller has checked the data of
+    /// configurations among them.
+    fn append(&mut self, entries: Entries) {
+        let Some(index) = entries.first().map(|e| e.index) else { return };
+        self.log.append(entries.clone());
         let from = self.dirty.entries_from.map_or(index, |from| from.min(index));
         self.dirty.entries_from = Some(from);
         self.log_seq = self.writes.coming();
-        if config {
-            self.members_changed(false);
+        for config in entries.iter().filter(|e| e.kind == EntryKind::Config) {
+            if self.history.note(config).is_ok() {
+                self.members_changed(false);
+            }
         }
     }
 
     /// Appends an entry of this leader's own.
     fn append_own(&mut self, kind: EntryKind, data: Bytes) -> u64 {
         let index = self.log.last() + 1;
-        self.append(Entry { index, term: self.term, kind, data });
+        self.append(Entry { index, term: self.term, kind, data }.into());
         if let Some(lead) = &mut self.lead {
             lead.moved = true;
         }
@@ -234,11 +236,12 @@ impl Raft {
 
     /// Writes what changed in this step, as one record.
     fn flush(&mut self, out: &mut Outputs) {
-        let dirty = std::mem::take(&mut self.dirty);
-        if dirty.hard || dirty.entries_from.is_some() || dirty.boundary.is_some() {
+        if self.dirty.hard || self.dirty.entries_from.is_some() || self.dirty.boundary.is_some() {
+            let dirty = std::mem::take(&mut self.dirty);
             let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
-            let record = Record::encode(hard, dirty.boundary.as_ref(), first, self.log.tail(first));
+            let entries = self.log.entries(first, self.log.last(), u64::MAX);
+            let record = Record::encode(hard, dirty.boundary.as_ref(), first, &entries);
             let seq = self.writes.mint(self.log.last(), self.now);
             out.push(Output::Write { seq, record });
             if let Some(b) = dirty.boundary.filter(|_| dirty.forget) {
@@ -327,7 +330,7 @@ impl Raft {
                 | Body::Committed { .. }
                 | Body::TimeoutNow
         );
-        let known = self.history.current().all().contains(&from);
+        let known = self.history.current().contains(from);
         if !known && !from_leader && self.watch.leader != Some(from) {
             return;
         }
@@ -414,9 +417,9 @@ impl Raft {
 
     fn emit_commits(&mut self) {
         let upto = self.commit.min(self.persisted);
-        if upto > self.emitted {
-            let entries = self.log.entries(self.emitted + 1, upto, u64::MAX);
-            self.emitted = upto;
+        while upto > self.emitted {
+            let entries = self.log.batch(self.emitted + 1, upto);
+            self.emitted += entries.len() as u64;
             self.out.push(Output::Commit(entries));
         }
         debug_assert!(self.applied <= self.emitted && self.commit <= self.log.last());

@@ -37,6 +37,9 @@ impl Raft {
     }
 
     pub(super) fn drive_reads(&mut self) {
+        if self.lead.as_ref().is_none_or(|l| l.reads.is_idle()) {
+            return;
+        }
         let answered = self.answered_round();
         let Some(lead) = &mut self.lead else { return };
         if let Some((batch, index)) = lead.reads.confirmed(|round| answered >= round) {

@@ -12,7 +12,8 @@
 
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
-use crate::parts::codec::{put_entry, read_entries};
+use crate::entries::Entries;
+use crate::parts::codec::{all_len, entries_len, put_all, put_entries, read_entries};
 use crate::parts::recover::RecoverError;
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
@@ -51,7 +52,7 @@ pub struct Record {
     /// Index of the first entry.
     pub first: u64,
     /// Entries; they replace all from `first` on.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 const HAS_BOUNDARY: u8 = 1;
@@ -60,33 +61,32 @@ const HAS_ENTRIES: u8 = 4;
 
 impl Record {
     /// The bytes of the record. Takes the entries by reference, since they stay in the log.
-    pub fn encode<'a>(
+    pub fn encode(
         hard: HardState,
         boundary: Option<&Boundary>,
         first: u64,
-        entries: impl ExactSizeIterator<Item = &'a Entry>,
+        entries: &[Entry],
     ) -> Bytes {
-        let mut out = Vec::new();
+        let head = [hard.term, hard.vote.map_or(0, |id| id.0), hard.commit];
+        let rest = if entries.is_empty() { 0 } else { all_len(&[first]) + entries_len(entries) };
+        let mut out = Vec::with_capacity(1 + all_len(&head) + rest);
         let mut flags = 0;
         if let Some(b) = boundary {
             flags |= HAS_BOUNDARY | if b.reset { HAS_RESET } else { 0 };
         }
-        if entries.len() > 0 {
+        if !entries.is_empty() {
             flags |= HAS_ENTRIES;
         }
         out.push(flags);
-        for v in [hard.term, hard.vote.map_or(0, |id| id.0), hard.commit] {
-            put_varint(&mut out, v);
-        }
+        put_all(&mut out, &head);
         if let Some(Boundary { meta, .. }) = boundary {
             put_varint(&mut out, meta.index);
             put_varint(&mut out, meta.term);
             meta.membership.encode(&mut out);
         }
-        if entries.len() > 0 {
+        if !entries.is_empty() {
             put_varint(&mut out, first);
-            put_varint(&mut out, entries.len() as u64);
-            entries.for_each(|e| put_entry(&mut out, e));
+            put_entries(&mut out, entries);
         }
         out.into()
     }
@@ -109,7 +109,7 @@ impl Record {
             let meta = SnapshotMeta { index, term, membership, joint_until: 0 };
             boundary = Some(Boundary { meta, reset: flags & HAS_RESET != 0 });
         }
-        let (mut first, mut entries) = (0, Vec::new());
+        let (mut first, mut entries) = (0, Entries::default());
         if flags & HAS_ENTRIES != 0 {
             first = r.varint("first index")?;
             entries = read_entries(&mut r, first)?;
@@ -131,7 +131,7 @@ impl Record {
             commit: self.hard.commit,
             boundary: self.boundary.map(|b| b.meta),
             void_from,
-            entries: self.entries.into_iter().map(|e| (e.term, e)).collect(),
+            entries: self.entries.iter().map(|e| (e.term, e.clone())).collect(),
         }
     }
 }
@@ -160,7 +160,7 @@ pub(super) fn replay(recovered: Recovered) -> Result<Replayed, RecoverError> {
         }
         if !record.entries.is_empty() {
             log.split_off(&record.first);
-            log.extend(record.entries.into_iter().map(|e| (e.index, e)));
+            log.extend(record.entries.iter().map(|e| (e.index, e.clone())));
         }
     }
     let snapshot = recovered.snapshot;

@@ -14,36 +14,36 @@ use super::message::Body;
 use super::{Lead, Raft, message_to};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Outputs, Proposal, Refusal, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{Event, SnapshotReason};
-use crate::parts::log::cost;
+use crate::parts::log::fitting;
 use crate::parts::progress::{Phase, Progress};
 use synod_base::{NodeId, planted};
 
 impl Raft {
-    pub(super) fn propose(&mut self, batch: Vec<Proposal>) {
-        for Proposal { ticket, data } in batch {
-            if self.lead.is_none() {
-                self.refused(ticket, self.not_leader());
-                continue;
-            }
-            if self.handover.is_some() {
-                self.refused(ticket, Refusal::Transferring);
-                continue;
-            }
-            let open = self.log.bytes(self.commit, self.log.last());
-            let full = open + cost(data.len()) > self.limits.uncommitted_bytes_max as u64;
-            if full && open > 0 {
-                if !self.overloaded {
-                    self.event(Event::Overloaded { uncommitted_bytes: open });
-                }
-                self.overloaded = true;
-                self.refused(ticket, Refusal::Overloaded);
-                continue;
-            }
-            self.overloaded = false;
-            let index = self.append_own(EntryKind::Command, data);
-            self.out.push(Output::Accepted { ticket, index, term: self.term });
+    pub(super) fn propose(&mut self, mut batch: Vec<Proposal>) {
+        let why = match &self.lead {
+            None => Some(self.not_leader()),
+            Some(_) => self.handover.as_ref().map(|_| Refusal::Transferring),
+        };
+        if let Some(why) = why {
+            return batch.iter().for_each(|p| self.refused(p.ticket, why));
         }
+        let open = self.log.bytes(self.commit, self.log.last());
+        let fit = fitting(&batch, open, self.limits.uncommitted_bytes_max as u64);
+        let late = batch.split_off(fit);
+        if !batch.is_empty() {
+            let (index, term) = (self.log.last() + 1, self.term);
+            let (tickets, entries) = Entries::propose(batch, index, term);
+            self.append(entries);
+            self.out.push(Output::Accepted { tickets, index, term });
+        }
+        if !late.is_empty() && !self.overloaded {
+            let open = self.log.bytes(self.commit, self.log.last());
+            self.event(Event::Overloaded { uncommitted_bytes: open });
+        }
+        self.overloaded = !late.is_empty();
+        late.iter().for_each(|p| self.refused(p.ticket, Refusal::Overloaded));
     }
 
     pub(super) fn tick_leader(&mut self) {
@@ -127,7 +127,7 @@ impl Raft {
         prev_index: u64,
         prev_term: u64,
         commit: u64,
-        entries: Vec<Entry>,
+        entries: Entries,
     ) {
         if let Err(what) = self.check_append(prev_term, &entries) {
             return self.event(Event::BadMessage { from, what });
@@ -144,7 +144,7 @@ impl Raft {
             let body = Body::Conflict { rejected: prev_index, hint_index, hint_term };
             return self.send(from, body, self.hard_seq);
         }
-        self.take(from, entries);
+        self.take(from, &entries);
         self.learn_commit(commit.min(end));
         self.acknowledge(from, end);
     }
@@ -168,21 +168,19 @@ impl Raft {
     }
 
     /// Takes over the entries that the log does not have yet.
-    pub(super) fn take(&mut self, leader: NodeId, entries: Vec<Entry>) {
-        for e in entries {
-            if e.index <= self.log.start() {
-                continue;
-            }
-            if let Some(term) = self.log.term(e.index) {
-                if term == e.term || planted("raft: a conflict is not cut off") {
-                    continue;
-                }
-                let (from, to) = (e.index, self.log.last());
-                self.truncate(from);
-                self.event(Event::LogTruncated { from, to, leader });
-            }
-            self.append(e);
+    pub(super) fn take(&mut self, leader: NodeId, entries: &Entries) {
+        let held = |e: &&Entry| {
+            let same = |term| term == e.term || planted("raft: a conflict is not cut off");
+            e.index <= self.log.start() || self.log.term(e.index).is_some_and(same)
+        };
+        let new = entries.skip(entries.iter().take_while(held).count());
+        let Some(first) = new.first() else { return };
+        let (from, to) = (first.index, self.log.last());
+        if from <= to {
+            self.truncate(from);
+            self.event(Event::LogTruncated { from, to, leader });
         }
+        self.append(new);
     }
 
     fn acknowledge(&mut self, to: NodeId, matched: u64) {

@@ -20,12 +20,12 @@ impl Raft {
         self.durable = self.durable.max(durable.min(self.applied));
         let (bytes, entries) =
             (self.limits.retained_bytes_max as u64, self.limits.retained_entries_max as u64);
-        let upto = self.log.droppable(self.durable, bytes, entries);
+        let (start, durable) = (self.log.start(), self.durable.min(self.log.last()));
         // In steps, since each costs a record.
-        let enough = upto - self.log.start() > entries / 8
-            || self.log.bytes(self.log.start(), upto) > bytes / 8;
-        if upto > self.log.start() && enough {
-            self.compact(upto);
+        let enough = durable > start + entries + entries / 8
+            || self.log.bytes(start, durable) > bytes + bytes / 8;
+        if enough {
+            self.compact(self.log.droppable(durable, bytes, entries));
         }
     }
 

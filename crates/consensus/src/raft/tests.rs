@@ -5,6 +5,7 @@ use super::message::{Answer, Ask, Body, Message};
 use super::record::{Boundary, HardState, Record, replay};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Recovered, SnapshotMeta};
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ fn kinds() -> impl Strategy<Value = EntryKind> {
 }
 
 /// Entries whose indexes follow `prev`.
-fn entries(prev: u64) -> impl Strategy<Value = Vec<Entry>> {
+fn entries(prev: u64) -> impl Strategy<Value = Entries> {
     let one = (any::<u64>(), kinds(), any::<Vec<u8>>());
     proptest::collection::vec(one, 0..5).prop_map(move |all| {
         let all = all.into_iter().zip(prev + 1..);
@@ -105,7 +106,7 @@ proptest! {
             Boundary { meta: SnapshotMeta { index, term, membership, joint_until: 0 }, reset }
         });
         let first = if entries.is_empty() { 0 } else { 42 };
-        let bytes = Record::encode(hard, boundary.as_ref(), 42, entries.iter());
+        let bytes = Record::encode(hard, boundary.as_ref(), 42, &entries);
         let want = Record { hard, boundary, first, entries };
         prop_assert_eq!(Record::decode(bytes).unwrap(), want);
     }
@@ -131,7 +132,7 @@ proptest! {
 #[test]
 fn payloads_share_the_buffer() {
     let e = Entry { index: 1, term: 1, kind: EntryKind::Command, data: vec![7; 100].into() };
-    let body = Body::Append { prev_index: 0, prev_term: 0, commit: 0, entries: vec![e] };
+    let body = Body::Append { prev_index: 0, prev_term: 0, commit: 0, entries: vec![e].into() };
     let mut bytes = Vec::new();
     Message { term: 1, body }.encode(&mut bytes);
     let bytes = Bytes::from(bytes);
@@ -147,7 +148,7 @@ fn record(commit: u64, first: u64, terms: &[u64]) -> Bytes {
         .map(|(&term, index)| Entry { index, term, kind: EntryKind::Command, data: Bytes::new() })
         .collect();
     let hard = HardState { term: 9, vote: None, commit };
-    Record::encode(hard, None, first, entries.iter())
+    Record::encode(hard, None, first, &entries)
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Raft {
         }
         if to == Some(self.id) {
             let (index, term) = (self.log.last(), self.term);
-            return self.out.push(Output::Accepted { ticket, index, term });
+            return self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         }
         let members = self.history.current();
         let target = match to {
@@ -117,7 +117,7 @@ impl Raft {
         let Some(ticket) = h.ticket else { return };
         if leader == h.to {
             let (index, term) = (self.log.last(), self.term);
-            self.out.push(Output::Accepted { ticket, index, term });
+            self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         } else {
             self.refused(ticket, Refusal::LeaderChanged);
         }

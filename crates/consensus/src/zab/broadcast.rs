@@ -12,9 +12,10 @@
 use super::Zab;
 use super::discover::Stage;
 use super::message::Body;
-use crate::contract::{Entry, EntryKind, Output, Proposal, Refusal, WriteSeq};
+use crate::contract::{Output, Proposal, Refusal, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{Event, StandDownReason};
-use crate::parts::log::cost;
+use crate::parts::log::fitting;
 use synod_base::{NodeId, Tick, planted};
 
 impl Zab {
@@ -22,30 +23,29 @@ impl Zab {
         self.lead.as_ref().is_some_and(|l| l.stage == Stage::Broadcast)
     }
 
-    pub(super) fn propose(&mut self, batch: Vec<Proposal>) {
-        for Proposal { ticket, data } in batch {
-            if !self.leads() {
-                self.refused(ticket, self.not_leader());
-                continue;
-            }
-            if self.handover.is_some() {
-                self.refused(ticket, Refusal::Transferring);
-                continue;
-            }
-            let open = self.log.bytes(self.commit, self.log.last());
-            let full = open + cost(data.len()) > self.limits.uncommitted_bytes_max as u64;
-            if full && open > 0 {
-                if !self.overloaded {
-                    self.event(Event::Overloaded { uncommitted_bytes: open });
-                }
-                self.overloaded = true;
-                self.refused(ticket, Refusal::Overloaded);
-                continue;
-            }
-            self.overloaded = false;
-            let index = self.append_own(EntryKind::Command, data);
-            self.out.push(Output::Accepted { ticket, index, term: self.accepted });
+    pub(super) fn propose(&mut self, mut batch: Vec<Proposal>) {
+        let why = match self.leads().then_some(()) {
+            None => Some(self.not_leader()),
+            Some(_) => self.handover.as_ref().map(|_| Refusal::Transferring),
+        };
+        if let Some(why) = why {
+            return batch.iter().for_each(|p| self.refused(p.ticket, why));
         }
+        let open = self.log.bytes(self.commit, self.log.last());
+        let fit = fitting(&batch, open, self.limits.uncommitted_bytes_max as u64);
+        let late = batch.split_off(fit);
+        if !batch.is_empty() {
+            let (index, term) = (self.log.last() + 1, self.accepted);
+            let (tickets, entries) = Entries::propose(batch, index, term);
+            self.append(entries);
+            self.out.push(Output::Accepted { tickets, index, term });
+        }
+        if !late.is_empty() && !self.overloaded {
+            let open = self.log.bytes(self.commit, self.log.last());
+            self.event(Event::Overloaded { uncommitted_bytes: open });
+        }
+        self.overloaded = !late.is_empty();
+        late.iter().for_each(|p| self.refused(p.ticket, Refusal::Overloaded));
     }
 
     pub(super) fn tick_leader(&mut self) {
@@ -100,7 +100,7 @@ impl Zab {
         self.abandon(Some(why));
     }
 
-    pub(super) fn on_propose(&mut self, from: NodeId, prev: u64, commit: u64, entries: Vec<Entry>) {
+    pub(super) fn on_propose(&mut self, from: NodeId, prev: u64, commit: u64, entries: Entries) {
         let gap = prev > self.log.last() && !planted("zab: a gap in the proposals is taken");
         if !self.following.in_sync || gap {
             return self.ask_resync(from);

@@ -17,7 +17,8 @@
 
 use super::Zab;
 use super::message::{Body, Rank};
-use crate::contract::{Entry, Role, WriteSeq};
+use crate::contract::{Role, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{CampaignReason, Event, StandDownReason, VoteRefusal};
 use crate::parts::progress::Progress;
 use crate::parts::reads::LeaderReads;
@@ -301,7 +302,7 @@ impl Zab {
         self.send(from, body, self.all_seq());
     }
 
-    pub(super) fn on_history(&mut self, from: NodeId, prev: u64, term: u64, entries: Vec<Entry>) {
+    pub(super) fn on_history(&mut self, from: NodeId, prev: u64, term: u64, entries: Entries) {
         let held = self.log.term(prev) == Some(term) && prev >= self.commit;
         let below = self.log.agree(prev.min(self.log.last()), term);
         let Some(fetch) = self.lead.as_mut().and_then(|l| l.fetch.as_mut()) else { return };

@@ -126,7 +126,11 @@ impl Zab {
             Ok(next) => {
                 let data = next.encode_entry(context);
                 let index = self.append_own(EntryKind::Config, data);
-                self.out.push(Output::Accepted { ticket, index, term: self.accepted });
+                self.out.push(Output::Accepted {
+                    tickets: vec![ticket],
+                    index,
+                    term: self.accepted,
+                });
             }
             Err(why) => self.refused(ticket, why),
         }

@@ -8,9 +8,10 @@
 //! - Decoding never panics and shares the buffer.
 
 use crate::contract::Entry;
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use crate::parts::codec::{
-    Places, put_all, put_entry, put_option, put_refusal, read_bool, read_entries, read_option,
+    Places, put_all, put_entries, put_option, put_refusal, read_bool, read_entries, read_option,
     read_refusal,
 };
 use bytes::Bytes;
@@ -98,7 +99,7 @@ pub enum Body {
         /// Its epoch.
         prev_term: u64,
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// DIFF or TRUNC: your history is mine up to this place; cut what follows
     /// it and take these.
@@ -110,7 +111,7 @@ pub enum Body {
         /// Its epoch.
         prev_term: u64,
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// That place is not in my history; this one may be shared.
     Diverged {
@@ -146,7 +147,7 @@ pub enum Body {
         /// What is committed.
         commit: u64,
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Entries,
     },
     /// ACK: durable up to here, in the leader's epoch.
     Ack {
@@ -221,11 +222,10 @@ fn read_look(r: &mut Reader) -> Result<Look, Malformed> {
 
 fn put_part(out: &mut Vec<u8>, head: &[u64], entries: &[Entry]) {
     put_all(out, head);
-    put_varint(out, entries.len() as u64);
-    entries.iter().for_each(|e| put_entry(out, e));
+    put_entries(out, entries);
 }
 
-fn read_part(r: &mut Reader) -> Result<(u64, u64, Vec<Entry>), Malformed> {
+fn read_part(r: &mut Reader) -> Result<(u64, u64, Entries), Malformed> {
     let prev_index = r.varint("previous index")?;
     let second = r.varint("previous epoch or commit index")?;
     let entries = read_entries(r, prev_index.saturating_add(1))?;

@@ -58,6 +58,7 @@ use crate::contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Recovered, Role, SnapshotMeta,
     Status, WriteSeq,
 };
+use crate::entries::Entries;
 use crate::event::Event;
 use crate::parts::history::History;
 use crate::parts::log::Log;
@@ -156,10 +157,10 @@ impl Zab {
         let replayed = record::replay(recovered)?;
         let mut log = Log::new(replayed.start.index, replayed.start.term);
         let mut history = History::new(replayed.start.index, replayed.start.membership);
-        for (i, entry) in replayed.entries.into_iter().enumerate() {
-            history.note(&entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
-            log.append(entry);
+        for (i, entry) in replayed.entries.iter().enumerate() {
+            history.note(entry).map_err(|error| RecoverError::Malformed { record: i, error })?;
         }
+        log.append(replayed.entries.into());
         let applied = applied.max(log.start());
         let mut zab = Zab {
             id,
@@ -236,15 +237,15 @@ impl Zab {
         }
     }
 
-    /// Puts an entry at the end of the log. The caller has checked its data if
-    /// it is a membership.
-    fn append(&mut self, entry: Entry) {
-        let index = entry.index;
-        if entry.kind == EntryKind::Config {
+    /// Puts entries at the end of the log. The caller has checked the data of
+    /// memberships among them.
+    fn append(&mut self, entries: Entries) {
+        let Some(index) = entries.first().map(|e| e.index) else { return };
+        for config in entries.iter().filter(|e| e.kind == EntryKind::Config) {
             // Checked by the caller; an unreadable one would change nothing.
-            let _ = self.history.note(&entry);
+            let _ = self.history.note(config);
         }
-        self.log.append(entry);
+        self.log.append(entries);
         let from = self.dirty.entries_from.map_or(index, |from| from.min(index));
         self.dirty.entries_from = Some(from);
         self.log_seq = self.writes.coming();
@@ -253,7 +254,7 @@ impl Zab {
     /// Appends an entry of this leader's own.
     fn append_own(&mut self, kind: EntryKind, data: Bytes) -> u64 {
         let index = self.log.last() + 1;
-        self.append(Entry { index, term: self.accepted, kind, data });
+        self.append(Entry { index, term: self.accepted, kind, data }.into());
         if let Some(lead) = &mut self.lead {
             lead.moved = true;
         }
@@ -277,16 +278,16 @@ impl Zab {
 
     /// Writes what changed in this step, as one record.
     fn flush(&mut self, out: &mut Outputs) {
-        let dirty = std::mem::take(&mut self.dirty);
-        let Dirty { hard, cut, entries_from, boundary } = dirty;
-        if hard || cut.is_some() || entries_from.is_some() || boundary.is_some() {
+        let Dirty { hard, cut, entries_from, boundary } = &self.dirty;
+        if *hard || cut.is_some() || entries_from.is_some() || boundary.is_some() {
+            let Dirty { cut, entries_from, boundary, .. } = std::mem::take(&mut self.dirty);
             let forgets = planted("zab: accepted epoch is not persisted");
             let accepted = if forgets { self.current } else { self.accepted };
             let leader = self.accepted_from.filter(|_| !forgets);
             let hard = HardState { accepted, leader, current: self.current, commit: self.commit };
             let first = entries_from.unwrap_or(self.log.last() + 1);
-            let tail = self.log.tail(first);
-            let record = Record::encode(hard, boundary.as_ref(), cut, first, tail);
+            let entries = self.log.entries(first, self.log.last(), u64::MAX);
+            let record = Record::encode(hard, boundary.as_ref(), cut, first, &entries);
             let seq = self.writes.mint(self.log.last(), self.now);
             out.push(Output::Write { seq, record });
             if let Some(b) = boundary {
@@ -393,9 +394,9 @@ impl Zab {
         if self.writes.done() < self.members.active_seq {
             upto = upto.min(self.members.active - 1);
         }
-        if upto > self.emitted {
-            let entries = self.log.entries(self.emitted + 1, upto, u64::MAX);
-            self.emitted = upto;
+        while upto > self.emitted {
+            let entries = self.log.batch(self.emitted + 1, upto);
+            self.emitted += entries.len() as u64;
             self.out.push(Output::Commit(entries));
         }
         debug_assert!(self.applied <= self.emitted && self.commit <= self.log.last());

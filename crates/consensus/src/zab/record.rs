@@ -17,7 +17,8 @@
 
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
-use crate::parts::codec::{put_entry, read_entries};
+use crate::entries::Entries;
+use crate::parts::codec::{all_len, entries_len, put_all, put_entries, read_entries};
 use crate::parts::recover::RecoverError;
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
@@ -60,7 +61,7 @@ pub struct Record {
     /// Index of the first entry.
     pub first: u64,
     /// Entries; they replace all from `first` on.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// The upper two bits of the first byte.
@@ -72,14 +73,16 @@ const HAS_CUT: u8 = 8;
 
 impl Record {
     /// The bytes of the record. Takes the entries by reference, since they stay in the log.
-    pub fn encode<'a>(
+    pub fn encode(
         hard: HardState,
         boundary: Option<&Boundary>,
         cut: Option<u64>,
         first: u64,
-        entries: impl ExactSizeIterator<Item = &'a Entry>,
+        entries: &[Entry],
     ) -> Bytes {
-        let mut out = Vec::new();
+        let head = [hard.accepted, hard.leader.map_or(0, |id| id.0), hard.current, hard.commit];
+        let rest = if entries.is_empty() { 0 } else { all_len(&[first]) + entries_len(entries) };
+        let mut out = Vec::with_capacity(1 + all_len(&head) + rest);
         let mut flags = ZAB;
         if let Some(b) = boundary {
             flags |= HAS_BOUNDARY | if b.reset { HAS_RESET } else { 0 };
@@ -87,13 +90,11 @@ impl Record {
         if cut.is_some() {
             flags |= HAS_CUT;
         }
-        if entries.len() > 0 {
+        if !entries.is_empty() {
             flags |= HAS_ENTRIES;
         }
         out.push(flags);
-        for v in [hard.accepted, hard.leader.map_or(0, |id| id.0), hard.current, hard.commit] {
-            put_varint(&mut out, v);
-        }
+        put_all(&mut out, &head);
         if let Some(Boundary { meta, .. }) = boundary {
             put_varint(&mut out, meta.index);
             put_varint(&mut out, meta.term);
@@ -102,10 +103,9 @@ impl Record {
         if let Some(from) = cut {
             put_varint(&mut out, from);
         }
-        if entries.len() > 0 {
+        if !entries.is_empty() {
             put_varint(&mut out, first);
-            put_varint(&mut out, entries.len() as u64);
-            entries.for_each(|e| put_entry(&mut out, e));
+            put_entries(&mut out, entries);
         }
         out.into()
     }
@@ -130,7 +130,7 @@ impl Record {
             boundary = Some(Boundary { meta, reset: flags & HAS_RESET != 0 });
         }
         let cut = if flags & HAS_CUT != 0 { Some(r.varint("cut")?) } else { None };
-        let (mut first, mut entries) = (0, Vec::new());
+        let (mut first, mut entries) = (0, Entries::default());
         if flags & HAS_ENTRIES != 0 {
             first = r.varint("first index")?;
             entries = read_entries(&mut r, first)?;
@@ -152,7 +152,7 @@ impl Record {
             commit: self.hard.commit,
             boundary: self.boundary.map(|b| b.meta),
             void_from,
-            entries: self.entries.into_iter().map(|e| (e.term, e)).collect(),
+            entries: self.entries.iter().map(|e| (e.term, e.clone())).collect(),
         }
     }
 }
@@ -188,7 +188,7 @@ fn read_all(records: Vec<Bytes>) -> Result<Found, RecoverError> {
         }
         if !record.entries.is_empty() {
             found.log.split_off(&record.first);
-            found.log.extend(record.entries.into_iter().map(|e| (e.index, e)));
+            found.log.extend(record.entries.iter().map(|e| (e.index, e.clone())));
         }
     }
     Ok(found)

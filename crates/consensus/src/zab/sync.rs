@@ -20,6 +20,7 @@ use super::message::{Body, Rank};
 use super::{Zab, message_to};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Role, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{Event, SnapshotReason, SyncMethod};
 use crate::parts::progress::{Phase, Progress};
 use bytes::Bytes;
@@ -123,7 +124,7 @@ impl Zab {
     }
 
     /// The leader's history from a place on.
-    pub(super) fn on_sync(&mut self, from: NodeId, prev: u64, term: u64, entries: Vec<Entry>) {
+    pub(super) fn on_sync(&mut self, from: NodeId, prev: u64, term: u64, entries: Entries) {
         let last = self.log.last();
         if !self.following.in_sync && self.current < self.accepted {
             if prev < self.commit || self.log.term(prev) != Some(term) {
@@ -145,7 +146,7 @@ impl Zab {
     }
 
     /// Takes what follows `prev` and says so.
-    pub(super) fn take_and_answer(&mut self, from: NodeId, prev: u64, entries: Vec<Entry>) {
+    pub(super) fn take_and_answer(&mut self, from: NodeId, prev: u64, entries: Entries) {
         if let Err(what) = self.take(prev, entries) {
             return self.event(Event::BadMessage { from, what });
         }
@@ -161,7 +162,7 @@ impl Zab {
     }
 
     /// Takes over the entries that the history does not have yet.
-    pub(super) fn take(&mut self, prev: u64, entries: Vec<Entry>) -> Result<(), &'static str> {
+    pub(super) fn take(&mut self, prev: u64, entries: Entries) -> Result<(), &'static str> {
         let mut term = self.log.last_term();
         for e in entries.iter().filter(|e| e.index > self.log.last()) {
             if e.term < term || e.term > self.accepted {
@@ -173,13 +174,12 @@ impl Zab {
             }
         }
         debug_assert!(prev <= self.log.last(), "the history has no holes");
-        for e in entries {
-            if e.index > self.log.last() {
-                self.append(e);
-            } else if self.log.term(e.index).is_some_and(|term| term != e.term) {
-                return Err("another proposal at a place that is taken");
-            }
+        let held = entries.iter().take_while(|e| e.index <= self.log.last()).count();
+        let other = |e: &Entry| self.log.term(e.index).is_some_and(|term| term != e.term);
+        if entries[..held].iter().any(other) {
+            return Err("another proposal at a place that is taken");
         }
+        self.append(entries.skip(held));
         Ok(())
     }
 

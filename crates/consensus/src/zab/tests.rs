@@ -5,6 +5,7 @@ use super::message::{Body, Look, Message, Rank};
 use super::record::{Boundary, HardState, Record, replay};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Recovered, SnapshotMeta};
+use crate::entries::Entries;
 use crate::event::VoteRefusal;
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ fn kinds() -> impl Strategy<Value = EntryKind> {
 }
 
 /// Entries whose indexes follow `prev`.
-fn entries(prev: u64) -> impl Strategy<Value = Vec<Entry>> {
+fn entries(prev: u64) -> impl Strategy<Value = Entries> {
     let one = (any::<u64>(), kinds(), any::<Vec<u8>>());
     proptest::collection::vec(one, 0..5).prop_map(move |all| {
         let all = all.into_iter().zip(prev + 1..);
@@ -26,7 +27,7 @@ fn entries(prev: u64) -> impl Strategy<Value = Vec<Entry>> {
 }
 
 /// Two numbers and the entries that follow the first.
-fn parts() -> impl Strategy<Value = (u64, u64, Vec<Entry>)> {
+fn parts() -> impl Strategy<Value = (u64, u64, Entries)> {
     (0..u64::MAX / 2, any::<u64>())
         .prop_flat_map(|(prev, n)| entries(prev).prop_map(move |entries| (prev, n, entries)))
 }
@@ -127,7 +128,7 @@ proptest! {
             Boundary { meta: SnapshotMeta { index, term, membership, joint_until: 0 }, reset }
         });
         let first = if entries.is_empty() { 0 } else { 42 };
-        let bytes = Record::encode(hard, boundary.as_ref(), cut, 42, entries.iter());
+        let bytes = Record::encode(hard, boundary.as_ref(), cut, 42, &entries);
         prop_assert_eq!(RecordView::decode(bytes.clone()).unwrap().protocol, Protocol::Zab);
         let want = Record { hard, boundary, cut, first, entries };
         prop_assert_eq!(Record::decode(bytes).unwrap(), want);
@@ -154,7 +155,7 @@ proptest! {
 #[test]
 fn payloads_share_the_buffer() {
     let e = Entry { index: 1, term: 1, kind: EntryKind::Command, data: vec![7; 100].into() };
-    let body = Body::Propose { prev_index: 0, commit: 0, entries: vec![e] };
+    let body = Body::Propose { prev_index: 0, commit: 0, entries: vec![e].into() };
     let mut bytes = Vec::new();
     Message { epoch: 1, body }.encode(&mut bytes);
     let bytes = Bytes::from(bytes);
@@ -170,7 +171,7 @@ fn record(commit: u64, cut: Option<u64>, first: u64, terms: &[u64]) -> Bytes {
         .map(|(&term, index)| Entry { index, term, kind: EntryKind::Command, data: Bytes::new() })
         .collect();
     let hard = HardState { accepted: 9, leader: None, current: 8, commit };
-    Record::encode(hard, None, cut, first, entries.iter())
+    Record::encode(hard, None, cut, first, &entries)
 }
 
 fn terms(records: Vec<Bytes>) -> Vec<u64> {

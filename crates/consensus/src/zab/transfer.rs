@@ -38,7 +38,7 @@ impl Zab {
         }
         if to == Some(self.id) {
             let (index, term) = (self.log.last(), self.accepted);
-            return self.out.push(Output::Accepted { ticket, index, term });
+            return self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         }
         let members = self.voters();
         let target = match to {
@@ -122,7 +122,7 @@ impl Zab {
         let Some(ticket) = h.ticket else { return };
         if leader == h.to {
             let (index, term) = (self.log.last(), self.accepted);
-            self.out.push(Output::Accepted { ticket, index, term });
+            self.out.push(Output::Accepted { tickets: vec![ticket], index, term });
         } else {
             self.refused(ticket, Refusal::LeaderChanged);
         }

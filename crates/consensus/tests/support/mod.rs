@@ -173,7 +173,7 @@ impl Node {
                         assert_eq!(e.index, self.state.index() + 1, "applied in order");
                         self.state.applied.push(e.clone());
                     }
-                    fx.push(Effect::Applied(entries));
+                    fx.push(Effect::Applied(entries.to_vec()));
                     let (index, durable) = (self.state.index(), self.durable.index());
                     inputs.push_back(Input::Applied { index, durable });
                 }
@@ -182,8 +182,9 @@ impl Node {
                     self.forget.push((last_seq, self.written, upto));
                     fx.push(Effect::Forget { upto });
                 }
-                Output::Accepted { ticket, index, term } => {
-                    fx.push(Effect::Accepted { ticket, index, term });
+                Output::Accepted { tickets, index, term } => {
+                    let each = tickets.into_iter().zip(index..);
+                    fx.extend(each.map(|(ticket, index)| Effect::Accepted { ticket, index, term }));
                 }
                 Output::Refused { ticket, why, leader } => {
                     fx.push(Effect::Refused { ticket, why, leader });
