@@ -239,6 +239,7 @@ impl Stage {
             }
             Protocol::Paxos => {
                 let HardState { term: round, vote: promised, commit } = hard;
+                let accepted = accepted.into_iter().map(|(b, e)| (b, e.into())).collect();
                 paxos::Record { round, promised, commit, boundary: None, accepted }.encode()
             }
             Protocol::Zab => {

@@ -15,7 +15,7 @@ use std::fmt;
 const ENTRY_COST: u64 = 32;
 
 /// Fewer entries than this are rather copied than applied by themselves.
-const BATCH_MIN: u64 = 64;
+pub const BATCH_MIN: u64 = 64;
 
 pub struct Log {
     start: u64,

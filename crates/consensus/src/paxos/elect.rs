@@ -15,6 +15,7 @@
 use super::lead::Lead;
 use super::message::{Answer, Ask, Body, CHOSEN, Report};
 use super::recover::Recovery;
+use super::slots::Held;
 use super::{Paxos, check};
 use crate::contract::{Output, Refusal, Role, WriteSeq};
 use crate::event::{CampaignReason, Event, SnapshotReason, StandDownReason, VoteRefusal};
@@ -163,8 +164,8 @@ impl Paxos {
     fn report(&self, from: u64) -> Report {
         let max = self.limits.append_bytes_max as u64;
         let (held, next) = self.slots.range(from, self.slots.last(), max);
-        let ballot = |s: &super::Slot| if s.chosen { CHOSEN } else { s.ballot };
-        Report { accepted: held.into_iter().map(|s| (ballot(s), s.entry.clone())).collect(), next }
+        let one = |s: Held| (if s.chosen { CHOSEN } else { s.ballot }, s.entry.clone());
+        Report { accepted: held.into_iter().map(one).collect(), next }
     }
 
     pub(super) fn on_more(&mut self, from: NodeId, slot: u64) {

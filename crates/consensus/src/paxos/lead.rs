@@ -9,14 +9,18 @@
 //!   A peer that is too far behind is left out: it fetches what it missed.
 
 use super::message::Body;
+use super::ranges::Ranges;
+use super::slots::{Run, Slots};
 use super::{Paxos, WINDOW, message_to};
 use crate::config::Membership;
 use crate::contract::{Entry, EntryKind, Output, Proposal, Refusal, WriteSeq};
+use crate::entries::Entries;
 use crate::event::Event;
-use crate::parts::log::cost;
+use crate::parts::log::{cost_of, fitting};
 use crate::parts::reads::LeaderReads;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use synod_base::{NodeId, Tick, planted};
 
 /// What only a leader has, from the end of phase 1 on.
@@ -34,12 +38,13 @@ pub(super) struct Lead {
     pub promised: BTreeSet<NodeId>,
     /// Who would not promise that.
     pub refused: BTreeSet<NodeId>,
-    /// Proposed and not known to be chosen: when it was last sent, who accepted.
-    open: BTreeMap<u64, Open>,
+    /// All slots from the commit up to here are accepted here, durably.
+    own: u64,
+    /// Cost of what is proposed and not known to be chosen.
     open_bytes: u64,
     waiting_bytes: u64,
-    /// Own entries that the window does not let out yet.
-    waiting: VecDeque<Entry>,
+    /// Own rows that the window does not let out yet.
+    waiting: VecDeque<Entries>,
     pub peers: BTreeMap<NodeId, Peer>,
     pub reads: LeaderReads,
     pub next_heartbeat: Tick,
@@ -49,11 +54,12 @@ pub(super) struct Lead {
     pub quorum_since: Tick,
 }
 
+/// A message of values that is not answered.
 #[derive(Debug)]
-struct Open {
+struct Flight {
+    last: u64,
     bytes: u64,
     sent: Tick,
-    accepted: Vec<NodeId>,
 }
 
 /// What a leader knows of one peer.
@@ -67,30 +73,41 @@ pub(super) struct Peer {
     pub reached: u64,
     /// The next slot to send.
     next: u64,
-    /// The last slot of each message that is not answered, and its bytes.
-    flights: VecDeque<(u64, u64)>,
+    /// What it has accepted in this round, beyond the commit.
+    accepted: Ranges,
+    flights: VecDeque<Flight>,
+    flight_bytes: u64,
     commit_sent: u64,
 }
 
 impl Peer {
     fn new(now: Tick) -> Peer {
-        Peer { heard: now, beat: 0, reached: 0, next: 0, flights: VecDeque::new(), commit_sent: 0 }
-    }
-
-    fn landed(&mut self, upto: u64) {
-        while self.flights.front().is_some_and(|(last, _)| *last <= upto) {
-            self.flights.pop_front();
+        Peer {
+            heard: now,
+            beat: 0,
+            reached: 0,
+            next: 0,
+            accepted: Ranges::default(),
+            flights: VecDeque::new(),
+            flight_bytes: 0,
+            commit_sent: 0,
         }
     }
 
-    /// What was sent from `slot` on is most likely lost.
-    fn send_again(&mut self, slot: u64) {
-        self.flights.clear();
-        self.next = slot;
+    /// Ends the flights whose values it is known to have accepted, or to need
+    /// no more: what follows `commit` without a hole. The others are sent again
+    /// when the oldest is overdue.
+    fn land(&mut self, commit: u64) {
+        let upto = self.accepted.reach(commit + 1);
+        while let Some(flight) = self.flights.pop_front_if(|f| f.last <= upto) {
+            self.flight_bytes -= flight.bytes;
+        }
     }
 
-    fn in_flight(&self) -> u64 {
-        self.flights.iter().map(|(_, bytes)| bytes).sum()
+    /// What is in flight is most likely lost.
+    fn send_again(&mut self) {
+        self.flights.clear();
+        (self.flight_bytes, self.next) = (0, 0);
     }
 }
 
@@ -109,7 +126,7 @@ impl Lead {
             barrier: 0,
             promised,
             refused: BTreeSet::new(),
-            open: BTreeMap::new(),
+            own: 0,
             open_bytes: 0,
             waiting_bytes: 0,
             waiting: VecDeque::new(),
@@ -121,15 +138,19 @@ impl Lead {
         }
     }
 
-    /// Slots that are proposed but not chosen, or wait to be proposed.
-    pub fn is_idle(&self) -> bool {
-        self.open.is_empty() && self.waiting.is_empty()
+    /// Whether all that was proposed is chosen, and nothing waits to be.
+    pub fn is_idle(&self, commit: u64) -> bool {
+        self.next <= commit + 1 && self.waiting.is_empty()
     }
 
-    /// Whether a configuration is on its way.
-    pub fn changes_members(&self, held: impl Fn(u64) -> bool) -> bool {
-        self.waiting.iter().any(|e| e.kind == EntryKind::Config)
-            || self.open.keys().any(|&slot| held(slot))
+    /// What the window does not let out yet.
+    pub fn waiting(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.iter().flatten()
+    }
+
+    /// The slot of the next entry of its own.
+    fn coming(&self) -> u64 {
+        self.waiting.back().and_then(|row| row.last()).map_or(self.next, |e| e.index + 1)
     }
 
     pub fn set_peers(&mut self, all: &BTreeSet<NodeId>, id: NodeId, now: Tick) {
@@ -143,16 +164,8 @@ impl Lead {
     /// What was in flight to a peer goes again.
     pub fn disconnected(&mut self, peer: NodeId) {
         if let Some(p) = self.peers.get_mut(&peer) {
-            p.send_again(0);
+            p.send_again();
         }
-    }
-
-    /// A snapshot brought everything up to `index`.
-    pub fn skip_to(&mut self, index: u64) {
-        self.open = self.open.split_off(&(index + 1));
-        self.open_bytes = self.open.values().map(|o| o.bytes).sum();
-        self.next = self.next.max(index + 1);
-        self.moved = true;
     }
 
     /// Starts a beat: what answers it says that this leader was followed after now.
@@ -172,56 +185,84 @@ fn changes_voters(entry: &Entry, voters: &BTreeSet<NodeId>) -> bool {
 }
 
 impl Paxos {
-    pub(super) fn propose(&mut self, batch: Vec<Proposal>) {
-        for Proposal { ticket, data } in batch {
-            let Some(lead) = self.lead.as_ref().filter(|l| l.first.is_some()) else {
-                self.refused(ticket, self.not_leader());
-                continue;
-            };
-            if self.handover.is_some() {
-                self.refused(ticket, Refusal::Transferring);
-                continue;
-            }
-            let open = lead.open_bytes + lead.waiting_bytes;
-            if open > 0 && open + cost(data.len()) > self.limits.uncommitted_bytes_max as u64 {
-                if !self.overloaded {
-                    self.event(Event::Overloaded { uncommitted_bytes: open });
-                }
-                self.overloaded = true;
-                self.refused(ticket, Refusal::Overloaded);
-                continue;
-            }
-            self.overloaded = false;
-            let index = self.append_own(EntryKind::Command, data);
-            self.out.push(Output::Accepted { tickets: vec![ticket], index, term: self.round });
+    pub(super) fn propose(&mut self, mut batch: Vec<Proposal>) {
+        let Some(lead) = self.lead.as_ref().filter(|l| l.first.is_some()) else {
+            let why = self.not_leader();
+            return batch.iter().for_each(|p| self.refused(p.ticket, why));
+        };
+        if self.handover.is_some() {
+            return batch.iter().for_each(|p| self.refused(p.ticket, Refusal::Transferring));
         }
+        let open = lead.open_bytes + lead.waiting_bytes;
+        let fit = fitting(&batch, open, self.limits.uncommitted_bytes_max as u64);
+        let late = batch.split_off(fit);
+        let mut bytes = open;
+        if !batch.is_empty() {
+            let (index, term) = (lead.coming(), self.round);
+            let (tickets, row) = Entries::propose(batch, index, term);
+            bytes += self.wait(row);
+            self.out.push(Output::Accepted { tickets, index, term });
+        }
+        if !late.is_empty() && !self.overloaded {
+            self.event(Event::Overloaded { uncommitted_bytes: bytes });
+        }
+        self.overloaded = !late.is_empty();
+        late.iter().for_each(|p| self.refused(p.ticket, Refusal::Overloaded));
     }
 
     /// Gives an entry of this leader's own a slot. It goes out when the window
     /// lets it (`drive_proposals`).
     pub(super) fn append_own(&mut self, kind: EntryKind, data: Bytes) -> u64 {
-        let Some(lead) = &mut self.lead else { return 0 };
-        let index = lead.next + lead.waiting.len() as u64;
-        lead.waiting_bytes += cost(data.len());
-        lead.waiting.push_back(Entry { index, term: self.round, kind, data });
+        let Some(index) = self.lead.as_ref().map(|l| l.coming()) else { return 0 };
+        self.wait(Entry { index, term: self.round, kind, data }.into());
         index
     }
 
-    /// Accepts a value here and opens its slot; `send_accepts` tells the others.
-    pub(super) fn put_forward(&mut self, entry: Entry) {
-        let slot = entry.index;
-        if slot <= self.slots.commit() {
-            return;
+    /// Puts a row of this leader's own in the queue for the window; its cost. A
+    /// configuration is a row by itself.
+    fn wait(&mut self, row: Entries) -> u64 {
+        let bytes = cost_of(&row);
+        if let Some(lead) = &mut self.lead {
+            lead.waiting_bytes += bytes;
+            lead.waiting.push_back(row);
         }
-        if self.slots.get(slot).is_some_and(|s| s.chosen) {
-            // Learnt from a report: nothing is open about it.
+        bytes
+    }
+
+    /// Accepts values here and opens their slots; `send_accepts` tells the others.
+    pub(super) fn put_forward(&mut self, row: Entries) {
+        let Some(first) = row.first().map(|e| e.index) else { return };
+        let chosen = first <= self.slots.commit();
+        if chosen || self.slots.get(first).is_some_and(|s| s.chosen) {
+            // Learnt from a report: nothing is open about it. What is proposed
+            // again comes one by one, and nothing is chosen behind that.
+            debug_assert_eq!(row.len(), 1, "nobody knows an own value to be chosen yet");
             return self.advance();
         }
-        let bytes = cost(entry.data.len());
-        self.accept(entry, false);
+        let bytes = cost_of(&row);
+        self.accept(row, false);
         let Some(lead) = &mut self.lead else { return };
         lead.open_bytes += bytes;
-        lead.open.insert(slot, Open { bytes, sent: self.now, accepted: Vec::new() });
+        lead.moved = true;
+    }
+
+    /// These slots are known to be chosen now: those among them that are open
+    /// are so no more.
+    pub(super) fn close(&mut self, slots: RangeInclusive<u64>) {
+        let Some(lead) = &mut self.lead else { return };
+        for run in self.slots.runs(slots.clone()).filter(|r| r.is_open(self.round)) {
+            let part = run.first.max(*slots.start())..=run.last().min(*slots.end());
+            lead.open_bytes = lead.open_bytes.saturating_sub(cost_of(run.slice(part)));
+        }
+    }
+
+    /// A snapshot brought everything up to `index`.
+    pub(super) fn skip_to(&mut self, index: u64) {
+        let (round, commit) = (self.round, self.slots.commit());
+        let Some(lead) = &mut self.lead else { return };
+        lead.next = lead.next.max(index + 1);
+        let open = self.slots.runs(commit + 1..=lead.next - 1).filter(|r| r.is_open(round));
+        lead.open_bytes = open.map(|r| cost_of(&r.entries)).sum();
         lead.moved = true;
     }
 
@@ -230,62 +271,68 @@ impl Paxos {
             let commit = self.slots.commit();
             let Some(lead) = self.lead.as_ref().filter(|l| l.first.is_some()) else { return };
             let slot = lead.next;
+            // A change of the voters soon counts.
+            let fill_to = lead.fill_to.max(self.eras.last_from());
+            if lead.waiting.is_empty() && slot > fill_to {
+                return;
+            }
             let voters = self.eras.at(slot);
             let promised = voters.quorum(|id| lead.promised.contains(&id));
             if slot > commit + WINDOW || !promised || !self.may_begin(slot) {
-                break;
+                return;
             }
-            // A change of the voters soon counts.
-            let fill = slot <= lead.fill_to.max(self.eras.last_from());
-            let Some(lead) = &mut self.lead else { return };
-            let entry = match lead.waiting.pop_front() {
-                Some(entry) => {
-                    lead.waiting_bytes -= cost(entry.data.len());
-                    entry
-                }
-                None if fill => {
-                    let (term, kind) = (self.round, EntryKind::Noop);
-                    Entry { index: slot, term, kind, data: Bytes::new() }
-                }
-                None => break,
+            // A row of slots that the same voters choose.
+            let end = (commit + WINDOW).min(self.eras.end_of(slot));
+            let noop = |index| {
+                let (term, kind) = (self.round, EntryKind::Noop);
+                Entry { index, term, kind, data: Bytes::new() }
             };
-            if changes_voters(&entry, &voters.voters) {
+            let Some(lead) = &mut self.lead else { return };
+            let row = match lead.waiting.pop_front() {
+                None => (slot..=end.min(fill_to)).map(noop).collect(),
+                Some(row) => {
+                    let fit = row.len().min((end + 1 - slot) as usize);
+                    if fit < row.len() {
+                        lead.waiting.push_front(row.skip(fit));
+                    }
+                    let row = row.part(0..fit);
+                    lead.waiting_bytes -= cost_of(&row);
+                    row
+                }
+            };
+            if row.iter().any(|e| changes_voters(e, &voters.voters)) {
                 lead.fill_to = slot + WINDOW;
             }
-            lead.next += 1;
-            self.put_forward(entry);
+            lead.next += row.len() as u64;
+            self.put_forward(row);
         }
     }
 
     /// Sends each peer the open slots that it was not sent yet, as far as its
     /// window allows.
     pub(super) fn send_accepts(&mut self) {
-        let (commit, max) = (self.slots.commit(), self.limits.append_bytes_max as u64);
+        let (commit, round) = (self.slots.commit(), self.round);
         let (messages_max, bytes_max) =
             (self.limits.inflight_messages_max.max(1), self.limits.inflight_bytes_max as u64);
         let Some(lead) = &mut self.lead else { return };
+        let end = lead.next - 1;
         for (&to, p) in &mut lead.peers {
-            while let Some((&first, _)) =
-                lead.open.range(p.next..).find(|(_, o)| !o.accepted.contains(&to))
-            {
-                let full = p.flights.len() >= messages_max || p.in_flight() >= bytes_max;
+            while let Some(first) = next_open(&self.slots, p, end, round) {
+                let full = p.flights.len() >= messages_max || p.flight_bytes >= bytes_max;
                 if full && !p.flights.is_empty() {
                     break;
                 }
                 // A message names only its first slot: a row without a gap.
-                let (held, _) = self.slots.range(first, lead.next, max);
-                let open = |i: usize, s: &super::Slot| {
-                    s.entry.index == first + i as u64 && lead.open.contains_key(&s.entry.index)
-                };
-                let row = held.iter().enumerate().take_while(|(i, s)| open(*i, s));
-                let entries: Vec<Entry> = row.map(|(_, s)| s.entry.clone()).collect();
-                let last = first + entries.len() as u64 - 1;
-                let bytes = entries.iter().map(|e| cost(e.data.len())).sum();
-                p.flights.push_back((last, bytes));
+                let row_end = self.slots.reach(first, end, |r| r.is_open(round));
+                let max = self.limits.append_bytes_max as u64;
+                let entries = self.slots.row(first, row_end, max);
+                let (last, bytes) = (first + entries.len() as u64 - 1, cost_of(&entries));
+                p.flights.push_back(Flight { last, bytes, sent: self.now });
+                p.flight_bytes += bytes;
                 p.next = last + 1;
                 p.commit_sent = p.commit_sent.max(commit);
-                let body = Body::Accept { commit, first, entries: entries.into() };
-                self.out.push(message_to(self.round, to, body, WriteSeq(0)));
+                let body = Body::Accept { commit, first, entries };
+                self.out.push(message_to(round, to, body, WriteSeq(0)));
             }
         }
     }
@@ -306,15 +353,9 @@ impl Paxos {
     fn repeat_accepts(&mut self) {
         let (now, patience) = (self.now, self.limits.election_ms / 2);
         let Some(lead) = &mut self.lead else { return };
-        for (&slot, open) in &mut lead.open {
-            if now.since(open.sent) <= patience {
-                continue;
-            }
-            open.sent = now;
-            for (id, p) in &mut lead.peers {
-                if !open.accepted.contains(id) && p.next > slot {
-                    p.send_again(slot);
-                }
+        for p in lead.peers.values_mut() {
+            if p.flights.front().is_some_and(|f| now.since(f.sent) > patience) {
+                p.send_again();
             }
         }
     }
@@ -327,52 +368,51 @@ impl Paxos {
         }
         let Some(p) = lead.peers.get_mut(&from) else { return };
         p.reached = p.reached.max(reached.min(commit));
-        p.landed(last);
+        if last > commit {
+            p.accepted.insert(first, last);
+        }
+        p.land(commit);
         if lead.first.is_some() {
             lead.promised.insert(from);
-        }
-        for (_, open) in lead.open.range_mut(first..=last) {
-            if !open.accepted.contains(&from) {
-                open.accepted.push(from);
-            }
         }
         lead.moved = true;
     }
 
-    /// Closes the slots that a quorum of their voters has accepted.
+    /// Goes on over the slots that a quorum of their voters has accepted.
+    ///
+    /// Each voter has accepted an unbroken row of slots from the commit on; the
+    /// least of a quorum's ends is such that all slots up to it were accepted by
+    /// all of that quorum, so they are chosen. What some accepted behind a hole
+    /// counts as soon as the hole is chosen, by whichever quorum: then the rows
+    /// are looked at again from there.
     pub(super) fn choose(&mut self) {
-        let Some(lead) = &mut self.lead else { return };
-        if !std::mem::take(&mut lead.moved) {
+        let moved = self.lead.as_mut().is_some_and(|l| std::mem::take(&mut l.moved));
+        if !moved {
             return;
         }
         let early = planted("paxos: a leader counts itself before its own write");
-        let done = self.writes.done();
-        let mut chosen = Vec::new();
-        for (&slot, open) in &lead.open {
-            let Some(held) = self.slots.get(slot) else { continue };
-            let own = held.seq <= done || early;
-            let voters = self.eras.at(slot);
-            // Most slots have too few answers to look closer.
-            if 2 * (open.accepted.len() + 1) <= voters.voters.len() && !held.chosen {
-                continue;
-            }
-            let has = |id: NodeId| if id == self.id { own } else { open.accepted.contains(&id) };
-            if voters.quorum(has) || held.chosen {
-                chosen.push(slot);
-            }
-        }
-        for slot in chosen {
-            if let Some(open) = lead.open.remove(&slot) {
-                lead.open_bytes -= open.bytes;
-            }
-            if let Some(held) = self.slots.get_mut(slot) {
-                held.chosen = true;
-            }
-        }
+        let (done, round) = (self.writes.done(), self.round);
+        let own = |run: &Run| run.ballot == round && (run.seq <= done || early);
         self.advance();
+        while let Some(lead) = &mut self.lead {
+            let from = self.slots.commit() + 1;
+            lead.own = self.slots.reach(from.max(lead.own + 1), lead.next - 1, own);
+            let reached = self.eras.at(from).quorum_value(|id| match id == self.id {
+                true => lead.own,
+                false => lead.peers.get(&id).map_or(0, |p| p.accepted.reach(from)),
+            });
+            // Behind that slot others choose.
+            let reached = reached.min(self.eras.end_of(from)).min(lead.next - 1);
+            if reached < from {
+                break;
+            }
+            self.pass(reached);
+            self.advance();
+        }
         let commit = self.slots.commit();
-        if let Some(lead) = &mut self.lead {
-            lead.peers.values_mut().for_each(|p| p.landed(commit));
+        for p in self.lead.iter_mut().flat_map(|l| l.peers.values_mut()) {
+            p.land(commit);
+            p.accepted.drop_to(commit);
         }
     }
 
@@ -388,4 +428,20 @@ impl Paxos {
             }
         }
     }
+}
+
+/// The next slot up to `end` that is open and that the peer neither accepted nor
+/// is being sent.
+fn next_open(slots: &Slots, p: &Peer, end: u64, round: u64) -> Option<u64> {
+    let mut slot = p.next.max(slots.commit() + 1);
+    while slot <= end {
+        slot = p.accepted.reach(slot) + 1;
+        let run = slots.runs(slot..=end).next()?;
+        let found = run.first.max(slot);
+        if run.is_open(round) && p.accepted.reach(found) < found {
+            return Some(found);
+        }
+        slot = if run.is_open(round) { found } else { run.last() + 1 };
+    }
+    None
 }

@@ -9,8 +9,10 @@
 //! - One fetch is under way at a time.
 
 use super::message::Body;
+use super::slots::{Held, Run};
 use super::{AHEAD_MAX, Paxos, check};
 use crate::contract::{Entry, Role, WriteSeq};
+use crate::entries::Entries;
 use crate::event::{Event, SnapshotReason};
 use synod_base::{NodeId, Tick, planted};
 
@@ -26,34 +28,47 @@ pub(super) struct Fetching {
 }
 
 impl Paxos {
-    pub(super) fn on_accept(&mut self, from: NodeId, commit: u64, entries: Vec<Entry>) {
+    pub(super) fn on_accept(&mut self, from: NodeId, commit: u64, entries: &Entries) {
         let Some(first) = entries.first().map(|e| e.index) else { return };
-        let limit = self.slots.commit() + AHEAD_MAX;
-        let (mut last, mut after) = (None, WriteSeq(0));
-        for entry in entries.into_iter().take_while(|e| e.index <= limit) {
-            if let Err(what) = check(&entry, self.round) {
-                return self.event(Event::BadMessage { from, what });
-            }
-            let slot = entry.index;
-            last = Some(slot);
-            if slot <= self.slots.start() {
-                continue;
-            }
-            let held = self.slots.get(slot).is_some_and(|s| s.chosen || s.ballot == self.round);
-            if !held {
-                self.accept(entry, false);
-            }
-            after = after.max(self.slots.get(slot).map_or(WriteSeq(0), |s| s.seq));
+        let room = (self.slots.commit() + AHEAD_MAX + 1).saturating_sub(first);
+        let taken = entries.part(0..entries.len().min(room as usize));
+        if let Some(what) = taken.iter().find_map(|e| check(e, self.round).err()) {
+            return self.event(Event::BadMessage { from, what });
         }
+        let mut after = self.take(&taken);
         self.learn_commit(commit);
         self.refresh_members();
-        if let Some(last) = last {
+        if let Some(last) = taken.last().map(|e| e.index) {
             if planted("paxos: a value is acknowledged before it is durable") {
                 after = WriteSeq(0);
             }
             let body = Body::Accepted { first, last, reached: self.reached() };
             self.send(from, body, after.max(self.hard_seq));
         }
+    }
+
+    /// Accepts what is not held yet in this round; the write that makes all of
+    /// it durable.
+    fn take(&mut self, entries: &Entries) -> WriteSeq {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return WriteSeq(0);
+        };
+        let (first, last) = (first.index, last.index);
+        if first > self.slots.last() {
+            self.accept(entries.clone(), false);
+            return self.writes.coming();
+        }
+        let held = |this: &Paxos, e: &Entry| {
+            let known = |s: Held| s.chosen || s.ballot == this.round;
+            e.index <= this.slots.start() || this.slots.get(e.index).is_some_and(known)
+        };
+        let mut at = 0;
+        while at < entries.len() {
+            let new = entries[at..].iter().take_while(|e| !held(self, e)).count();
+            self.accept(entries.part(at..at + new), false);
+            at += new.max(1);
+        }
+        self.slots.runs(first..=last).map(|run| run.seq).max().unwrap_or(WriteSeq(0))
     }
 
     /// Everything up to here is chosen and durable here.
@@ -65,16 +80,10 @@ impl Paxos {
     pub(super) fn learn_commit(&mut self, commit: u64) {
         self.fetching.told = self.fetching.told.max(commit);
         let any = planted("paxos: a watermark covers what an earlier ballot accepted");
-        loop {
-            let next = self.slots.commit() + 1;
-            if next > self.fetching.told || self.eras.is_blank() {
-                return;
-            }
-            let round = self.round;
-            match self.slots.get_mut(next) {
-                Some(held) if held.chosen || held.ballot == round || any => held.chosen = true,
-                _ => return,
-            }
+        while !self.eras.is_blank() && self.slots.commit() < self.fetching.told {
+            let covers = |run: &&Run| run.chosen || run.ballot == self.round || any;
+            let Some(run) = self.slots.run(self.slots.commit() + 1).filter(covers) else { return };
+            self.pass(run.last().min(self.fetching.told));
             self.advance();
         }
     }
@@ -86,19 +95,33 @@ impl Paxos {
         if slot <= commit || slot > commit + AHEAD_MAX || self.eras.is_blank() {
             return;
         }
-        match self.slots.get_mut(slot) {
-            Some(held) if held.chosen => {}
-            Some(held) if held.ballot == self.round => held.chosen = true,
-            _ => self.accept(entry, true),
+        match self.slots.get(slot).map(|held| (held.chosen, held.ballot)) {
+            Some((true, _)) => {}
+            Some((_, ballot)) if ballot == self.round => {
+                self.close(slot..=slot);
+                self.slots.set_chosen(slot);
+            }
+            _ => self.accept(entry.into(), true),
         }
     }
 
     /// Goes on over what is chosen.
     pub(super) fn advance(&mut self) {
-        while let Some(entry) = self.slots.advance() {
-            self.note_chosen(&entry);
+        while let Some(run) = self.slots.run(self.slots.commit() + 1).filter(|r| r.chosen) {
+            self.pass(run.last());
         }
         self.refresh_members();
+    }
+
+    /// All up to `upto` is chosen.
+    pub(super) fn pass(&mut self, upto: u64) {
+        let slots = self.slots.commit() + 1..=upto;
+        self.close(slots.clone());
+        for run in self.slots.runs(slots.clone()) {
+            let some = run.slice(run.first.max(*slots.start())..=run.last().min(upto));
+            some.iter().for_each(|entry| self.eras.note(entry));
+        }
+        self.slots.set_commit(upto);
     }
 
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: u64, beat: u64) {
@@ -133,22 +156,27 @@ impl Paxos {
             let why = SnapshotReason::BelowLog { next: slot, first: self.slots.start() + 1 };
             return self.send_snapshot(from, why);
         }
-        let entries = self.slots.chosen(slot, self.limits.append_bytes_max as u64);
+        let commit = self.slots.commit();
+        let entries = self.slots.row(slot, commit, self.limits.append_bytes_max as u64);
         if !entries.is_empty() {
-            let body =
-                Body::Chosen { commit: self.slots.commit(), first: slot, entries: entries.into() };
-            self.send(from, body, WriteSeq(0));
+            self.send(from, Body::Chosen { commit, first: slot, entries }, WriteSeq(0));
         }
     }
 
-    pub(super) fn on_chosen(&mut self, from: NodeId, commit: u64, entries: Vec<Entry>) {
+    pub(super) fn on_chosen(&mut self, from: NodeId, commit: u64, entries: &Entries) {
         let before = self.slots.commit();
-        for entry in entries {
-            if let Err(what) = check(&entry, self.round) {
-                return self.event(Event::BadMessage { from, what });
-            }
-            self.learn(entry);
+        if let Some(what) = entries.iter().find_map(|e| check(e, self.round).err()) {
+            return self.event(Event::BadMessage { from, what });
+        }
+        let next = entries.first().is_some_and(|e| e.index == before + 1);
+        if next && self.slots.last() == before && !self.eras.is_blank() {
+            self.accept(entries.clone(), true);
             self.advance();
+        } else {
+            for entry in entries {
+                self.learn(entry.clone());
+                self.advance();
+            }
         }
         self.learn_commit(commit);
         let now = self.slots.commit();

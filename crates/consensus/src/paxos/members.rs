@@ -54,7 +54,7 @@ impl Eras {
     }
 
     /// Takes note of a chosen entry, and all before it.
-    fn note(&mut self, entry: &Entry) {
+    pub fn note(&mut self, entry: &Entry) {
         if entry.kind != EntryKind::Config {
             return;
         }
@@ -70,6 +70,12 @@ impl Eras {
     pub fn at(&self, slot: u64) -> &Membership {
         let later = self.0.partition_point(|e| e.from <= slot);
         &self.0[later.max(1) - 1].membership
+    }
+
+    /// The last slot that is chosen by the voters who choose `slot`.
+    pub fn end_of(&self, slot: u64) -> u64 {
+        let later = self.0.partition_point(|e| e.from <= slot);
+        self.0.get(later.max(1)).map_or(u64::MAX, |e| e.from - 1)
     }
 
     /// From which slot on the newest voters choose.
@@ -110,11 +116,6 @@ impl Eras {
 }
 
 impl Paxos {
-    /// Takes note of an entry that is chosen, and all before it.
-    pub(super) fn note_chosen(&mut self, entry: &Entry) {
-        self.eras.note(entry);
-    }
-
     /// Whoever counts now, after what was chosen.
     pub(super) fn refresh_members(&mut self) {
         if !self.members.is_joint() && self.members_of == self.eras.last_slot() {
@@ -168,8 +169,10 @@ impl Paxos {
         if !self.own_chosen() {
             return Err(Refusal::NotReady);
         }
-        let config = |slot| self.slots.get(slot).is_some_and(|s| s.entry.kind == EntryKind::Config);
-        if self.members.is_joint() || lead.changes_members(config) {
+        let config = |e: &Entry| e.kind == EntryKind::Config;
+        let (from, to) = (self.slots.commit() + 1, self.slots.last());
+        let open = self.slots.range(from, to, u64::MAX).0.iter().any(|s| config(s.entry));
+        if self.members.is_joint() || open || lead.waiting().any(config) {
             return Err(Refusal::ChangeInProgress);
         }
         let next = self.members.with(change, has_context)?;

@@ -155,7 +155,7 @@ fn put_report(out: &mut Vec<u8>, report: &Report) {
 }
 
 /// Values with slot and ballot each.
-pub(super) fn put_accepted(out: &mut Vec<u8>, accepted: &[(u64, Entry)]) {
+fn put_accepted(out: &mut Vec<u8>, accepted: &[(u64, Entry)]) {
     put_varint(out, accepted.len() as u64);
     for (ballot, e) in accepted {
         put_all(out, &[e.index, *ballot]);
@@ -163,7 +163,7 @@ pub(super) fn put_accepted(out: &mut Vec<u8>, accepted: &[(u64, Entry)]) {
     }
 }
 
-pub(super) fn read_accepted(r: &mut Reader) -> Result<Vec<(u64, Entry)>, Malformed> {
+fn read_accepted(r: &mut Reader) -> Result<Vec<(u64, Entry)>, Malformed> {
     let n = r.count("value count")?;
     // A value is at least five bytes: no count makes this allocate much more.
     let mut accepted = Vec::with_capacity(n.min(r.remaining() / 5));

@@ -34,6 +34,7 @@ mod lead;
 mod learn;
 mod members;
 mod message;
+mod ranges;
 mod read;
 mod record;
 mod recover;
@@ -52,6 +53,7 @@ use crate::contract::{
     Consensus, Entry, EntryKind, Input, Limits, Output, Outputs, Recovered, Role, SnapshotMeta,
     Status, WriteSeq,
 };
+use crate::entries::Entries;
 use crate::event::{Event, StandDownReason};
 use crate::parts::poll::Poll;
 use crate::parts::reads::AskedReads;
@@ -60,9 +62,10 @@ use crate::parts::writes::Writes;
 use lead::Lead;
 use learn::Fetching;
 use members::Eras;
+use ranges::Ranges;
 use recover::Recovery;
-use slots::{Slot, Slots};
-use std::collections::{BTreeMap, BTreeSet};
+use slots::{Run, Slots};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
@@ -129,7 +132,7 @@ pub struct Paxos {
 #[derive(Debug, Default)]
 struct Dirty {
     hard: bool,
-    slots: BTreeSet<u64>,
+    slots: Ranges,
     boundary: bool,
 }
 
@@ -182,7 +185,8 @@ impl Paxos {
         };
         for (slot, (ballot, entry)) in replayed.accepted {
             let chosen = slot <= replayed.commit;
-            paxos.slots.put(Slot { ballot, entry, seq: WriteSeq(0), chosen });
+            let entries = entry.into();
+            paxos.slots.put(Run { first: slot, entries, ballot, seq: WriteSeq(0), chosen });
         }
         paxos.advance();
         paxos.draw_deadline();
@@ -203,25 +207,31 @@ impl Paxos {
         self.hard_seq = self.writes.coming();
     }
 
-    /// Accepts a value in the present round; chosen if that is known.
-    fn accept(&mut self, entry: Entry, chosen: bool) {
+    /// Accepts values in the present round; chosen if that is known.
+    fn accept(&mut self, entries: Entries, chosen: bool) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (first, last) = (first.index, last.index);
+        self.dirty.slots.insert(first, last);
         let (ballot, seq) = (self.round, self.writes.coming());
-        self.dirty.slots.insert(entry.index);
-        self.slots.put(Slot { ballot, entry, seq, chosen });
+        self.slots.put(Run { first, entries, ballot, seq, chosen });
     }
 
-    /// Whether what is held in a slot is durable.
-    fn is_durable(&self, slot: u64) -> bool {
-        slot <= self.slots.start()
-            || self.slots.get(slot).is_some_and(|s| s.seq <= self.writes.done())
+    /// The last slot of the unbroken row from `from` to `to` that is durable.
+    fn durable_upto(&self, from: u64, to: u64) -> u64 {
+        let done = self.writes.done();
+        self.slots.reach(from, to, |run| run.seq <= done)
     }
 
     /// Writes what changed in this step, as one record.
     fn flush(&mut self, out: &mut Outputs) {
-        let dirty = std::mem::take(&mut self.dirty);
-        if dirty.hard || dirty.boundary || !dirty.slots.is_empty() {
-            let held = dirty.slots.iter().filter_map(|&slot| self.slots.get(slot));
-            let accepted = held.map(|s| (s.ballot, s.entry.clone())).collect();
+        let Dirty { hard, slots, boundary } = &self.dirty;
+        if *hard || *boundary || !slots.is_empty() {
+            let dirty = std::mem::take(&mut self.dirty);
+            let held = dirty.slots.iter().flat_map(|(first, last)| {
+                let part = move |r: &Run| r.part(r.first.max(first)..=r.last().min(last));
+                self.slots.runs(first..=last).map(move |r| (r.ballot, part(r)))
+            });
+            let accepted = held.collect();
             let record = Record {
                 round: self.round,
                 promised: self.promised,
@@ -240,9 +250,8 @@ impl Paxos {
 
     fn on_persisted(&mut self, seq: WriteSeq) {
         self.writes.finished(seq);
-        while self.persisted < self.slots.last() && self.is_durable(self.persisted + 1) {
-            self.persisted += 1;
-        }
+        let from = self.persisted.max(self.slots.start());
+        self.persisted = self.durable_upto(from + 1, self.slots.last());
         if let Some(lead) = &mut self.lead {
             lead.moved = true;
         }
@@ -346,14 +355,14 @@ impl Paxos {
             p.heard = self.now;
         }
         match body {
-            Body::Accept { commit, entries, .. } => self.on_accept(from, commit, entries.to_vec()),
+            Body::Accept { commit, entries, .. } => self.on_accept(from, commit, &entries),
             Body::Accepted { first, last, reached } => self.on_accepted(from, first, last, reached),
             Body::Promise(report) => self.on_report(from, report, true),
             Body::Report(report) => self.on_report(from, report, false),
             Body::More { from: slot } => self.on_more(from, slot),
             Body::NoPromise(answer) => self.on_no_promise(from, answer),
             Body::Fetch { from: slot } => self.on_fetch(from, slot),
-            Body::Chosen { commit, entries, .. } => self.on_chosen(from, commit, entries.to_vec()),
+            Body::Chosen { commit, entries, .. } => self.on_chosen(from, commit, &entries),
             Body::Heartbeat { commit, beat } => self.on_heartbeat(from, commit, beat),
             Body::HeartbeatAnswer { beat, reached } => {
                 self.on_heartbeat_answer(from, beat, reached);
@@ -390,14 +399,14 @@ impl Paxos {
     }
 
     fn emit_commits(&mut self) {
-        let mut entries = Vec::new();
-        while self.emitted < self.slots.commit() && self.is_durable(self.emitted + 1) {
-            let Some(slot) = self.slots.get(self.emitted + 1) else { break };
-            entries.push(slot.entry.clone());
-            self.emitted += 1;
+        if self.emitted == self.slots.commit() {
+            return;
         }
-        if !entries.is_empty() {
-            self.out.push(Output::Commit(entries.into()));
+        let upto = self.durable_upto(self.emitted + 1, self.slots.commit());
+        while self.emitted < upto {
+            let entries = self.slots.batch(self.emitted + 1, upto);
+            self.emitted += entries.len() as u64;
+            self.out.push(Output::Commit(entries));
         }
     }
 }

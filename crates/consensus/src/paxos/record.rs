@@ -10,10 +10,10 @@
 //! - The boundary of a [`crate::Output::Forget`] is in a record written in the
 //!   same step (the driver's part is told in `raft/record.rs`).
 
-use super::message::{put_accepted, read_accepted};
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
-use crate::parts::codec::put_all;
+use crate::entries::Entries;
+use crate::parts::codec::{all_len, entries_len, put_all, put_entries, read_entries};
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -35,21 +35,22 @@ pub struct Record {
     pub commit: u64,
     /// A new start of what is held.
     pub boundary: Option<SnapshotMeta>,
-    /// Accepted values, each with its ballot.
-    pub accepted: Vec<(u64, Entry)>,
+    /// Rows of accepted values, each with its ballot. None is empty.
+    pub accepted: Vec<(u64, Entries)>,
 }
 
 impl Record {
     /// The bytes of the record.
     pub fn encode(&self) -> Bytes {
-        let mut out = Vec::new();
+        let head = [self.round, self.promised.map_or(0, |id| id.0), self.commit];
+        let mut out = Vec::with_capacity(1 + all_len(&head) + rows_len(&self.accepted));
         out.push(MARK | if self.boundary.is_some() { HAS_BOUNDARY } else { 0 });
-        put_all(&mut out, &[self.round, self.promised.map_or(0, |id| id.0), self.commit]);
+        put_all(&mut out, &head);
         if let Some(meta) = &self.boundary {
             put_all(&mut out, &[meta.index, meta.term, meta.joint_until]);
             meta.membership.encode(&mut out);
         }
-        put_accepted(&mut out, &self.accepted);
+        put_rows(&mut out, &self.accepted);
         out.into()
     }
 
@@ -70,7 +71,7 @@ impl Record {
             let membership = Membership::decode(&mut r)?;
             boundary = Some(SnapshotMeta { index, term, membership, joint_until });
         }
-        let accepted = read_accepted(&mut r)?;
+        let accepted = read_rows(&mut r)?;
         r.end("end of the record")?;
         Ok(Record { round, promised, commit, boundary, accepted })
     }
@@ -83,9 +84,45 @@ impl Record {
             commit: self.commit,
             boundary: self.boundary,
             void_from: None,
-            entries: self.accepted,
+            entries: self
+                .accepted
+                .iter()
+                .flat_map(|(ballot, row)| row.iter().map(|e| (*ballot, e.clone())))
+                .collect(),
         }
     }
+}
+
+fn row_head((ballot, row): &(u64, Entries)) -> [u64; 2] {
+    [row.first().map_or(0, |e| e.index), *ballot]
+}
+
+fn rows_len(rows: &[(u64, Entries)]) -> usize {
+    let row = |row| all_len(&row_head(row)) + entries_len(&row.1);
+    all_len(&[rows.len() as u64]) + rows.iter().map(row).sum::<usize>()
+}
+
+fn put_rows(out: &mut Vec<u8>, rows: &[(u64, Entries)]) {
+    put_all(out, &[rows.len() as u64]);
+    for row in rows {
+        put_all(out, &row_head(row));
+        put_entries(out, &row.1);
+    }
+}
+
+fn read_rows(r: &mut Reader) -> Result<Vec<(u64, Entries)>, Malformed> {
+    let n = r.count("row count")?;
+    // A row is at least six bytes: no count makes this allocate much more.
+    let mut rows = Vec::with_capacity(n.min(r.remaining() / 6));
+    for _ in 0..n {
+        let (first, ballot) = (r.varint("first slot")?, r.varint("ballot")?);
+        let row = read_entries(r, first)?;
+        if row.is_empty() {
+            return Err(Malformed { what: "row of values", at: 0 });
+        }
+        rows.push((ballot, row));
+    }
+    Ok(rows)
 }
 
 /// What the records of an earlier life add up to.
@@ -109,7 +146,9 @@ pub(super) fn replay(recovered: Recovered) -> Result<Replayed, String> {
         if let Some(meta) = record.boundary.filter(|meta| meta.index >= start.index) {
             start = meta;
         }
-        accepted.extend(record.accepted.into_iter().map(|(b, e)| (e.index, (b, e))));
+        for (ballot, row) in record.accepted {
+            accepted.extend(row.iter().map(|e| (e.index, (ballot, e.clone()))));
+        }
     }
     let accepted = accepted.split_off(&(start.index + 1));
     let commit = commit.max(start.index).max(recovered.applied);

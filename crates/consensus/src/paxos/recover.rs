@@ -151,7 +151,7 @@ impl Paxos {
             }
             holes += u64::from(hole);
             if !(hole && hole_is_skipped) {
-                self.put_forward(entry);
+                self.put_forward(entry.into());
             }
             next += 1;
         }

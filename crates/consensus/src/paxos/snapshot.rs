@@ -55,13 +55,11 @@ impl Paxos {
         self.eras = Eras::new(&meta);
         self.members_of = u64::MAX;
         self.slots.reset(index, meta.term);
-        later.iter().for_each(|entry| self.note_chosen(entry));
+        later.iter().for_each(|entry| self.eras.note(entry));
         (self.emitted, self.durable) = (index, index);
         self.applied = self.applied.max(index);
         self.persisted = self.persisted.max(index);
-        if let Some(lead) = &mut self.lead {
-            lead.skip_to(index);
-        }
+        self.skip_to(index);
         self.dirty.boundary = true;
         self.event(Event::SnapshotAdopted { index, kept_log: true });
         self.advance();

@@ -33,6 +33,17 @@ fn row(first: u64) -> impl Strategy<Value = Entries> {
     })
 }
 
+/// Rows with their ballots, as a record holds them.
+fn rows() -> impl Strategy<Value = Vec<(u64, Entries)>> {
+    let one = (any::<u64>(), 0..u64::MAX / 2)
+        .prop_flat_map(|(ballot, first)| row(first).prop_map(move |row| (ballot, row)));
+    let kept = |mut rows: Vec<(u64, Entries)>| {
+        rows.retain(|(_, row)| !row.is_empty());
+        rows
+    };
+    proptest::collection::vec(one, 0..4).prop_map(kept)
+}
+
 fn accepted() -> impl Strategy<Value = Vec<(u64, Entry)>> {
     let one = (any::<u64>(), any::<u64>())
         .prop_flat_map(|(ballot, slot)| entry_at(slot).prop_map(move |entry| (ballot, entry)));
@@ -103,7 +114,7 @@ proptest! {
     fn a_record_comes_back(
         [round, promised, commit] in any::<[u64; 3]>(),
         boundary: Option<([u64; 3], std::collections::BTreeSet<u64>)>,
-        accepted in accepted(),
+        accepted in rows(),
     ) {
         let promised = Some(NodeId(promised)).filter(|id| id.is_some());
         let boundary = boundary.map(|([index, term, joint_until], ids)| SnapshotMeta {
@@ -143,8 +154,8 @@ fn a_later_value_replaces_and_a_hole_below_the_commit_is_an_error() {
         boundary: None,
         accepted,
     };
-    let first = record(1, 0, vec![(1, value(1, 1)), (1, value(3, 1))]);
-    let second = record(2, 1, vec![(2, value(3, 2))]);
+    let first = record(1, 0, vec![(1, value(1, 1).into()), (1, value(3, 1).into())]);
+    let second = record(2, 1, vec![(2, value(3, 2).into())]);
     let replayed = replay(recovered(&[first.clone(), second])).unwrap();
     assert_eq!((replayed.round, replayed.commit), (2, 1));
     assert_eq!(replayed.accepted[&3], (2, value(3, 2)));
@@ -199,7 +210,7 @@ fn a_watermark_covers_only_slots_accepted_in_its_ballot() {
         promised: None,
         commit: 0,
         boundary: None,
-        accepted: vec![(1, value(1, 1))],
+        accepted: vec![(1, value(1, 1).into())],
     };
     let mut node = Paxos::new(NodeId(2), Limits::default(), 7, recovered(&[old]), Tick(0)).unwrap();
     let mut out = Vec::new();

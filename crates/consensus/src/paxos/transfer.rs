@@ -73,7 +73,7 @@ impl Paxos {
         let commit = self.slots.commit();
         let (Some(h), Some(lead)) = (&mut self.handover, &mut self.lead) else { return };
         let known = lead.peers.get(&h.to).is_some_and(|p| p.reached >= commit);
-        let ready = known && lead.is_idle();
+        let ready = known && lead.is_idle(commit);
         if ready && !h.told {
             h.told = true;
             lead.reads.lease_void = true;
