@@ -48,20 +48,35 @@ pub struct State {
 }
 
 impl State {
-    /// Applies a command.
+    /// Applies a command. A longer one is added up in four sums at once, or its
+    /// hash would cost more than agreeing on it.
     pub fn apply(&mut self, command: &[u8]) {
         self.count += 1;
         let mut hash = self.hash.rotate_left(23) ^ command.len() as u64;
-        let words = command.chunks_exact(8);
+        let rows = command.chunks_exact(32);
+        let rest = rows.remainder();
+        if command.len() >= 32 {
+            let mut sums = [hash, 1, 2, 3];
+            for row in rows {
+                for (sum, word) in sums.iter_mut().zip(row.chunks_exact(8)) {
+                    *sum = mix(*sum, u64::from_le_bytes(word.try_into().unwrap_or_default()));
+                }
+            }
+            hash = sums.into_iter().fold(0, mix);
+        }
+        let words = rest.chunks_exact(8);
         for &byte in words.remainder() {
-            hash = (hash.rotate_left(5) ^ u64::from(byte)).wrapping_mul(MIX);
+            hash = mix(hash, u64::from(byte));
         }
         for word in words {
-            let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
-            hash = (hash.rotate_left(5) ^ word).wrapping_mul(MIX);
+            hash = mix(hash, u64::from_le_bytes(word.try_into().unwrap_or_default()));
         }
         self.hash = hash;
     }
+}
+
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(MIX)
 }
 
 /// An odd number without pattern (2^64 over the golden ratio).

@@ -37,7 +37,7 @@ impl<const WHICH: u8> Synod<WHICH> {
         for output in self.out.drain(..) {
             match output {
                 Output::Write { seq, record } => {
-                    self.journal.append(true, |buffer| buffer.extend_from_slice(&record));
+                    self.journal.append(true, |buffer| record.encode(buffer));
                     self.written = seq;
                 }
                 Output::Send { to, message, after } if after > self.durable => {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::{NodeId, Tick, planted};
 use synod_consensus::{
-    Consensus, Input, Limits, Membership, Output, Outputs, Protocol, Recovered, Refusal, Role,
-    Status, WriteSeq,
+    Consensus, Input, Limits, Membership, Output, Outputs, Protocol, Record, Recovered, Refusal,
+    Role, Status, WriteSeq,
 };
 use synod_mvcc::{Command, Outcome, Reader, Revision, State, Store, StoreError};
 
@@ -142,8 +142,8 @@ pub enum CellOutput {
     Write {
         /// Its number.
         seq: WriteSeq,
-        /// Its bytes.
-        record: Bytes,
+        /// What it holds; whoever writes it encodes it, into its own buffer.
+        record: Record,
     },
     /// Send now; what it relies on is durable.
     Send {

@@ -312,7 +312,10 @@ impl<S: Store> Cell<S> {
                 Work::Change(change, commands) => {
                     let context = ConfigContext { origin, ticket, commands }.encode();
                     let ticket = self.requests.core_ticket(asker);
-                    self.drive(Input::Reconfigure { ticket, change, context }, out);
+                    self.drive(
+                        Input::Reconfigure { ticket, change: Box::new(change), context },
+                        out,
+                    );
                 }
             }
         }

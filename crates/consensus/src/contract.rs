@@ -3,7 +3,7 @@
 use crate::config::{Change, Membership};
 use crate::entries::Entries;
 use crate::event::Event;
-use crate::protocol::Message;
+use crate::protocol::{Message, Record};
 use bytes::Bytes;
 use std::sync::Arc;
 use synod_base::{NodeId, Tick};
@@ -111,7 +111,7 @@ pub enum Input {
         /// The driver's own number.
         ticket: u64,
         /// The change.
-        change: Change,
+        change: Box<Change>,
         /// Bytes that travel in the configuration entry (addresses, names).
         context: Bytes,
     },
@@ -147,8 +147,8 @@ pub enum Output {
     Write {
         /// Its number.
         seq: WriteSeq,
-        /// Its bytes (the protocol's own codec).
-        record: Bytes,
+        /// What it holds; whoever writes it encodes it, into its own buffer.
+        record: Record,
     },
     /// Send to a peer once every write up to `after` is durable. Sends to one
     /// peer may be lost; they should keep their order.

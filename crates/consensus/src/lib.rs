@@ -38,4 +38,4 @@ pub use entries::Entries;
 pub use event::{
     CampaignReason, Event, SnapshotReason, StandDownReason, SyncMethod, TransferReason, VoteRefusal,
 };
-pub use protocol::{Message, Protocol, RecordView};
+pub use protocol::{Message, Protocol, Record, RecordView};

@@ -137,6 +137,37 @@ impl fmt::Display for Message {
     }
 }
 
+/// A journal record of any protocol. It shares the entries with the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Raft's.
+    Raft(raft::Record),
+    /// Multi-Paxos'.
+    Paxos(paxos::Record),
+    /// Zab's.
+    Zab(zab::Record),
+}
+
+impl Record {
+    /// Appends the encoded record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Record::Raft(record) => record.encode(out),
+            Record::Paxos(record) => record.encode(out),
+            Record::Zab(record) => record.encode(out),
+        }
+    }
+
+    /// The encoded record by itself.
+    pub fn to_bytes(&self) -> Bytes {
+        match self {
+            Record::Raft(record) => record.to_bytes(),
+            Record::Paxos(record) => record.to_bytes(),
+            Record::Zab(record) => record.to_bytes(),
+        }
+    }
+}
+
 /// What a journal record holds, whatever protocol wrote it; for tools and tests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecordView {

@@ -235,19 +235,20 @@ impl Stage {
         let bytes = match self.protocol {
             Protocol::Raft => {
                 let entries: Vec<Entry> = accepted.into_iter().map(|(_, e)| e).collect();
-                Record::encode(hard, None, 1, &entries)
+                Record { hard, boundary: None, first: 1, entries: entries.into() }.to_bytes()
             }
             Protocol::Paxos => {
                 let HardState { term: round, vote: promised, commit } = hard;
                 let accepted = accepted.into_iter().map(|(b, e)| (b, e.into())).collect();
-                paxos::Record { round, promised, commit, boundary: None, accepted }.encode()
+                paxos::Record { round, promised, commit, boundary: None, accepted }.to_bytes()
             }
             Protocol::Zab => {
                 let entries: Vec<Entry> = accepted.into_iter().map(|(_, e)| e).collect();
                 let HardState { term: accepted, vote: leader, commit } = hard;
                 let current = current.unwrap_or(accepted);
                 let hard = zab::HardState { accepted, leader, current, commit };
-                zab::Record::encode(hard, None, None, 1, &entries)
+                zab::Record { hard, boundary: None, cut: None, first: 1, entries: entries.into() }
+                    .to_bytes()
             }
         };
         self.note_record(id, &RecordView::decode(bytes.clone()).unwrap());
@@ -268,7 +269,10 @@ impl Stage {
             }
         }
         let ticket = self.ticket();
-        self.step(id, Input::Reconfigure { ticket, change, context: bytes::Bytes::new() });
+        self.step(
+            id,
+            Input::Reconfigure { ticket, change: Box::new(change), context: bytes::Bytes::new() },
+        );
     }
 
     fn snapshot(&mut self, from: NodeId, to: NodeId, word: Option<&str>) {

@@ -295,7 +295,7 @@ impl World {
             };
         }
         let context = bytes::Bytes::from_static(b"ctx");
-        self.step(leader, Input::Reconfigure { ticket, change, context });
+        self.step(leader, Input::Reconfigure { ticket, change: Box::new(change), context });
     }
 
     fn fault(&mut self) {

@@ -6,19 +6,19 @@ use crate::core_loop::ToCore;
 use crate::disk::FileDisk;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use bytes::Bytes;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Instant;
 use synod_base::CellId;
-use synod_consensus::WriteSeq;
+use synod_consensus::{Record, WriteSeq};
 use synod_wal::{Disk, Journal, JournalError, Retention};
 
 /// What the core asks of the journal's thread.
 pub(crate) enum JournalJob {
     /// Append; `last` is the last log index that any record so far may hold.
-    Write { cell: CellId, seq: WriteSeq, record: Bytes, last: u64 },
+    Write { cell: CellId, seq: WriteSeq, record: Record, last: u64 },
     /// Records that only concern indexes up to this may go.
     Forget { upto: u64 },
 }
@@ -48,35 +48,40 @@ fn run(
     metrics: &Metrics,
 ) -> Result<(), JournalError> {
     let mut retention = Retention::new(journal.segments(), last);
-    let mut records: Vec<(u32, Bytes)> = Vec::new();
+    let mut records: Vec<(u32, Range<usize>)> = Vec::new();
+    let mut buffer = Vec::new();
     spares.keep_one(&mut journal);
     while let Ok(first) = jobs.recv() {
         let mut done: Option<WriteSeq> = None;
         let mut forget = None;
         let mut last = 0;
-        let mut bytes = 0;
         let mut job = Some(first);
         while let Some(next) = job {
             match next {
                 JournalJob::Write { cell, seq, record, last: l } => {
-                    bytes += record.len() + 64;
-                    records.push((cell.0, record));
+                    let from = buffer.len();
+                    record.encode(&mut buffer);
+                    records.push((cell.0, from..buffer.len()));
                     done = Some(seq);
                     last = last.max(l);
                 }
                 JournalJob::Forget { upto } => forget = Some(upto),
             }
             // What is taken must fit one segment, and not delay the first too long.
+            let bytes = buffer.len() + 64 * records.len();
             job = if bytes < BATCH_BYTES_MAX { jobs.try_recv().ok() } else { None };
         }
         if let Some(seq) = done {
             let begun = Instant::now();
             metrics.journal_writing.begin();
-            let segment = journal.append(records.iter().map(|(c, r)| (*c, r.as_ref())))?;
+            let encoded = records.iter().map(|(cell, part)| (*cell, &buffer[part.clone()]));
+            let segment = journal.append(encoded)?;
             metrics.journal_writing.end();
             metrics.journal_sync.observe_us(begun.elapsed().as_micros() as u64);
-            metrics.journal_bytes.add(bytes as u64);
+            metrics.journal_bytes.add((buffer.len() + 64 * records.len()) as u64);
             records.clear();
+            buffer.clear();
+            buffer.shrink_to(BUFFER_KEPT);
             retention.wrote(segment, last);
             mailbox.push(ToCore::Persisted(seq));
             spares.keep_one(&mut journal);
@@ -129,3 +134,6 @@ impl SpareMaker {
 }
 
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Memory for encoded records that is kept between batches.
+const BUFFER_KEPT: usize = 256 << 10;

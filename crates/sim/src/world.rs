@@ -261,6 +261,7 @@ impl World {
         match output {
             CellOutput::Write { seq, record } => {
                 let last = up.cell.last_index();
+                let record = record.to_bytes();
                 up.jobs.push_back(Job::Write { seq, record, last });
             }
             CellOutput::Forget { upto } => up.jobs.push_back(Job::Forget { upto }),

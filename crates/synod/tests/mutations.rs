@@ -186,7 +186,7 @@ fn consensus_traffic(protocol: Protocol) -> (Vec<Vec<u8>>, Vec<synod_consensus::
             let context = Bytes::from_static(b"addresses");
             let ask = |id: &NodeId| {
                 let (change, context) = (change.clone(), context.clone());
-                (*id, Input::Reconfigure { ticket: now, change, context })
+                (*id, Input::Reconfigure { ticket: now, change: Box::new(change), context })
             };
             inputs.extend(members.keys().map(ask).collect::<Vec<_>>());
         }
@@ -197,7 +197,7 @@ fn consensus_traffic(protocol: Protocol) -> (Vec<Vec<u8>>, Vec<synod_consensus::
             for output in out {
                 match output {
                     Output::Write { seq, record } => {
-                        records.push(record.to_vec());
+                        records.push(record.to_bytes().to_vec());
                         inputs.push_back((id, Input::Persisted(seq)));
                     }
                     Output::Send { to, message, .. } => {

@@ -58,11 +58,6 @@ pub fn entries_len(entries: &[Entry]) -> usize {
     varint_len(entries.len() as u64) + entries.iter().map(entry).sum::<usize>()
 }
 
-/// The bytes that [`put_all`] puts.
-pub fn all_len(values: &[u64]) -> usize {
-    values.iter().map(|&v| varint_len(v)).sum()
-}
-
 /// Seven bits a byte, at least one byte.
 fn varint_len(v: u64) -> usize {
     (70 - (v | 1).leading_zeros() as usize) / 7

@@ -136,6 +136,14 @@ struct Dirty {
     boundary: bool,
 }
 
+impl Dirty {
+    /// Keeps the memory.
+    fn clear(&mut self) {
+        (self.hard, self.boundary) = (false, false);
+        self.slots.drop_to(u64::MAX);
+    }
+}
+
 impl Paxos {
     /// A member that starts from what an earlier life left (for a fresh cell:
     /// a [`SnapshotMeta`] with the first membership). All of it counts as
@@ -226,24 +234,26 @@ impl Paxos {
     fn flush(&mut self, out: &mut Outputs) {
         let Dirty { hard, slots, boundary } = &self.dirty;
         if *hard || *boundary || !slots.is_empty() {
-            let dirty = std::mem::take(&mut self.dirty);
-            let held = dirty.slots.iter().flat_map(|(first, last)| {
+            let (all, boundary) = (&self.slots, *boundary);
+            let rows = slots.iter().flat_map(|(first, last)| {
                 let part = move |r: &Run| r.part(r.first.max(first)..=r.last().min(last));
-                self.slots.runs(first..=last).map(move |r| (r.ballot, part(r)))
+                all.runs(first..=last).map(move |r| (r.ballot, part(r)))
             });
-            let accepted = held.collect();
+            let accepted = rows.collect();
+            let start = boundary.then(|| self.boundary_at(self.slots.start())).flatten();
             let record = Record {
                 round: self.round,
                 promised: self.promised,
                 commit: self.slots.commit(),
-                boundary: dirty.boundary.then(|| self.boundary_at(self.slots.start())).flatten(),
+                boundary: start.map(Box::new),
                 accepted,
             };
             let seq = self.writes.mint(0, self.now);
-            out.push(Output::Write { seq, record: record.encode() });
-            if dirty.boundary {
+            out.push(Output::Write { seq, record: crate::Record::Paxos(record) });
+            if boundary {
                 self.out.push(Output::Forget { upto: self.slots.start() });
             }
+            self.dirty.clear();
         }
         out.append(&mut self.out);
     }

@@ -28,7 +28,7 @@ impl Ranges {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + Clone {
         self.0.iter().copied()
     }
 

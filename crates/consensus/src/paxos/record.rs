@@ -13,7 +13,7 @@
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
 use crate::entries::Entries;
-use crate::parts::codec::{all_len, entries_len, put_all, put_entries, read_entries};
+use crate::parts::codec::{entries_len, put_all, put_entries, read_entries};
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ use synod_base::codec::{Malformed, Reader};
 /// The top bits of the first byte say whose the record is.
 const MARK: u8 = 0b0100_0000;
 const HAS_BOUNDARY: u8 = 1;
+/// Room for what comes before the rows, and before the values of one.
+const HEAD_LEN: usize = 64;
+const ROW_HEAD_LEN: usize = 20;
 
 /// One journal record.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,24 +37,34 @@ pub struct Record {
     /// All slots up to here were known to be chosen; a hint.
     pub commit: u64,
     /// A new start of what is held.
-    pub boundary: Option<SnapshotMeta>,
+    pub boundary: Option<Box<SnapshotMeta>>,
     /// Rows of accepted values, each with its ballot. None is empty.
     pub accepted: Vec<(u64, Entries)>,
 }
 
 impl Record {
     /// The bytes of the record.
-    pub fn encode(&self) -> Bytes {
-        let head = [self.round, self.promised.map_or(0, |id| id.0), self.commit];
-        let mut out = Vec::with_capacity(1 + all_len(&head) + rows_len(&self.accepted));
-        out.push(MARK | if self.boundary.is_some() { HAS_BOUNDARY } else { 0 });
-        put_all(&mut out, &head);
-        if let Some(meta) = &self.boundary {
-            put_all(&mut out, &[meta.index, meta.term, meta.joint_until]);
-            meta.membership.encode(&mut out);
-        }
-        put_rows(&mut out, &self.accepted);
+    pub fn to_bytes(&self) -> Bytes {
+        let rows: usize =
+            self.accepted.iter().map(|(_, row)| ROW_HEAD_LEN + entries_len(row)).sum();
+        let mut out = Vec::with_capacity(HEAD_LEN + rows);
+        self.encode(&mut out);
         out.into()
+    }
+
+    /// Appends the encoded record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(MARK | if self.boundary.is_some() { HAS_BOUNDARY } else { 0 });
+        put_all(out, &[self.round, self.promised.map_or(0, |id| id.0), self.commit]);
+        if let Some(meta) = &self.boundary {
+            put_all(out, &[meta.index, meta.term, meta.joint_until]);
+            meta.membership.encode(out);
+        }
+        put_all(out, &[self.accepted.len() as u64]);
+        for (ballot, row) in &self.accepted {
+            put_all(out, &[row.first().map_or(0, |e| e.index), *ballot]);
+            put_entries(out, row);
+        }
     }
 
     /// Reads a record; the values' data share `bytes`.
@@ -69,7 +82,7 @@ impl Record {
             let (index, term) = (r.varint("boundary slot")?, r.varint("boundary ballot")?);
             let joint_until = r.varint("end of the joint membership")?;
             let membership = Membership::decode(&mut r)?;
-            boundary = Some(SnapshotMeta { index, term, membership, joint_until });
+            boundary = Some(Box::new(SnapshotMeta { index, term, membership, joint_until }));
         }
         let accepted = read_rows(&mut r)?;
         r.end("end of the record")?;
@@ -82,7 +95,7 @@ impl Record {
             term: self.round,
             supports: self.promised,
             commit: self.commit,
-            boundary: self.boundary,
+            boundary: self.boundary.map(|meta| *meta),
             void_from: None,
             entries: self
                 .accepted
@@ -90,23 +103,6 @@ impl Record {
                 .flat_map(|(ballot, row)| row.iter().map(|e| (*ballot, e.clone())))
                 .collect(),
         }
-    }
-}
-
-fn row_head((ballot, row): &(u64, Entries)) -> [u64; 2] {
-    [row.first().map_or(0, |e| e.index), *ballot]
-}
-
-fn rows_len(rows: &[(u64, Entries)]) -> usize {
-    let row = |row| all_len(&row_head(row)) + entries_len(&row.1);
-    all_len(&[rows.len() as u64]) + rows.iter().map(row).sum::<usize>()
-}
-
-fn put_rows(out: &mut Vec<u8>, rows: &[(u64, Entries)]) {
-    put_all(out, &[rows.len() as u64]);
-    for row in rows {
-        put_all(out, &row_head(row));
-        put_entries(out, &row.1);
     }
 }
 
@@ -144,7 +140,7 @@ pub(super) fn replay(recovered: Recovered) -> Result<Replayed, String> {
             Record::decode(bytes).map_err(|e| format!("journal record {i} of this cell: {e}"))?;
         (round, promised, commit) = (record.round, record.promised, record.commit);
         if let Some(meta) = record.boundary.filter(|meta| meta.index >= start.index) {
-            start = meta;
+            start = *meta;
         }
         for (ballot, row) in record.accepted {
             accepted.extend(row.iter().map(|e| (e.index, (ballot, e.clone()))));

@@ -118,7 +118,7 @@ impl Slots {
     }
 
     /// The runs that hold anything of these slots.
-    pub fn runs(&self, slots: RangeInclusive<u64>) -> impl Iterator<Item = &Run> {
+    pub fn runs(&self, slots: RangeInclusive<u64>) -> impl Iterator<Item = &Run> + Clone {
         let end = *slots.end();
         self.runs.range(self.place(*slots.start())..).take_while(move |r| r.first <= end)
     }

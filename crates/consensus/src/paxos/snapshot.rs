@@ -22,7 +22,7 @@ impl Paxos {
             (self.limits.retained_bytes_max as u64, self.limits.retained_entries_max as u64);
         let start = self.slots.start();
         // In steps, since each costs a record.
-        let enough = self.durable.saturating_sub(start) > entries / 8
+        let enough = self.durable.saturating_sub(start) > entries + entries / 8
             || self.slots.bytes() > bytes + bytes / 8;
         if !enough {
             return;

@@ -126,7 +126,7 @@ struct Lead {
 struct Dirty {
     hard: bool,
     entries_from: Option<u64>,
-    boundary: Option<Boundary>,
+    boundary: Option<Box<Boundary>>,
     forget: bool,
 }
 
@@ -241,12 +241,12 @@ impl Raft {
             let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
             let entries = self.log.entries(first, self.log.last(), u64::MAX);
-            let record = Record::encode(hard, dirty.boundary.as_ref(), first, &entries);
-            let seq = self.writes.mint(self.log.last(), self.now);
-            out.push(Output::Write { seq, record });
-            if let Some(b) = dirty.boundary.filter(|_| dirty.forget) {
+            if let Some(b) = dirty.boundary.as_deref().filter(|_| dirty.forget) {
                 self.out.push(Output::Forget { upto: b.meta.index });
             }
+            let record = Record { hard, boundary: dirty.boundary, first, entries };
+            let seq = self.writes.mint(self.log.last(), self.now);
+            out.push(Output::Write { seq, record: crate::Record::Raft(record) });
         }
         out.append(&mut self.out);
     }

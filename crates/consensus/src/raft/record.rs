@@ -13,7 +13,7 @@
 use crate::config::Membership;
 use crate::contract::{Entry, Recovered, SnapshotMeta};
 use crate::entries::Entries;
-use crate::parts::codec::{all_len, entries_len, put_all, put_entries, read_entries};
+use crate::parts::codec::{entries_len, put_all, put_entries, read_entries};
 use crate::parts::recover::RecoverError;
 use crate::protocol::{Protocol, RecordView};
 use bytes::Bytes;
@@ -48,28 +48,32 @@ pub struct Record {
     /// Hard state.
     pub hard: HardState,
     /// A new start of the log.
-    pub boundary: Option<Boundary>,
+    pub boundary: Option<Box<Boundary>>,
     /// Index of the first entry.
     pub first: u64,
     /// Entries; they replace all from `first` on.
     pub entries: Entries,
 }
 
+/// Room for what comes before the entries.
+const HEAD_LEN: usize = 64;
+
 const HAS_BOUNDARY: u8 = 1;
 const HAS_RESET: u8 = 2;
 const HAS_ENTRIES: u8 = 4;
 
 impl Record {
-    /// The bytes of the record. Takes the entries by reference, since they stay in the log.
-    pub fn encode(
-        hard: HardState,
-        boundary: Option<&Boundary>,
-        first: u64,
-        entries: &[Entry],
-    ) -> Bytes {
-        let head = [hard.term, hard.vote.map_or(0, |id| id.0), hard.commit];
-        let rest = if entries.is_empty() { 0 } else { all_len(&[first]) + entries_len(entries) };
-        let mut out = Vec::with_capacity(1 + all_len(&head) + rest);
+    /// The bytes of the record.
+    pub fn to_bytes(&self) -> Bytes {
+        let rest = if self.entries.is_empty() { 0 } else { entries_len(&self.entries) };
+        let mut out = Vec::with_capacity(HEAD_LEN + rest);
+        self.encode(&mut out);
+        out.into()
+    }
+
+    /// Appends the encoded record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let Record { hard, boundary, first, entries } = self;
         let mut flags = 0;
         if let Some(b) = boundary {
             flags |= HAS_BOUNDARY | if b.reset { HAS_RESET } else { 0 };
@@ -78,17 +82,16 @@ impl Record {
             flags |= HAS_ENTRIES;
         }
         out.push(flags);
-        put_all(&mut out, &head);
-        if let Some(Boundary { meta, .. }) = boundary {
-            put_varint(&mut out, meta.index);
-            put_varint(&mut out, meta.term);
-            meta.membership.encode(&mut out);
+        put_all(out, &[hard.term, hard.vote.map_or(0, |id| id.0), hard.commit]);
+        if let Some(Boundary { meta, .. }) = boundary.as_deref() {
+            put_varint(out, meta.index);
+            put_varint(out, meta.term);
+            meta.membership.encode(out);
         }
         if !entries.is_empty() {
-            put_varint(&mut out, first);
-            put_entries(&mut out, entries);
+            put_varint(out, *first);
+            put_entries(out, entries);
         }
-        out.into()
     }
 
     /// Reads a record; the entries' data share `bytes`.
@@ -107,7 +110,7 @@ impl Record {
             let term = r.varint("boundary term")?;
             let membership = Membership::decode(&mut r)?;
             let meta = SnapshotMeta { index, term, membership, joint_until: 0 };
-            boundary = Some(Boundary { meta, reset: flags & HAS_RESET != 0 });
+            boundary = Some(Box::new(Boundary { meta, reset: flags & HAS_RESET != 0 }));
         }
         let (mut first, mut entries) = (0, Entries::default());
         if flags & HAS_ENTRIES != 0 {
@@ -152,7 +155,7 @@ pub(super) fn replay(recovered: Recovered) -> Result<Replayed, RecoverError> {
         let record =
             Record::decode(bytes).map_err(|error| RecoverError::Malformed { record: i, error })?;
         hard = record.hard;
-        if let Some(Boundary { meta, reset }) = record.boundary {
+        if let Some(Boundary { meta, reset }) = record.boundary.map(|b| *b) {
             if reset {
                 log.clear();
             }

@@ -42,7 +42,7 @@ impl Raft {
             membership: self.history.at(self.log.start()).clone(),
             joint_until: 0,
         };
-        self.dirty.boundary = Some(Boundary { meta, reset });
+        self.dirty.boundary = Some(Box::new(Boundary { meta, reset }));
         self.dirty.forget = true;
     }
 

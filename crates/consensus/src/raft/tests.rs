@@ -106,8 +106,8 @@ proptest! {
             Boundary { meta: SnapshotMeta { index, term, membership, joint_until: 0 }, reset }
         });
         let first = if entries.is_empty() { 0 } else { 42 };
-        let bytes = Record::encode(hard, boundary.as_ref(), 42, &entries);
-        let want = Record { hard, boundary, first, entries };
+        let want = Record { hard, boundary: boundary.map(Box::new), first, entries };
+        let bytes = want.to_bytes();
         prop_assert_eq!(Record::decode(bytes).unwrap(), want);
     }
 
@@ -148,7 +148,7 @@ fn record(commit: u64, first: u64, terms: &[u64]) -> Bytes {
         .map(|(&term, index)| Entry { index, term, kind: EntryKind::Command, data: Bytes::new() })
         .collect();
     let hard = HardState { term: 9, vote: None, commit };
-    Record::encode(hard, None, first, &entries)
+    Record { hard, boundary: None, first, entries: entries.into() }.to_bytes()
 }
 
 #[test]

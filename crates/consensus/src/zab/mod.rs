@@ -140,7 +140,7 @@ struct Dirty {
     hard: bool,
     cut: Option<u64>,
     entries_from: Option<u64>,
-    boundary: Option<Boundary>,
+    boundary: Option<Box<Boundary>>,
 }
 
 impl Zab {
@@ -287,12 +287,12 @@ impl Zab {
             let hard = HardState { accepted, leader, current: self.current, commit: self.commit };
             let first = entries_from.unwrap_or(self.log.last() + 1);
             let entries = self.log.entries(first, self.log.last(), u64::MAX);
-            let record = Record::encode(hard, boundary.as_ref(), cut, first, &entries);
-            let seq = self.writes.mint(self.log.last(), self.now);
-            out.push(Output::Write { seq, record });
-            if let Some(b) = boundary {
+            if let Some(b) = &boundary {
                 self.out.push(Output::Forget { upto: b.meta.index });
             }
+            let record = Record { hard, boundary, cut, first, entries };
+            let seq = self.writes.mint(self.log.last(), self.now);
+            out.push(Output::Write { seq, record: crate::Record::Zab(record) });
         }
         out.append(&mut self.out);
     }

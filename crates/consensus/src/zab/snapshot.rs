@@ -47,7 +47,7 @@ impl Zab {
             membership: activated(self.history.at(self.log.start())),
             joint_until: 0,
         };
-        self.dirty.boundary = Some(Boundary { meta, reset });
+        self.dirty.boundary = Some(Box::new(Boundary { meta, reset }));
         // The record that frees older ones must hold everything besides the log.
         self.dirty.hard = true;
     }

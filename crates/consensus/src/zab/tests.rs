@@ -128,9 +128,9 @@ proptest! {
             Boundary { meta: SnapshotMeta { index, term, membership, joint_until: 0 }, reset }
         });
         let first = if entries.is_empty() { 0 } else { 42 };
-        let bytes = Record::encode(hard, boundary.as_ref(), cut, 42, &entries);
+        let want = Record { hard, boundary: boundary.map(Box::new), cut, first, entries };
+        let bytes = want.to_bytes();
         prop_assert_eq!(RecordView::decode(bytes.clone()).unwrap().protocol, Protocol::Zab);
-        let want = Record { hard, boundary, cut, first, entries };
         prop_assert_eq!(Record::decode(bytes).unwrap(), want);
     }
 
@@ -171,7 +171,7 @@ fn record(commit: u64, cut: Option<u64>, first: u64, terms: &[u64]) -> Bytes {
         .map(|(&term, index)| Entry { index, term, kind: EntryKind::Command, data: Bytes::new() })
         .collect();
     let hard = HardState { accepted: 9, leader: None, current: 8, commit };
-    Record::encode(hard, None, cut, first, &entries)
+    Record { hard, boundary: None, cut, first, entries: entries.into() }.to_bytes()
 }
 
 fn terms(records: Vec<Bytes>) -> Vec<u64> {

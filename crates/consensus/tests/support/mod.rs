@@ -160,6 +160,7 @@ impl Node {
                 Output::Write { seq, record } => {
                     last_seq = seq;
                     self.written += 1;
+                    let record = record.to_bytes();
                     self.buffered.push_back((seq, self.written, record.to_vec()));
                     let record = RecordView::decode(record).expect("own records can be read");
                     fx.push(Effect::Wrote { seq, record });
