@@ -127,9 +127,12 @@ impl<D: Disk> Journal<D> {
                 return Err(JournalError::Damaged { file, offset: *offset, what });
             }
             Tail::Torn { offset } => {
-                self.wipe(&file, scan.end, scan.next_batch - 1)?;
+                self.wipe(&file, bytes.len(), scan.end, scan.next_batch - 1)?;
                 recovery.cut = Some((file, *offset));
             }
+            // A process may have ended between the write and the sync of the last
+            // batch: it can be read, and a loss of power would still take it.
+            Tail::Clean if last => self.disk.sync(&file).map_err(io_error("syncing", &file))?,
             Tail::Clean => {}
         }
         self.segments.push(segment);
@@ -172,7 +175,7 @@ impl<D: Disk> Journal<D> {
             return Err(JournalError::Damaged { file, offset: 0, what });
         }
         if pieces {
-            self.wipe(&file, 0, 0)?;
+            self.wipe(&file, bytes.len(), 0, 0)?;
         }
         self.segments.push(segment);
         self.end = 0;
@@ -181,8 +184,13 @@ impl<D: Disk> Journal<D> {
 
     /// Nothing but zeros from `end` on, so that pieces of a torn batch cannot be
     /// met again behind a later one; its sector keeps the stamp of the last batch.
-    fn wipe(&mut self, file: &str, end: usize, last_batch: u64) -> Result<(), JournalError> {
-        let size = self.options.segment_bytes as usize;
+    fn wipe(
+        &mut self,
+        file: &str,
+        file_bytes: usize,
+        end: usize,
+        last_batch: u64,
+    ) -> Result<(), JournalError> {
         let mut at = physical(end);
         if !end.is_multiple_of(DATA) {
             lay_out(&mut self.laid_out, end, &[], last_batch);
@@ -191,12 +199,10 @@ impl<D: Disk> Journal<D> {
                 .map_err(io_error("wiping", file))?;
             at += self.laid_out.len();
         }
-        let zeros = vec![0; size.saturating_sub(at).min(1 << 20)];
-        while at < size {
-            let n = zeros.len().min(size - at);
-            if self.disk.write_at(file, at as u64, &zeros[..n]).is_err() {
-                break; // A shorter file than configured: its end is reached.
-            }
+        let zeros = vec![0; file_bytes.saturating_sub(at).min(1 << 20)];
+        while at < file_bytes {
+            let n = zeros.len().min(file_bytes - at);
+            self.disk.write_at(file, at as u64, &zeros[..n]).map_err(io_error("wiping", file))?;
             at += n;
         }
         self.disk.sync(file).map_err(io_error("syncing", file))

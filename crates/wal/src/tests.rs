@@ -172,3 +172,19 @@ impl Disk for NoSync {
         self.0.remove(name)
     }
 }
+
+/// A process that is killed between the write and the sync of a batch: the next one
+/// reads that batch, and may act on it, before it writes anything itself.
+#[test]
+fn what_is_recovered_is_durable() {
+    let (journal, all) = filled(6);
+    let (mut journal, _) = Journal::open(NoSync(journal.into_disk()), NODE, small()).expect("open");
+    let more = payload(50);
+    journal.append([(3, &more[..])].into_iter()).expect("written");
+    let (journal, found) = open(journal.into_disk().0).expect("the next process");
+    assert_eq!(found.len(), all.len() + 1);
+    let mut disk = journal.into_disk();
+    disk.crash(|_, _| false);
+    let (_, after) = open(disk).expect("after the loss of power");
+    assert_eq!(after, found);
+}
