@@ -158,7 +158,9 @@ fn judge_tail(sectors: &Sectors, place: Place, scan: &SegmentScan) -> Tail {
         let what = format!("a record of batch {} was written and cannot be read", scan.next_batch);
         return damaged(at, what);
     }
-    let begun = sectors.written(scan.end, scan.end + 1, scan.next_batch);
+    // Any of its sectors, not only the first: one that stayed would pass for a piece
+    // of the batch that takes this number next.
+    let begun = sectors.any_written(scan.end, scan.next_batch);
     match pieces || begun {
         true => Tail::Torn { offset: physical(scan.end) as u64 },
         false => Tail::Clean,

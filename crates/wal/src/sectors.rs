@@ -64,6 +64,11 @@ impl Sectors {
         Sectors { data, stamps }
     }
 
+    /// Whether any sector from `from` (logical) on was written by `batch`.
+    pub fn any_written(&self, from: usize, batch: u64) -> bool {
+        self.stamps.iter().skip(from / DATA).any(|s| *s == batch as u32)
+    }
+
     /// Whether every sector from `from` to `to` (logical, at least one) was
     /// written by `batch` or the one after it.
     pub fn written(&self, from: usize, to: usize, batch: u64) -> bool {

@@ -188,3 +188,31 @@ fn what_is_recovered_is_durable() {
     let (_, after) = open(disk).expect("after the loss of power");
     assert_eq!(after, found);
 }
+
+proptest! {
+    /// One torn batch after another, each under the same number: what the first left
+    /// is not taken for a piece of the second.
+    #[test]
+    fn batches_torn_one_after_another_are_cut(
+        n in 1usize..9,
+        sizes in proptest::collection::vec(1usize..1200, 2..5),
+        seed: u64,
+    ) {
+        let (journal, all) = filled(n);
+        let mut disk = journal.into_disk();
+        let mut rng = Rng::new(seed);
+        for size in sizes {
+            // What it wipes is synced; only what it appends is not.
+            let (journal, found) = open(disk).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert!(found.len() >= all.len());
+            let disk_now = NoSync(journal.into_disk());
+            let (mut journal, _) = Journal::open(disk_now, NODE, small()).expect("the same");
+            let record = vec![size as u8; size];
+            journal.append([(3, &record[..])].into_iter()).expect("written");
+            disk = journal.into_disk().0;
+            let share = rng.below(4);
+            disk.crash(|_, _| rng.below(4) < share);
+        }
+        prop_assert!(open(disk).is_ok());
+    }
+}
