@@ -93,6 +93,9 @@ impl<S: Store> Cell<S> {
             let command = Command::decode(bytes).map_err(|e| {
                 format!("the agreed entry {index} is not a command that this version knows: {e}")
             })?;
+            if command.clock().is_some() {
+                self.duties.applied_stamp();
+            }
             result = self
                 .state
                 .apply(index, term, &command)

@@ -32,6 +32,8 @@ pub(crate) struct LeaseDuties {
     at: Tick,
     /// The latest stamp that was heard.
     stamp: u64,
+    /// A stamp, perhaps not the latest, was applied since.
+    stamped: bool,
     last_expire: Tick,
     last_alarm: Tick,
     last_clock: Tick,
@@ -44,6 +46,7 @@ impl LeaseDuties {
             clock,
             at: now,
             stamp: clock,
+            stamped: false,
             last_expire: Tick(0),
             last_alarm: now,
             last_clock: now,
@@ -55,12 +58,18 @@ impl LeaseDuties {
         self.clock + now.since(self.at)
     }
 
-    /// The state's clock is `clock`, perhaps by a stamp not heard before. Who
-    /// leads goes by its own reckoning, which it stamps; everybody else takes
-    /// each stamp as it is, so that its own clock's error is that since the last
-    /// stamp and does not add up over the years.
+    /// A command with a stamp was applied.
+    pub fn applied_stamp(&mut self) {
+        self.stamped = true;
+    }
+
+    /// The state's clock is `clock`. Who leads goes by its own reckoning, which it
+    /// stamps; everybody else takes the state's clock as it is with each stamp that
+    /// was applied (one that the state's clock is ahead of, too), so that its own
+    /// clock's error is that since the last stamp and does not add up over the years.
     pub fn heard(&mut self, clock: u64, leads: bool, now: Tick) {
-        if clock == self.stamp {
+        let stamped = std::mem::take(&mut self.stamped);
+        if clock == self.stamp && (leads || !stamped) {
             return;
         }
         self.stamp = clock;
@@ -185,5 +194,27 @@ impl<S: Store> Cell<S> {
             }));
             self.requests.push_own_change(change, vec![Command::MemberRemove(old).encode()]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A follower's clock jumps. Then a leader whose own reckoning is behind stamps:
+    /// the state's clock stays, and the follower must drop its error all the same.
+    #[test]
+    fn a_stamp_that_the_state_is_ahead_of_corrects_a_followers_clock() {
+        let mut duties = LeaseDuties::new(1_000, Tick(0));
+        assert_eq!(duties.clock(Tick(4_000)), 5_000);
+        duties.heard(1_000, false, Tick(4_000));
+        assert_eq!(duties.clock(Tick(4_000)), 5_000, "nothing was stamped");
+        duties.applied_stamp();
+        duties.heard(1_000, false, Tick(4_000));
+        assert_eq!(duties.clock(Tick(4_100)), 1_100);
+        // The leader's own reckoning is not set back.
+        duties.applied_stamp();
+        duties.heard(1_000, true, Tick(5_000));
+        assert_eq!(duties.clock(Tick(5_000)), 2_000);
     }
 }

@@ -125,6 +125,17 @@ impl Command {
         matches!(encoded.get(1), Some(5 | 7 | 8 | 9))
     }
 
+    /// The lease clock of a command that carries one.
+    pub fn clock(&self) -> Option<u64> {
+        match self {
+            Command::LeaseGrant { clock, .. }
+            | Command::LeaseRenew { clock, .. }
+            | Command::LeaseExpire { clock, .. }
+            | Command::LeaseClock { clock } => Some(*clock),
+            _ => None,
+        }
+    }
+
     /// Sets the lease clock in a command that carries one.
     pub fn stamp_clock(&mut self, now: u64) {
         match self {
