@@ -6,7 +6,7 @@
 //! its former self once it is in sync (`docs/decisions/0004-lost-disk.md`).
 
 use crate::check::Checker;
-use crate::core_loop::{CoreLoop, MAIN_CELL, ToCore};
+use crate::core_loop::{CoreLoop, MAIN_CELL, ToCore, give_out};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
 use crate::feed::Feed;
 use crate::handle::{Handle, Shared};
@@ -30,7 +30,7 @@ use synod_consensus::{Membership, Protocol, Recovered, SnapshotMeta};
 use synod_mvcc::{Command, MemberInfo, State, StateLimits, Store};
 use synod_store::{DiskOptions, DiskStore};
 use synod_wal::{Journal, Options};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Whether the cluster is being made or joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,8 +116,10 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Starts a member on threads of its own; ready when it can take requests.
+/// Those must come from the runtime that this runs on: answers are given out there.
 pub async fn start(config: Config) -> Result<Handle, StartError> {
     let (tx, rx) = oneshot::channel();
+    let doors = tokio::runtime::Handle::current();
     std::thread::Builder::new()
         .name("core".into())
         .spawn(move || {
@@ -125,7 +127,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             match runtime {
                 Ok(runtime) => {
                     let local = tokio::task::LocalSet::new();
-                    local.block_on(&runtime, run(config, tx));
+                    local.block_on(&runtime, run(config, doors, tx));
                 }
                 Err(e) => drop(tx.send(Err(StartError(format!("cannot start a runtime: {e}"))))),
             }
@@ -134,12 +136,18 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     rx.await.map_err(|_| StartError("the core's thread ended at its start".into()))?
 }
 
-async fn run(config: Config, ready: oneshot::Sender<Result<Handle, StartError>>) {
+async fn run(
+    config: Config,
+    doors: tokio::runtime::Handle,
+    ready: oneshot::Sender<Result<Handle, StartError>>,
+) {
     match prepare(config).await {
         Ok((core, _lock)) => {
             let handle = core.handle.clone();
+            let (answers, turns) = mpsc::unbounded_channel();
+            doors.spawn(give_out(turns));
             drop(ready.send(Ok(handle.clone())));
-            let end = core.run().await;
+            let end = core.run(answers).await;
             if let Err(why) = &end {
                 tracing::error!("the node stops: {why}");
             }
@@ -534,6 +542,7 @@ fn assemble(
         start: Instant::now(),
         next_ticket: u64::from(life >> 1) << 32,
         waiting: HashMap::new(),
+        answered: Vec::new(),
         members_changed: true,
         was_member: !identity.voters.is_empty(),
         ticks: 0,

@@ -15,6 +15,7 @@ use synod_cell::{Cell, CellEvent, CellInput, CellOutput, Failure, PeerMessage, R
 use synod_consensus::{Role, WriteSeq};
 use synod_mvcc::Store;
 use synod_store::DiskStore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
 /// The one cell of a node, until nodes host several.
@@ -26,9 +27,25 @@ const REMOVED: &str = "this member was removed from the cluster; to take part ag
                        added as a new one, with an empty data directory";
 /// How much a sync of the state yields to what clients wait for (Unix niceness).
 const SYNC_NICE: i32 = 5;
+/// How much hashing the keyspace for a comparison yields to what clients wait for.
+const HASH_NICE: i32 = 10;
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, Failure>>;
+/// The answers of one turn, with those who wait for them.
+pub(crate) type Answered = Vec<(Answer, Result<Reply, Failure>)>;
+
+/// Gives answers out on the doors' runtime, a turn's all at once: the core
+/// wakes that runtime once a turn, and a connection writes what it can in one
+/// piece. The channel holds no more answers than there are requests open.
+pub(crate) async fn give_out(mut turns: UnboundedReceiver<Answered>) {
+    while let Some(answered) = turns.recv().await {
+        for (answer, result) in answered {
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        }
+    }
+}
 
 /// What comes to the core's thread.
 pub(crate) enum ToCore {
@@ -62,6 +79,8 @@ pub(crate) struct CoreLoop {
     pub start: Instant,
     pub next_ticket: u64,
     pub waiting: HashMap<u64, Answer>,
+    /// What this turn answered so far.
+    pub answered: Answered,
     pub members_changed: bool,
     pub was_member: bool,
     pub ticks: u64,
@@ -74,7 +93,7 @@ impl CoreLoop {
     }
 
     /// Runs until told to stop or forced to.
-    pub async fn run(mut self) -> Result<(), String> {
+    pub async fn run(mut self, answers: UnboundedSender<Answered>) -> Result<(), String> {
         let mailbox = self.handle.0.mailbox.clone();
         let (mut inbox, mut out) = (Vec::new(), Vec::new());
         let mut ticker = tokio::time::interval(TICK);
@@ -109,6 +128,10 @@ impl CoreLoop {
                 self.carry_out(output);
             }
             self.publish();
+            if !self.answered.is_empty() {
+                // Nobody takes them once the doors' runtime has ended.
+                let _ = answers.send(std::mem::take(&mut self.answered));
+            }
             if let Some(end) = self.end.take() {
                 return end;
             }
@@ -185,7 +208,7 @@ impl CoreLoop {
                     self.count_failure(failure);
                 }
                 if let Some(answer) = self.waiting.remove(&ticket) {
-                    let _ = answer.send(result);
+                    self.answered.push((answer, result));
                 }
             }
             CellOutput::Revisions(revisions) => self.handle.0.feed.push(revisions),
@@ -315,13 +338,18 @@ impl CoreLoop {
     fn compute_hash(&self, peer: Option<NodeId>, revision: i64) {
         let published = self.handle.published();
         let mailbox = self.handle.0.mailbox.clone();
-        tokio::task::spawn_blocking(move || {
+        // A thread of its own, as for a sync: it reads all there is.
+        let hash = move || {
+            let _ = rustix::process::nice(HASH_NICE);
             let hash = match published.hash_kv(revision) {
                 Ok(Ok(h)) => Some((h.hash, h.compact_revision)),
                 Ok(Err(_)) | Err(_) => None,
             };
             mailbox.push(ToCore::Hashed { peer, revision, hash });
-        });
+        };
+        if let Err(e) = std::thread::Builder::new().name("state-hash".into()).spawn(hash) {
+            tracing::warn!("a comparison with the other members is left out: {e}");
+        }
     }
 
     fn hash_message(&mut self, peer: NodeId, message: PeerMessage) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use synod_mvcc::Revision;
+use synod_mvcc::{Event, KeyValue, Revision};
 use tokio::sync::watch;
 
 /// The last revisions, bounded in bytes; who falls behind reads history.
@@ -20,8 +20,11 @@ struct Ring {
     newest: i64,
 }
 
+/// What a revision takes: its events with both pairs, and what is around them.
 fn size(r: &Revision) -> usize {
-    r.events.iter().map(|e| 160 + e.kv.key.len() + e.kv.value.len()).sum()
+    let pair = |kv: &KeyValue| kv.key.len() + kv.value.len();
+    let event = |e: &Event| 400 + pair(&e.kv) + e.prev.as_ref().map_or(0, pair);
+    r.events.iter().map(event).sum()
 }
 
 impl Feed {

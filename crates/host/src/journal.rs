@@ -52,6 +52,9 @@ fn run(
     let mut buffer = Vec::new();
     spares.keep_one(&mut journal);
     while let Ok(first) = jobs.recv() {
+        // Where threads wait for a processor, the core's among them may have more
+        // for this sync; where none waits, this returns at once.
+        std::thread::yield_now();
         let mut done: Option<WriteSeq> = None;
         let mut forget = None;
         let mut last = 0;

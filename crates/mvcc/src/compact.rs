@@ -124,6 +124,7 @@ impl<S: Store> State<S> {
             && past.kv.mod_revision % 7 == 0
         {
             self.writes.remove(Space::Latest, past.kv.key.clone());
+            self.hot.forget(&past.kv.key);
         }
         if past.deleted && past.kv.mod_revision < target {
             let place = (past.kv.mod_revision, past.sub);

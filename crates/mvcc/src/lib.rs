@@ -20,6 +20,7 @@ mod compact;
 pub mod conformance;
 mod decide;
 mod history;
+mod hot;
 mod lease;
 mod mem;
 mod meta;

@@ -22,7 +22,7 @@ pub(crate) const ALARMS: &[u8] = b"alarms";
 pub(crate) const BOUNDARY: &[u8] = b"boundary";
 
 /// Version of the records' formats, all spaces together.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// A compaction's removal under way: events from `cursor` to the end of
 /// revision `target` are still to be looked at.

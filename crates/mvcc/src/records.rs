@@ -3,7 +3,7 @@
 //! **Formats** (varints are LEB128, `be` big-endian)
 //! - `Latest`: user key → create, mod, sub, version, lease (varints), value
 //! - `History`: rev be64, sub be32 → flags; garbage varint (sub 0 only); key;
-//!   prev rev, prev sub (if any); create, version, lease, value (unless deleted)
+//!   prev rev, prev sub (if any); the record in `Latest` (unless deleted)
 //! - `Versions`: escaped user key, !rev be64, !sub be32 → superseding revision
 //! - `Leases`: id be64 → granted ttl (s), expiry (ms of the lease clock)
 //! - `LeaseKeys`: id be64, user key → nothing
@@ -65,19 +65,16 @@ impl Live {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let kv = &self.kv;
-        let mut out = Vec::with_capacity(32 + kv.value.len());
-        put_varint(&mut out, kv.create_revision as u64);
-        put_varint(&mut out, kv.mod_revision as u64);
-        put_varint(&mut out, u64::from(self.sub));
-        put_varint(&mut out, kv.version as u64);
-        put_varint(&mut out, kv.lease as u64);
-        out.extend_from_slice(&kv.value);
+        let mut out = Vec::with_capacity(32 + self.kv.value.len());
+        put_live(&mut out, &self.kv, self.sub);
         out.into()
     }
 
     pub(crate) fn decode(key: Bytes, record: Bytes) -> Result<Live, StoreError> {
-        let mut r = Reader::new(record);
+        Live::read(key, Reader::new(record))
+    }
+
+    fn read(key: Bytes, mut r: Reader) -> Result<Live, StoreError> {
         let create_revision = r.varint("create revision")? as i64;
         let mod_revision = r.varint("modification revision")? as i64;
         let sub = sub_of(&mut r)?;
@@ -87,6 +84,15 @@ impl Live {
         let kv = KeyValue { key, create_revision, mod_revision, version, value, lease };
         Ok(Live { kv, sub })
     }
+}
+
+fn put_live(out: &mut Vec<u8>, kv: &KeyValue, sub: u32) {
+    put_varint(out, kv.create_revision as u64);
+    put_varint(out, kv.mod_revision as u64);
+    put_varint(out, u64::from(sub));
+    put_varint(out, kv.version as u64);
+    put_varint(out, kv.lease as u64);
+    out.extend_from_slice(&kv.value);
 }
 
 fn sub_of(r: &mut Reader) -> Result<u32, StoreError> {
@@ -112,10 +118,20 @@ pub(crate) struct Past {
     pub(crate) garbage: u64,
 }
 
+/// An event as it is stored. All share one buffer: key and value are in memory
+/// once, and do not keep the message that brought them.
+pub(crate) struct Stored {
+    /// What goes into `History`.
+    pub(crate) event: Bytes,
+    /// What goes into `Latest`, unless the event is a deletion.
+    pub(crate) live: Option<Bytes>,
+    pub(crate) kv: KeyValue,
+}
+
 impl Past {
-    pub(crate) fn encode(&self) -> Bytes {
-        let kv = &self.kv;
-        let mut out = Vec::with_capacity(48 + kv.key.len() + kv.value.len());
+    pub(crate) fn store(self) -> Stored {
+        let mut kv = self.kv;
+        let mut out = Vec::with_capacity(64 + kv.key.len() + kv.value.len());
         let first = self.sub == 0;
         out.push(
             if self.deleted { DELETED } else { 0 }
@@ -126,17 +142,20 @@ impl Past {
             put_varint(&mut out, self.garbage);
         }
         put_bytes(&mut out, &kv.key);
+        let key = out.len() - kv.key.len()..out.len();
         if let Some((revision, sub)) = self.prev {
             put_varint(&mut out, revision as u64);
             put_varint(&mut out, u64::from(sub));
         }
+        let head = out.len();
         if !self.deleted {
-            put_varint(&mut out, kv.create_revision as u64);
-            put_varint(&mut out, kv.version as u64);
-            put_varint(&mut out, kv.lease as u64);
-            out.extend_from_slice(&kv.value);
+            put_live(&mut out, &kv, self.sub);
         }
-        out.into()
+        let event = Bytes::from(out);
+        let live = (!self.deleted).then(|| event.slice(head..));
+        kv.key = event.slice(key);
+        kv.value = event.slice(event.len() - kv.value.len()..);
+        Stored { event, live, kv }
     }
 
     pub(crate) fn decode(place: Place, record: Bytes) -> Result<Past, StoreError> {
@@ -146,21 +165,22 @@ impl Past {
             return Err(StoreError::corrupt(format!("an event has unknown flags {flags:#x}")));
         }
         let garbage = if flags & FIRST != 0 { r.varint("garbage")? } else { 0 };
-        let mut kv =
-            KeyValue { key: r.bytes("key")?, mod_revision: place.0, ..KeyValue::default() };
+        let key = r.bytes("key")?;
         let prev = if flags & SUPERSEDES != 0 {
             Some((r.varint("previous revision")? as i64, sub_of(&mut r)?))
         } else {
             None
         };
         let deleted = flags & DELETED != 0;
-        if !deleted {
-            kv.create_revision = r.varint("create revision")? as i64;
-            kv.version = r.varint("version")? as i64;
-            kv.lease = r.varint("lease")? as i64;
-            kv.value = r.rest();
+        if deleted {
+            let kv = KeyValue { key, mod_revision: place.0, ..KeyValue::default() };
+            return Ok(Past { deleted, kv, sub: place.1, prev, garbage });
         }
-        Ok(Past { deleted, kv, sub: place.1, prev, garbage })
+        let live = Live::read(key, r)?;
+        if live.place() != place {
+            return Err(StoreError::corrupt("an event stands at another's place in history"));
+        }
+        Ok(Past { deleted, kv: live.kv, sub: live.sub, prev, garbage })
     }
 }
 

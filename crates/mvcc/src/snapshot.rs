@@ -24,7 +24,7 @@ use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
 use synod_base::crc32c_append;
 
 const MAGIC: &[u8; 8] = b"SYNODSS1";
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Length, checksum, kind.
 const FRAME_HEAD: usize = 9;
 /// Largest payload that a reader takes: far above any chunk, so that a damaged

@@ -4,9 +4,11 @@
 //! **Invariants**
 //! - What [`State::apply`] does and answers depends on the state and the
 //!   command alone. A refused command changes nothing but the applied index.
-//! - `leases` and `due` mirror [`Space::Leases`] under the buffer.
+//! - `leases` and `due` mirror [`Space::Leases`] under the buffer, `hot` a part of
+//!   [`Space::Latest`].
 //! - After a [`StoreError`] the state must not be used any more.
 
+use crate::hot::Hot;
 use crate::lease::Leases;
 use crate::meta::{self, Meta};
 use crate::overlay::{Overlay, Writes};
@@ -40,6 +42,7 @@ pub struct State<S: Store> {
     pub(crate) store: S,
     pub(crate) view: S::View,
     pub(crate) writes: Writes,
+    pub(crate) hot: Hot,
     pub(crate) limits: StateLimits,
     pub(crate) meta: Meta,
     pub(crate) leases: Leases,
@@ -81,6 +84,7 @@ impl<S: Store> State<S> {
             store,
             view,
             writes: Writes::default(),
+            hot: Hot::default(),
             limits,
             meta,
             leases,
@@ -98,6 +102,7 @@ impl<S: Store> State<S> {
         let Loaded { meta, leases, members, alarms } = load(&self.view)?;
         (self.meta, self.leases, self.members, self.alarms) = (meta, leases, members, alarms);
         self.writes = Writes::default();
+        self.hot.clear();
         self.revisions.clear();
         self.publish();
         Ok(())

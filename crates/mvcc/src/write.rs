@@ -24,6 +24,9 @@ pub(crate) struct Writing {
     superseded: u64,
     written: u64,
     tombs: u64,
+    /// Whether later writes of the command may look at the earlier ones. Else
+    /// the live pairs are first written with their events.
+    looked_at: bool,
 }
 
 impl<S: Store> State<S> {
@@ -67,13 +70,16 @@ impl<S: Store> State<S> {
         if let Err(e) = self.check_ops(&ops)? {
             return Ok(Err(e));
         }
-        let mut writing = Writing::default();
+        let mut writing = Writing { looked_at: true, ..Writing::default() };
         let result = self.run(req, &decided, &mut writing)?;
         self.finish(writing);
         Ok(Ok(Outcome::Txn(result)))
     }
 
     fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
+        if let Some(live) = self.hot.get(key) {
+            return Ok(Some(live));
+        }
         let record = self.overlay().get(Space::Latest, key)?;
         record.map(|record| Live::decode(key.clone(), record)).transpose()
     }
@@ -172,10 +178,13 @@ impl<S: Store> State<S> {
             lease: if req.ignore_lease { old_lease } else { req.lease },
             value,
         };
+        self.bind(&req.key, old_lease, kv.lease);
+        writing.written += records::cost(&kv.key, &kv.value);
         let live = Live { kv, sub };
-        self.writes.put(Space::Latest, req.key.clone(), live.encode());
-        self.bind(&req.key, old_lease, live.kv.lease);
-        writing.written += records::cost(&live.kv.key, &live.kv.value);
+        if writing.looked_at {
+            self.hot.forget(&req.key);
+            self.writes.put(Space::Latest, req.key.clone(), live.encode());
+        }
         let (place, prev) = self.supersede(old, writing);
         let answer = if req.prev_kv { prev.clone() } else { None };
         writing.events.push((Event { deleted: false, kv: live.kv, prev }, place));
@@ -232,7 +241,10 @@ impl<S: Store> State<S> {
     /// Deletes a pair that is there.
     fn delete_live(&mut self, live: Live, writing: &mut Writing) {
         let key = live.kv.key.clone();
-        self.writes.remove(Space::Latest, key.clone());
+        if writing.looked_at {
+            self.hot.forget(&key);
+            self.writes.remove(Space::Latest, key.clone());
+        }
         self.bind(&key, live.kv.lease, 0);
         let tomb = records::cost(&key, &[]);
         writing.written += tomb;
@@ -265,16 +277,30 @@ impl<S: Store> State<S> {
         self.meta.written += writing.written;
         self.meta.tombs = writing.tombs;
         let mut events = Vec::with_capacity(writing.events.len());
-        for (sub, (event, prev)) in writing.events.into_iter().enumerate() {
+        for (sub, (mut event, prev)) in writing.events.into_iter().enumerate() {
             let place = (revision, sub as u32);
             let past = Past {
                 deleted: event.deleted,
-                kv: event.kv.clone(),
+                kv: event.kv,
                 sub: place.1,
                 prev,
                 garbage: self.meta.garbage,
             };
-            self.writes.put(Space::History, records::place_key(place), past.encode());
+            let stored = past.store();
+            event.kv = stored.kv;
+            // Its own copy: the first key of a memtable's entry stays, whatever the value.
+            let key = Bytes::copy_from_slice(&event.kv.key);
+            match stored.live {
+                Some(record) => {
+                    self.hot.set(Live { kv: event.kv.clone(), sub: place.1 });
+                    self.writes.put(Space::Latest, key, record);
+                }
+                None => {
+                    self.hot.forget(&key);
+                    self.writes.remove(Space::Latest, key);
+                }
+            }
+            self.writes.put(Space::History, records::place_key(place), stored.event);
             events.push(event);
         }
         if events.len() > 1 {

@@ -139,7 +139,9 @@ impl Store for DiskStore {
     fn size(&self) -> StoreSize {
         let tree = &self.generation.tree;
         let cache = tree.tree_config().cache.size();
-        let memtables = tree.active_memtable().size();
+        let memtables = self.generation.memtables();
+        let memtables =
+            memtables.sealed.iter().chain([&memtables.active]).map(|m| m.bytes()).sum::<u64>();
         StoreSize { on_disk: tree.disk_space(), in_memory: cache + memtables }
     }
 

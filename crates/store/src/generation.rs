@@ -2,9 +2,12 @@
 //!
 //! **Invariants**
 //! - Only the writer inserts and seals; flushing and compacting may happen anywhere.
+//! - A memtable leaves the list after its tables are in the tree: whoever takes the
+//!   list first and a sequence number after it misses nothing.
 //! - Nothing that a pinned sequence number can see is dropped.
 //! - The threads end, and are waited for, with their [`Workers`].
 
+use crate::memtable::Memtable;
 use crate::options::{DiskOptions, TABLE_BYTES};
 use bytes::Bytes;
 use lsm_tree::compaction::Leveled;
@@ -15,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use synod_mvcc::{Batch, Space, StoreError};
 
 /// Sealed memtables that may wait before commits wait for them.
@@ -25,6 +28,9 @@ const SEALED_MAX: usize = 3;
 const L0_RUNS_MAX: usize = 20;
 /// How much flushing yields to what clients wait for (Unix niceness).
 const FLUSH_NICE: i32 = 5;
+/// How long a flush keeps a flushed memtable, so that it and not the writer's
+/// thread frees it: until the views that show it are replaced, but no longer.
+const FREE_WITHIN: Duration = Duration::from_millis(50);
 /// Runs in level 0 from which they are merged into level 1.
 const L0_RUNS: u8 = 4;
 
@@ -47,15 +53,28 @@ impl Pins {
         }
     }
 
+    fn all(&self) -> Vec<SeqNo> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     fn lowest(&self) -> Option<SeqNo> {
         let pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pins.first_key_value().map(|(seqno, _)| *seqno)
     }
 }
 
+/// What is not in tables yet.
+#[derive(Clone, Default)]
+pub(crate) struct Memtables {
+    pub(crate) active: Arc<Memtable>,
+    /// Oldest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+}
+
 /// See the file's header.
 pub(crate) struct Generation {
     pub(crate) tree: AnyTree,
+    memtables: Mutex<Arc<Memtables>>,
     pub(crate) pins: Pins,
     pub(crate) number: u64,
     path: PathBuf,
@@ -85,6 +104,7 @@ impl Generation {
         visible.set(next);
         Ok(Arc::new(Generation {
             tree,
+            memtables: Mutex::default(),
             pins: Pins::default(),
             number,
             path,
@@ -108,33 +128,68 @@ impl Generation {
 
     /// Inserts a batch; then seals the memtable if it is full. Says whether it did.
     pub(crate) fn insert(&self, batch: Batch) -> bool {
-        let seqno = self.seqno.next();
-        // Straight into the memtable: nobody else seals it, and the tree would
-        // look it up under a lock for each pair.
-        let memtable = self.tree.active_memtable();
-        for (space, key, value) in batch.ops {
-            let key = prefixed(space, &key);
-            memtable.insert(match value {
-                Some(value) => InternalValue::from_components(key, value, seqno, ValueType::Value),
-                None => InternalValue::new_tombstone(key, seqno),
-            });
-        }
-        let full = memtable.size() >= self.memtable_bytes;
-        full && self.seal()
+        let memtables = self.memtables();
+        memtables.active.insert(batch, self.seqno.next(), &self.pins.all());
+        memtables.active.bytes() >= self.memtable_bytes && self.seal()
     }
 
-    /// Seals the memtable, so that a flush takes everything inserted so far.
+    /// What is not in tables yet.
+    pub(crate) fn memtables(&self) -> Arc<Memtables> {
+        Arc::clone(&self.memtables.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_memtables(&self, change: impl FnOnce(&mut Memtables)) {
+        let mut memtables = self.memtables.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut memtables));
+    }
+
+    /// Seals the memtable, so that a flush takes everything inserted so far. Says
+    /// whether there was anything.
     pub(crate) fn seal(&self) -> bool {
-        self.tree.rotate_memtable().is_some()
+        let any = !self.memtables().active.is_empty();
+        if any {
+            self.change_memtables(|m| m.sealed.push(std::mem::take(&mut m.active)));
+        }
+        any
     }
 
     /// Flushes what is sealed. Once this has returned, all that was sealed
     /// before the call is durable.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        let lock = self.tree.get_flush_lock();
-        let flushed = self.tree.flush(&lock, self.watermark());
-        flushed.map_err(|e| self.fail(at("flushing", &self.path, &e)))?;
+        let _one_at_a_time = self.tree.get_flush_lock();
+        while let Some(oldest) = self.oldest_sealed() {
+            let flushed = self.flush_one(&oldest);
+            flushed.map_err(|e| self.fail(at("flushing", &self.path, &e)))?;
+            self.change_memtables(|m| drop(m.sealed.remove(0)));
+            let begun = Instant::now();
+            while Arc::strong_count(&oldest) > 1 && begun.elapsed() < FREE_WITHIN {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         Ok(())
+    }
+
+    fn oldest_sealed(&self) -> Option<Arc<Memtable>> {
+        self.memtables().sealed.first().cloned()
+    }
+
+    fn flush_one(&self, memtable: &Memtable) -> lsm_tree::Result<()> {
+        let tables = memtable.with_newest(|pairs| {
+            let pairs = pairs.map(|(space, key, seqno, value)| {
+                let key = prefixed(space, key);
+                Ok(match value.clone() {
+                    Some(v) => InternalValue::from_components(key, v, seqno, ValueType::Value),
+                    None => InternalValue::new_tombstone(key, seqno),
+                })
+            });
+            self.tree.flush_to_tables(pairs)
+        })?;
+        match tables {
+            Some((tables, _)) => {
+                self.tree.register_tables(&tables, None, None, &[], self.watermark())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Compacts until there is nothing to do.
@@ -167,9 +222,7 @@ impl Generation {
     /// Waits while flushing or compaction are too far behind: the bound on
     /// memory and on what a read has to look through.
     pub(crate) fn wait_for_workers(&self) -> Result<(), StoreError> {
-        while self.tree.sealed_memtable_count() > SEALED_MAX
-            || self.tree.l0_run_count() > L0_RUNS_MAX
-        {
+        while self.memtables().sealed.len() > SEALED_MAX || self.tree.l0_run_count() > L0_RUNS_MAX {
             self.check()?;
             std::thread::sleep(Duration::from_millis(1));
         }

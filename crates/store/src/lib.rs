@@ -11,10 +11,10 @@
 //! it a sync is the flush of a memtable to a table file, beside which commits go on.
 //!
 //! **Invariants**
-//! - One tree holds all key spaces, its keys prefixed with the space, so that
-//!   one memtable holds a batch whole: memtables are sealed between batches
-//!   only, and tables are flushed in order, so what is on disk is always the
-//!   state after some commit.
+//! - One memtable of ours (the tree's stay empty) and one tree hold all key
+//!   spaces, the tree's keys prefixed with the space, so that one memtable holds
+//!   a batch whole: memtables are sealed between batches only, and flushed to
+//!   tables in order, so what is on disk is always the state after some commit.
 //! - A view is taken between batches, by the writer; what is on disk is never
 //!   taken from under it (`Pins`).
 //! - Each staged content is a generation with a folder of its own; the file
@@ -24,6 +24,8 @@
 
 mod disk;
 mod generation;
+mod memtable;
+mod merge;
 mod options;
 mod view;
 

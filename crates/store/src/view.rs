@@ -1,6 +1,8 @@
 //! A pinned state of the store on disk.
 
-use crate::generation::{Generation, prefixed};
+use crate::generation::{Generation, Memtables, prefixed};
+use crate::memtable::Memtable;
+use crate::merge::{Merge, Pairs};
 use bytes::Bytes;
 use lsm_tree::{AbstractTree, Guard, IterGuardImpl, SeqNo};
 use std::ops::Bound;
@@ -14,6 +16,8 @@ pub struct DiskView(Arc<Pinned>);
 
 struct Pinned {
     generation: Arc<Generation>,
+    /// What was not in tables then.
+    memtables: Arc<Memtables>,
     seqno: SeqNo,
 }
 
@@ -26,17 +30,20 @@ impl Drop for Pinned {
 impl DiskView {
     /// Pins what is there now; only the writer may, between batches.
     pub(crate) fn pin(generation: &Arc<Generation>) -> DiskView {
+        // In this order: a flush beside this adds tables before it takes a memtable off.
+        let memtables = generation.memtables();
         let seqno = generation.now();
         generation.pins.add(seqno);
-        DiskView(Arc::new(Pinned { generation: Arc::clone(generation), seqno }))
+        DiskView(Arc::new(Pinned { generation: Arc::clone(generation), memtables, seqno }))
     }
 
-    fn guards(
-        &self,
-        space: Space,
-        from: &[u8],
-        to: Option<&[u8]>,
-    ) -> Box<dyn DoubleEndedIterator<Item = IterGuardImpl> + Send + 'static> {
+    /// Newest first.
+    fn memtables(&self) -> impl DoubleEndedIterator<Item = &Memtable> {
+        let Memtables { active, sealed } = &*self.0.memtables;
+        sealed.iter().chain([active]).rev().map(|memtable| &**memtable)
+    }
+
+    fn in_tables(&self, space: Space, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Pairs<'_> {
         let lower = prefixed(space, from);
         let upper = match to {
             Some(to) => prefixed(space, to),
@@ -46,7 +53,8 @@ impl DiskView {
             return Box::new(std::iter::empty());
         }
         let bounds = (Bound::Included(lower), Bound::Excluded(upper));
-        self.0.generation.tree.range(bounds, self.0.seqno, None)
+        let found = self.0.generation.tree.range(bounds, self.0.seqno, None);
+        if reverse { Box::new(found.rev().map(item)) } else { Box::new(found.map(item)) }
     }
 }
 
@@ -64,6 +72,11 @@ fn item(guard: IterGuardImpl) -> Item {
 
 impl Read for DiskView {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        for memtable in self.memtables() {
+            if let Some(known) = memtable.get(space, key, self.0.seqno) {
+                return Ok(known);
+            }
+        }
         let found = self.0.generation.tree.get(prefixed(space, key), self.0.seqno);
         Ok(found.map_err(unreadable)?.map(Bytes::from))
     }
@@ -75,16 +88,11 @@ impl Read for DiskView {
         to: Option<&[u8]>,
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Item> + 'a> {
-        let guards = self.guards(space, from, to);
-        if reverse { Box::new(guards.rev().map(item)) } else { Box::new(guards.map(item)) }
-    }
-
-    fn count(&self, space: Space, from: &[u8], to: Option<&[u8]>) -> Result<u64, StoreError> {
-        let mut n = 0;
-        for guard in self.guards(space, from, to) {
-            guard.key().map_err(unreadable)?;
-            n += 1;
+        let mut pairs = self.in_tables(space, from, to, reverse);
+        for memtable in self.memtables().rev() {
+            let over = memtable.scan(space, from, to, reverse, self.0.seqno);
+            pairs = Box::new(Merge::new(pairs, over, reverse));
         }
-        Ok(n)
+        pairs
     }
 }

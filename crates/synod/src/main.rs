@@ -33,6 +33,15 @@ fn keep_freed_memory() {
     }
 }
 
+/// Memory comes in pages of 4 KiB. The allocator asks for huge ones, and clearing
+/// 2 MiB at the first touch held a virtual machine's core thread up for
+/// milliseconds: without them puts cost 8 % less CPU and their p99 was a third less.
+#[cfg(target_os = "linux")]
+fn take_small_pages() {
+    // A kernel that knows no huge pages refuses, and gives none.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -83,6 +92,8 @@ fn end_with_the_reader() {
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    #[cfg(target_os = "linux")]
+    take_small_pages();
     let command = Cli::parse().command;
     #[cfg(unix)]
     if !matches!(command, Command::Up(_) | Command::Etcd { .. } | Command::Server(_)) {

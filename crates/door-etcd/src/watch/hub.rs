@@ -133,6 +133,8 @@ pub(crate) struct Hub {
     handle: Handle,
     state: Mutex<State>,
     pending: Arc<Gauge>,
+    /// Told when the first watch joins.
+    joined: Notify,
 }
 
 /// What came of an attempt to join.
@@ -147,7 +149,8 @@ impl Hub {
     pub fn new(handle: Handle) -> Arc<Hub> {
         let position = handle.feed().since(i64::MAX).map_or(0, |(_, newest)| newest);
         let state = State { position, ..State::default() };
-        Arc::new(Hub { handle, state: Mutex::new(state), pending: Arc::default() })
+        let (pending, joined) = (Arc::default(), Notify::new());
+        Arc::new(Hub { handle, state: Mutex::new(state), pending, joined })
     }
 
     /// The queue of a new stream.
@@ -160,10 +163,14 @@ impl Hub {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Follows the feed for as long as the door is open.
+    /// Follows the feed for as long as the door is open. While nobody watches it
+    /// sleeps, so that writes do not wake the door for nothing.
     pub async fn run(self: Arc<Hub>) {
         let mut news = self.handle.feed().subscribe();
         loop {
+            if self.lock().watchers.is_empty() {
+                self.joined.notified().await;
+            }
             self.dispatch_news();
             if news.changed().await.is_err() {
                 return;
@@ -204,6 +211,7 @@ impl Hub {
     /// Lets a watch in that has everything before `watcher.next`.
     pub fn join(&self, key: WatchKey, watcher: Watcher) -> Joined {
         let mut state = self.lock();
+        self.skip_unwatched(&mut state);
         if watcher.next <= state.position {
             let Some((missed, _)) = self.handle.feed().since(watcher.next - 1) else {
                 return Joined::Behind(watcher);
@@ -220,7 +228,17 @@ impl Hub {
         }
         state.index.add(key, watcher.range.clone());
         state.watchers.insert(key, watcher);
+        self.joined.notify_one();
         Joined::Yes
+    }
+
+    /// What came while nobody watched needs no dispatch.
+    fn skip_unwatched(&self, state: &mut State) {
+        if state.watchers.is_empty()
+            && let Some((_, newest)) = self.handle.feed().since(i64::MAX)
+        {
+            state.position = state.position.max(newest);
+        }
     }
 
     /// Forgets a watch.
@@ -234,7 +252,8 @@ impl Hub {
     /// Queues a progress note behind all events, if all of the stream's watches
     /// are here and none of them starts in the future.
     pub fn progress(&self, queue: &Queue, keys: &[WatchKey]) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
+        self.skip_unwatched(&mut state);
         let revision = state.position;
         let all =
             keys.iter().all(|k| state.watchers.get(k).is_some_and(|w| w.next <= revision + 1));
