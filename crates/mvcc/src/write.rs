@@ -183,7 +183,8 @@ impl<S: Store> State<S> {
         let live = Live { kv, sub };
         if writing.looked_at {
             self.hot.forget(&req.key);
-            self.writes.put(Space::Latest, req.key.clone(), live.encode());
+            // A copy: the request's key is a piece of the message that brought it.
+            self.writes.put(Space::Latest, Bytes::copy_from_slice(&req.key), live.encode());
         }
         let (place, prev) = self.supersede(old, writing);
         let answer = if req.prev_kv { prev.clone() } else { None };

@@ -157,7 +157,9 @@ impl Generation {
     /// before the call is durable.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.tree.get_flush_lock();
-        while let Some(oldest) = self.oldest_sealed() {
+        // Not what is sealed meanwhile: under load that would never end.
+        let sealed = self.memtables().sealed.clone();
+        for oldest in sealed {
             let flushed = self.flush_one(&oldest);
             flushed.map_err(|e| self.fail(at("flushing", &self.path, &e)))?;
             self.change_memtables(|m| drop(m.sealed.remove(0)));
@@ -167,10 +169,6 @@ impl Generation {
             }
         }
         Ok(())
-    }
-
-    fn oldest_sealed(&self) -> Option<Arc<Memtable>> {
-        self.memtables().sealed.first().cloned()
     }
 
     fn flush_one(&self, memtable: &Memtable) -> lsm_tree::Result<()> {

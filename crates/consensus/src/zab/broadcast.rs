@@ -60,9 +60,18 @@ impl Zab {
                 s.probe(now);
             }
         }
-        if now >= lead.next_heartbeat {
-            lead.next_heartbeat = now.plus(self.limits.heartbeat_ms);
+        let (pings, repeats) = (now >= lead.next_heartbeat, now >= lead.next_repeat);
+        let next = now.plus(self.limits.heartbeat_ms);
+        if pings {
+            lead.next_heartbeat = next;
+        }
+        if repeats {
+            lead.next_repeat = next;
+        }
+        if pings {
             self.ping();
+        }
+        if repeats {
             self.invite_idle(now);
             self.repeat_new_leader();
         }

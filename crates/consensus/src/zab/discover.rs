@@ -51,6 +51,8 @@ pub(super) struct Lead {
     pub peers: BTreeMap<NodeId, Peer>,
     pub reads: LeaderReads,
     pub next_heartbeat: Tick,
+    /// When to repeat what may have been lost. Reads put heartbeats off, not this.
+    pub next_repeat: Tick,
     /// Something that commit depends on has moved.
     pub moved: bool,
     /// Silence counts from here on (put off when the process was starved).
@@ -141,6 +143,7 @@ impl Zab {
             peers: peers.map(|id| (id, Peer::new(self.now))).collect(),
             reads: LeaderReads::default(),
             next_heartbeat: self.now.plus(self.limits.heartbeat_ms),
+            next_repeat: self.now.plus(self.limits.heartbeat_ms),
             moved: true,
             quorum_since: self.now,
         }));
@@ -382,6 +385,7 @@ impl Zab {
         lead.own_seq = own_seq;
         lead.quorum_since = now;
         lead.next_heartbeat = now.plus(self.limits.heartbeat_ms);
+        lead.next_repeat = lead.next_heartbeat;
         let promised = std::mem::take(&mut lead.promised);
         let silent: Vec<NodeId> =
             lead.peers.keys().filter(|id| !promised.contains_key(id)).copied().collect();
