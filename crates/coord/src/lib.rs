@@ -42,7 +42,7 @@ mod tests;
 pub use claim::{Claim, SessionRecord};
 pub use clock::{DRIFT_MAX_PERCENT, SessionClock, SessionState};
 pub use queue::{
-    Contender, Standing, contenders, delays, holders, key_of, read_queue, standing,
+    Contender, Standing, contenders, delays, holders, is_ahead, key_of, read_queue, standing,
     without_idle_guards,
 };
 pub use sequencer::{BadSequencer, Mode, Sequencer};

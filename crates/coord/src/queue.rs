@@ -80,6 +80,13 @@ pub fn standing(queue: &[Contender], key: &[u8], token: i64) -> Standing {
     }
 }
 
+/// Whether what stands at the key that a place with this token waits for is still the
+/// one ahead. A session's key in a queue has one name: who gave its place back and
+/// entered again at once stands behind.
+pub fn is_ahead(found: Option<&KeyValue>, token: i64) -> bool {
+    found.is_some_and(|kv| kv.create_revision < token)
+}
+
 /// Those that hold the lock: one, or several that share it.
 pub fn holders(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
     let holds = |c: &&Contender| !queue.iter().any(|other| blocks(queue, other, c));

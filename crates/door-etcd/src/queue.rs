@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_coord::{
-    Claim, Contender, Entered, Place, Standing, contenders, enter, entered, mark_held,
+    Claim, Contender, Entered, Place, Standing, contenders, enter, entered, is_ahead, mark_held,
     prefix_range, read_queue, resume, standing, withdraw, without_idle_guards,
 };
 use synod_etcd_proto::etcdserverpb as pb;
@@ -200,7 +200,9 @@ impl Door {
                 self.changed(ahead.clone(), revision + 1, true).await;
                 let one = RangeRequest { range: ahead.clone(), ..RangeRequest::default() };
                 let (found, header) = self.read(one).await?;
-                if found.kvs.is_empty() || !self.is_there(&key, taken.token).await? {
+                if !is_ahead(found.kvs.first(), taken.token)
+                    || !self.is_there(&key, taken.token).await?
+                {
                     break;
                 }
                 revision = header.revision;

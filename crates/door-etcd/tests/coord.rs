@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Node, Plan, until};
+use common::{Node, Plan, three, until};
 use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
@@ -334,6 +334,30 @@ async fn what_an_etcd_client_gives_back_is_free_at_once() {
     doors.release(&next.sequencer).await.expect("it held it");
     let again = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
     assert!(doors.is_good(&again.sequencer).await);
+}
+
+/// A lease's key in a queue has one name, whenever it is made: a waiter must not take
+/// the holder's next place, behind its own, for the one that it waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_gives_a_lock_back_and_asks_again_at_once_waits_behind_the_others() {
+    let (_plans, nodes) = three().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..24 {
+        let channel = nodes[i % 3].channel().await;
+        let lease = pb::LeaseGrantRequest { ttl: 60, id: 0 };
+        let granted = LeaseClient::new(channel.clone()).lease_grant(lease).await;
+        let lease = granted.expect("a lease").into_inner().id;
+        tasks.spawn(async move {
+            let mut etcd = EtcdLockClient::new(channel);
+            for _ in 0..25 {
+                let lock = v3lockpb::LockRequest { name: "jobs".into(), lease };
+                let key = etcd.lock(lock).await.expect("its turn").into_inner().key;
+                etcd.unlock(v3lockpb::UnlockRequest { key }).await.expect("unlocked");
+            }
+        });
+    }
+    let all = tokio::time::timeout(Duration::from_secs(30), tasks.join_all());
+    all.await.expect("nobody waits for ever");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,33 +2,13 @@
 
 mod common;
 
-use common::{Node, Plan, free, until};
+use common::{Node, three, until};
 use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::cluster_client::ClusterClient;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use synod_host::ClusterState;
 use tonic::Code;
-
-/// Three members that start together, and what they were started with.
-async fn three() -> (Vec<Plan>, Vec<Node>) {
-    let all: Vec<_> = ["n1", "n2", "n3"].into_iter().map(|name| (name, free())).collect();
-    let plans: Vec<Plan> = all
-        .iter()
-        .map(|(name, at)| {
-            let others = all.iter().filter(|(n, _)| n != name);
-            let first = others.map(|(n, at)| ((*n).to_owned(), format!("http://{at}"))).collect();
-            Plan::new(name, *at, first, ClusterState::New)
-        })
-        .collect();
-    let (a, b, c) = tokio::join!(plans[0].start(), plans[1].start(), plans[2].start());
-    let nodes = vec![a, b, c];
-    for node in &nodes {
-        node.ready().await;
-    }
-    (plans, nodes)
-}
 
 async fn leader(nodes: &[Node]) -> usize {
     until("one leader", || async { nodes.iter().any(|n| n.handle.leads()) }).await;

@@ -151,3 +151,22 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() ->
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Three members that start together, and what they were started with.
+pub async fn three() -> (Vec<Plan>, Vec<Node>) {
+    let all: Vec<_> = ["n1", "n2", "n3"].into_iter().map(|name| (name, free())).collect();
+    let plans: Vec<Plan> = all
+        .iter()
+        .map(|(name, at)| {
+            let others = all.iter().filter(|(n, _)| n != name);
+            let first = others.map(|(n, at)| ((*n).to_owned(), format!("http://{at}"))).collect();
+            Plan::new(name, *at, first, ClusterState::New)
+        })
+        .collect();
+    let (a, b, c) = tokio::join!(plans[0].start(), plans[1].start(), plans[2].start());
+    let nodes = vec![a, b, c];
+    for node in &nodes {
+        node.ready().await;
+    }
+    (plans, nodes)
+}
