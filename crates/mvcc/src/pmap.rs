@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 /// Most entries of a node.
-const FANOUT: usize = 32;
+const FANOUT: usize = 8;
 
 #[derive(Clone)]
 enum Node {

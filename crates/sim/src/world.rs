@@ -9,7 +9,7 @@ use crate::scenario::{Fault, Scenario};
 use crate::schedule::{Act, draw};
 use crate::watcher::Watcher;
 use bytes::Bytes;
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use synod_base::{NodeId, Rng};
 use synod_cell::{CellEvent, CellInput, CellOutput, PeerMessage};
@@ -36,14 +36,41 @@ pub enum Event {
     Rejoin { who: usize },
 }
 
+/// An event in the queue: the earliest is the greatest; of those at one time, the
+/// first that was made.
+struct Due {
+    when: u64,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Due) -> Ordering {
+        (other.when, other.number).cmp(&(self.when, self.number))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Due) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Due) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Due {}
+
 /// See the file's header.
 pub struct World {
     pub scenario: Scenario,
     pub rng: Rng,
     /// µs since the beginning.
     pub now: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: BTreeMap<u64, Event>,
+    queue: BinaryHeap<Due>,
     made: u64,
     pub machines: Vec<Machine>,
     pub network: Network,
@@ -104,7 +131,6 @@ impl World {
             rng,
             now: 0,
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
             made: 0,
             machines,
             network: Network::default(),
@@ -134,8 +160,7 @@ impl World {
 
     pub fn at(&mut self, when: u64, event: Event) {
         self.made += 1;
-        self.queue.push(Reverse((when, self.made)));
-        self.events.insert(self.made, event);
+        self.queue.push(Due { when, number: self.made, event });
     }
 
     pub fn after(&mut self, wait: u64, event: Event) {
@@ -148,15 +173,10 @@ impl World {
 
     /// Runs until that time.
     pub fn run_until(&mut self, end: u64) -> Result<(), Found> {
-        while let Some(Reverse((when, number))) = self.queue.peek().copied() {
-            if when > end {
-                break;
-            }
-            self.queue.pop();
-            self.now = when;
-            if let Some(event) = self.events.remove(&number) {
-                self.happen(event)?;
-            }
+        while self.queue.peek().is_some_and(|due| due.when <= end) {
+            let Some(due) = self.queue.pop() else { break };
+            self.now = due.when;
+            self.happen(due.event)?;
         }
         self.now = end;
         Ok(())

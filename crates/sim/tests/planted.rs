@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use synod_consensus::Protocol;
 use synod_sim::{Scenario, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seeds within which a bug must be found.
 const BUDGET: u64 = 4_000;
 

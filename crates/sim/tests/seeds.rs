@@ -4,6 +4,9 @@
 use synod_consensus::Protocol;
 use synod_sim::{Scenario, run, shrink};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
