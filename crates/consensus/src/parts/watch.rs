@@ -6,6 +6,11 @@ use synod_base::{NodeId, Rng, Tick};
 /// Early retries of an election after the leader's connection dropped.
 const EAGER: u8 = 3;
 
+/// A silence of the leader counts half after so many ms.
+const SILENCE_HALVES_MS: u64 = 30_000;
+/// How many times the election time a node waits at most (and as much again, by chance).
+const PATIENCE_MAX: u64 = 4;
+
 /// One node's view of the leader.
 #[derive(Debug)]
 pub struct Watch {
@@ -21,6 +26,9 @@ pub struct Watch {
     /// When to stand for election.
     pub deadline: Tick,
     started: Tick,
+    /// The longest silence of a leader not long ago (ms, when it was noted): machines
+    /// that are short of time are silent now and then, and an election does not help them.
+    silence: (u64, Tick),
 }
 
 impl Watch {
@@ -33,12 +41,27 @@ impl Watch {
             eager: 0,
             deadline: now,
             started: now,
+            silence: (0, now),
         }
     }
 
-    /// A full time-out, drawn anew.
+    /// A silence that ended, or that this node took for the leader's end.
+    pub fn note_silence(&mut self, ms: u64, now: Tick) {
+        if ms >= self.silence_now(now) {
+            self.silence = (ms, now);
+        }
+    }
+
+    fn silence_now(&self, now: Tick) -> u64 {
+        let (ms, noted) = self.silence;
+        ms.checked_shr((now.since(noted) / SILENCE_HALVES_MS) as u32).unwrap_or(0)
+    }
+
+    /// A full time-out, drawn anew: twice the silence that was heard of late, within
+    /// bounds (the idea of adaptive failure detectors; Chen, Toueg and Aguilera, DSN'00).
     pub fn draw(&mut self, now: Tick, limits: &Limits, rng: &mut Rng) {
-        let ms = limits.election_ms;
+        let least = limits.election_ms;
+        let ms = (2 * self.silence_now(now)).clamp(least, PATIENCE_MAX * least);
         self.deadline = now.plus(ms + rng.below(ms));
     }
 
@@ -74,6 +97,9 @@ impl Watch {
 
     /// The leader gave a sign of life.
     pub fn hear(&mut self, now: Tick) {
+        if let Some(before) = self.heard {
+            self.note_silence(now.since(before), now);
+        }
         self.heard = Some(now);
         (self.dropped, self.gone) = (false, None);
     }
@@ -102,5 +128,33 @@ impl Watch {
         } else {
             self.draw(now, limits, rng);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_heard_a_long_silence_is_patient_for_a_while() {
+        let limits = Limits::default();
+        let mut rng = Rng::new(1);
+        let mut wait = |watch: &mut Watch, at: u64| {
+            watch.draw(Tick(at), &limits, &mut rng);
+            watch.deadline.0 - at
+        };
+        let e = limits.election_ms;
+        let mut watch = Watch::new(Tick(0));
+        watch.set(Some(NodeId(1)), Tick(0));
+        for at in (0..1_000).step_by(20) {
+            watch.hear(Tick(at));
+            assert!((e..2 * e).contains(&wait(&mut watch, at)));
+        }
+        watch.hear(Tick(980 + e));
+        assert!((2 * e..4 * e).contains(&wait(&mut watch, 980 + e)));
+        watch.note_silence(100 * e, Tick(1_200));
+        assert!((PATIENCE_MAX * e..2 * PATIENCE_MAX * e).contains(&wait(&mut watch, 1_200)));
+        let later = 1_200 + 10 * SILENCE_HALVES_MS;
+        assert!((e..2 * e).contains(&wait(&mut watch, later)));
     }
 }

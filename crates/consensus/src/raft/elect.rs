@@ -62,6 +62,8 @@ impl Raft {
         let silent = self.watch.silent_ms(self.now);
         if let Some(leader) = self.watch.leader.filter(|_| silent >= self.limits.election_ms) {
             self.event(Event::LeaderLost { leader, silent_ms: silent });
+            // It may have been no more than that: not twice the wait at once.
+            self.watch.note_silence(silent / 2, self.now);
             self.set_leader(None);
         }
         if !self.may_campaign() {
