@@ -4,8 +4,17 @@ use prost::Message;
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["mvccpb", "authpb", "etcdserverpb", "v3lockpb", "v3electionpb", "health", "synod"]
-        .map(|n| format!("proto/{n}.proto"));
+    let files = [
+        "mvccpb",
+        "authpb",
+        "etcdserverpb",
+        "v3lockpb",
+        "v3electionpb",
+        "health",
+        "synod",
+        "synod_file",
+    ]
+    .map(|n| format!("proto/{n}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

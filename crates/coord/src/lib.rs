@@ -1,5 +1,5 @@
-//! Sessions, locks and fencing, as Chubby has them (Burrows, OSDI'06, sections
-//! 2.4 and 2.8), made of what the keyspace already agrees on: leases, keys and
+//! Sessions, locks, fencing and small files, as Chubby has them (Burrows, OSDI'06,
+//! sections 2.3 to 2.8), made of what the keyspace already agrees on: leases, keys and
 //! transactions.
 //!
 //! **Why a crate**: the door, the client and the simulator decide by the same
@@ -15,6 +15,7 @@
 //! - A session with a lock-delay has a second lease, its *guard*, that outlives
 //!   it by the delay; it holds a second key in each queue, created with the
 //!   first. When the session is lost the guard keeps the others out.
+//! - Small files and who caches them: [`file`].
 //!
 //! **Invariants**
 //! - The fencing token of a holder is its key's create revision. Nobody enters a
@@ -32,6 +33,7 @@
 
 mod claim;
 mod clock;
+pub mod file;
 mod queue;
 mod sequencer;
 mod service;

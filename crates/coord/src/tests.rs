@@ -7,47 +7,47 @@ use synod_mvcc::{
 };
 
 /// A keyspace that does what it is told.
-struct Cell {
-    state: State<MemStore>,
+pub(crate) struct Cell {
+    pub state: State<MemStore>,
     index: u64,
     clock: u64,
 }
 
 impl Cell {
-    fn new() -> Cell {
+    pub fn new() -> Cell {
         let state = State::open(MemStore::default(), StateLimits::default()).expect("memory");
         Cell { state, index: 0, clock: 1_000 }
     }
 
-    fn run(&mut self, command: Command) -> Outcome {
+    pub fn run(&mut self, command: Command) -> Outcome {
         self.index += 1;
         let outcome = self.state.apply(self.index, 1, &command).expect("memory");
         self.state.commit().expect("memory");
         outcome.unwrap_or_else(|e| panic!("{command:?}: {e:?}"))
     }
 
-    fn lease(&mut self, id: i64, ttl: i64) {
+    pub fn lease(&mut self, id: i64, ttl: i64) {
         self.run(Command::LeaseGrant { id, ttl, clock: self.clock });
     }
 
     /// Time passes, and the leases that are over run out.
-    fn pass(&mut self, seconds: u64, ids: &[i64]) {
+    pub fn pass(&mut self, seconds: u64, ids: &[i64]) {
         self.clock += seconds * 1_000;
         self.run(Command::LeaseExpire { ids: ids.to_vec(), clock: self.clock });
     }
 
-    fn txn(&mut self, txn: synod_mvcc::TxnRequest) -> synod_mvcc::TxnResult {
+    pub fn txn(&mut self, txn: synod_mvcc::TxnRequest) -> synod_mvcc::TxnResult {
         match self.run(Command::Txn(txn)) {
             Outcome::Txn(result) => result,
             other => panic!("{other:?}"),
         }
     }
 
-    fn revision(&self) -> i64 {
+    pub fn revision(&self) -> i64 {
         self.state.reader().published().revision()
     }
 
-    fn enter(&mut self, place: &Place) -> (Entered, i64) {
+    pub fn enter(&mut self, place: &Place) -> (Entered, i64) {
         let result = self.txn(enter(place));
         (entered(result).expect("an answer to it"), self.revision())
     }
@@ -70,12 +70,12 @@ impl Cell {
     }
 }
 
-fn place(session: i64, mode: Mode) -> Place {
+pub(crate) fn place(session: i64, mode: Mode) -> Place {
     let claim = Claim::new(mode, &format!("s{session}"), 7);
     Place { name: b"jobs".to_vec(), session, guard: 0, claim, value: None }
 }
 
-fn sequencer(place: &Place, token: i64) -> Sequencer {
+pub(crate) fn sequencer(place: &Place, token: i64) -> Sequencer {
     let (mode, session) = (place.claim.mode(), place.session);
     Sequencer { token, mode, session, name: place.name.clone() }
 }

@@ -1,5 +1,6 @@
 //! What all services of the door share.
 
+use crate::coord::{FileMetrics, deletes_over_files, follow_leader};
 use crate::error;
 use crate::lease::Renewals;
 use crate::metrics::CallMetrics;
@@ -9,6 +10,7 @@ use synod_cell::Work;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_host::Handle;
 use synod_mvcc::{Command, Outcome};
+use tokio::sync::watch;
 use tonic::Status;
 
 /// The version of etcd whose interface this is; clients choose features by it.
@@ -54,6 +56,8 @@ struct Inner {
     hub: Arc<Hub>,
     renewals: Renewals,
     metrics: CallMetrics,
+    file_metrics: FileMetrics,
+    leadership: watch::Receiver<(u64, u64)>,
 }
 
 impl Door {
@@ -62,7 +66,9 @@ impl Door {
         let hub = Hub::new(handle.clone());
         tokio::spawn(hub.clone().run());
         let (renewals, metrics) = (Renewals::default(), CallMetrics::default());
-        Door(Arc::new(Inner { handle, config, hub, renewals, metrics }))
+        let (file_metrics, leadership) = (FileMetrics::default(), follow_leader(handle.clone()));
+        let inner = Inner { handle, config, hub, renewals, metrics, file_metrics, leadership };
+        Door(Arc::new(inner))
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
@@ -75,6 +81,15 @@ impl Door {
 
     pub(crate) fn call_metrics(&self) -> &CallMetrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn file_metrics(&self) -> &FileMetrics {
+        &self.0.file_metrics
+    }
+
+    /// Ballot and leader (0: none is known), and how they change.
+    pub(crate) fn leadership(&self) -> watch::Receiver<(u64, u64)> {
+        self.0.leadership.clone()
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -99,8 +114,20 @@ impl Door {
         self.header(self.0.handle.published().revision(), self.0.handle.term())
     }
 
-    /// Has a command agreed on; gives its outcome and the header.
+    /// Has a command of a client's agreed on; gives its outcome and the header. It
+    /// touches no files.
     pub(crate) async fn run(
+        &self,
+        command: Command,
+    ) -> Result<(Outcome, pb::ResponseHeader), Status> {
+        match deletes_over_files(&command)? {
+            false => self.agree(command).await,
+            true => self.run_over_files(command).await,
+        }
+    }
+
+    /// Has a command agreed on, whatever it touches.
+    pub(crate) async fn agree(
         &self,
         command: Command,
     ) -> Result<(Outcome, pb::ResponseHeader), Status> {

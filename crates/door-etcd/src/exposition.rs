@@ -229,4 +229,10 @@ fn ours(page: &mut Page, door: &Door) {
     page.head("synod_core_tick_late_seconds_total");
     page.row("synod_core_tick_late_seconds_total", "", m.tick_late_us.get() as f64 / 1e6);
     page.number("synod_snapshots_installed_total", m.snapshots_installed.get());
+    let files = door.file_metrics();
+    page.number("synod_file_registrations_total", files.registrations.get());
+    page.number("synod_file_uncached_total", files.uncached.get());
+    page.number("synod_file_invalidations_total", files.invalidations.get());
+    page.number("synod_file_write_waits_total", files.waits.get());
+    page.number("synod_file_write_waits_in_vain_total", files.in_vain.get());
 }

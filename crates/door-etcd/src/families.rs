@@ -105,4 +105,12 @@ pub const METRICS: &[Family] = &[
     counter("synod_core_turns_total", "Turns of the core's loop."),
     counter("synod_core_tick_late_seconds_total", "Lateness of ticks in all."),
     counter("synod_snapshots_installed_total", "Snapshots taken over from peers."),
+    counter("synod_file_registrations_total", "Files and listings given to caches here."),
+    counter(
+        "synod_file_uncached_total",
+        "Those asked for by caches and not given to keep: a writer waits, or they are ephemeral.",
+    ),
+    counter("synod_file_invalidations_total", "Caches told here to let something go."),
+    counter("synod_file_write_waits_total", "Writes of files here that waited for caches."),
+    counter("synod_file_write_waits_in_vain_total", "Those that gave up."),
 ];

@@ -86,6 +86,13 @@ const OWN_PATHS: &[(&str, &str)] = &[
     ("/synod/v1/lock/release", "/synod.v1.Lock/Release"),
     ("/synod/v1/lock/check", "/synod.v1.Lock/Check"),
     ("/synod/v1/lock/describe", "/synod.v1.Lock/Describe"),
+    ("/synod/v1/file/get", "/synod.v1.File/Get"),
+    ("/synod/v1/file/set", "/synod.v1.File/Set"),
+    ("/synod/v1/file/delete", "/synod.v1.File/Delete"),
+    ("/synod/v1/file/list", "/synod.v1.File/List"),
+    ("/synod/v1/file/events", "/synod.v1.File/Events"),
+    ("/synod/v1/file/invalidations", "/synod.v1.File/Invalidations"),
+    ("/synod/v1/file/release", "/synod.v1.File/Release"),
 ];
 
 const ETCD_PREFIXES: [&str; 3] = ["/v3/", "/v3beta/", "/v3alpha/"];

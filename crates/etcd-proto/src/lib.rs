@@ -29,7 +29,7 @@ pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
-/// Synod's own: sessions and locks.
+/// Synod's own: sessions, locks and small files.
 pub mod synod {
     /// Its first version.
     pub mod v1 {

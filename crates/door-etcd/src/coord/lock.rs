@@ -210,7 +210,7 @@ fn held_by(name: &[u8], queue: &[Contender]) -> String {
 }
 
 /// Who a contender is, for people: its claim says it, or else a candidate's value.
-fn owner(c: &Contender) -> String {
+pub(super) fn owner(c: &Contender) -> String {
     let value = std::str::from_utf8(&c.kv.value).unwrap_or_default();
     match c.claim.asked_ms {
         0 => value.chars().filter(|c| !c.is_control()).take(OWNER_BYTES_MAX).collect(),

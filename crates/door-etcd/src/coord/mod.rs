@@ -1,8 +1,10 @@
-//! Synod's own interface, `synod.v1`, on etcd's port: sessions, locks, and
-//! writes that are done only while a lock is held.
+//! Synod's own interface, `synod.v1`, on etcd's port: sessions, locks,
+//! writes that are done only while a lock is held, and small files.
 
 mod fence;
+mod file;
 mod lock;
 mod session;
 
 pub(crate) use fence::{FENCE_HEADER, check_fence, fence_of};
+pub(crate) use file::{FileMetrics, deletes_over_files, follow_leader};
