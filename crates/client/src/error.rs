@@ -16,6 +16,10 @@ pub enum Error {
     SessionOver,
     /// The sequencer is stale: its holder has lost the lock. Nothing was written.
     Stale(String),
+    /// A file is not what the writer expected. Nothing was written.
+    Changed(String),
+    /// Others' caches have not let go of a file in time. Nothing was written.
+    Cached(String),
     /// The cluster refused for another reason.
     Refused(Status),
 }
@@ -25,7 +29,9 @@ impl fmt::Display for Error {
         match self {
             Error::BadEndpoint(e) => write!(f, "{e}"),
             Error::Unavailable(e) => write!(f, "no endpoint answers ({e}); is the cluster up?"),
-            Error::Held(e) | Error::Stale(e) => write!(f, "{e}"),
+            Error::Held(e) | Error::Stale(e) | Error::Changed(e) | Error::Cached(e) => {
+                write!(f, "{e}")
+            }
             Error::SessionOver => write!(f, "the session is over, and with it what it held"),
             Error::Refused(status) => write!(f, "{}", status.message()),
         }
@@ -43,9 +49,16 @@ impl From<Status> for Error {
         let words = words.strip_prefix(OWN).unwrap_or(words).to_owned();
         match status.code() {
             _ if is_unanswered(&status) => Error::Unavailable(words),
+            Code::DeadlineExceeded if words.contains("nothing was written") => Error::Cached(words),
             Code::Aborted | Code::DeadlineExceeded => Error::Held(words),
             Code::FailedPrecondition if words.contains("sequencer is stale") => Error::Stale(words),
+            Code::FailedPrecondition | Code::AlreadyExists
+                if words.contains("is of generation") =>
+            {
+                Error::Changed(words)
+            }
             Code::NotFound if words.contains("there is no session") => Error::SessionOver,
+            Code::NotFound if words.contains("there is no node") => Error::Changed(words),
             _ => Error::Refused(Status::new(status.code(), words)),
         }
     }

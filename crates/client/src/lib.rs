@@ -1,4 +1,4 @@
-//! A client for Synod's sessions and locks.
+//! A client for Synod's sessions, locks and small files.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), synod_client::Error> {
@@ -23,20 +23,27 @@
 //! - A call that was not answered is made again at another endpoint only when it
 //!   does no harm twice (a session opened twice ends by itself); a fenced write is
 //!   not, and its error says that its end is not known.
+//! - [`Files`] reads from its cache only while its session is safe, so no read tells
+//!   what was there before a write that had ended when the read began.
 //!
 //! **Must not know**: how the cluster agrees.
 
 mod client;
 mod endpoints;
 mod error;
+mod files;
 mod lock;
 mod session;
 
 pub use client::{Client, fenced};
 pub use error::Error;
+pub use files::{Events, Files, SetOptions};
 pub use lock::{Lock, LockOptions, Wait};
 pub use session::{Session, SessionOptions};
+pub use synod_coord::file::{CacheLimits, CacheStats, Child, Expect, Node};
 pub use synod_coord::{Mode, Sequencer, SessionState};
+pub use synod_etcd_proto::synod::v1::FileEvent;
+pub use synod_etcd_proto::synod::v1::file_event::Kind as FileEventKind;
 
 /// Futures of this crate can be spawned.
 #[cfg(test)]

@@ -114,6 +114,10 @@ impl Session {
         Ok(Session { client, id, shared, alive, acquisitions })
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Its number: a lease, to which keys can be bound.
     pub fn id(&self) -> i64 {
         self.id

@@ -16,7 +16,7 @@ use synod_mvcc::{
 /// Keys that all clients share.
 const KEYS: u64 = 6;
 /// A client gives up after this, µs.
-const PATIENCE_US: u64 = 4_000_000;
+pub(crate) const PATIENCE_US: u64 = 4_000_000;
 
 pub fn key(n: u64) -> Bytes {
     Bytes::from(format!("key-{n}"))

@@ -1,6 +1,7 @@
 //! What is done to the cluster from outside: the faults, and the operator who
 //! puts a new machine in the place of a lost one.
 
+use crate::filer::Filer;
 use crate::oracle::Found;
 use crate::schedule::Act;
 use crate::world::{Event, Waiter, World};
@@ -68,6 +69,7 @@ impl World {
                 self.machines[who].clock.jump(by);
                 self.oracle.jump(by);
                 self.clients.iter_mut().for_each(|c| c.jump(by));
+                self.filers.iter_mut().for_each(Filer::jump);
                 return;
             }
             Act::SlowDisk { who, each, lasts } => {
@@ -237,6 +239,7 @@ impl World {
     ) -> Result<(), Found> {
         match self.waiting.remove(&ticket) {
             Some(Waiter::Client(client)) => self.client_done(client, who, ticket, result),
+            Some(Waiter::Filer(filer)) => self.filer_done(filer, ticket, result),
             Some(Waiter::Joiner(who)) if result.is_ok() => self.joined(who),
             Some(Waiter::Joiner(_) | Waiter::Nobody) => Ok(()),
             // Its client has given up meanwhile; what it was told must hold all the same.

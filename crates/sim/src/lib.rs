@@ -23,6 +23,8 @@ pub mod check;
 mod client;
 mod disk;
 mod duties;
+mod filer;
+mod files;
 mod holder;
 mod locks;
 mod machine;

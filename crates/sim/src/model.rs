@@ -248,8 +248,8 @@ impl Model {
         pairs.iter().all(|kv| compare(c, kv))
     }
 
-    /// Where the simulated clients nest transactions, the inner one is all that the
-    /// outer one does: so no write comes before a condition.
+    /// Where the simulated clients nest transactions, no condition rests on what the
+    /// same transaction writes before it.
     fn txn(&mut self, txn: &TxnRequest, events: &mut Vec<Event>) -> Result<TxnResult, Error> {
         let succeeded = txn.compare.iter().all(|c| self.holds(c));
         let ops = if succeeded { &txn.success } else { &txn.failure };
@@ -266,10 +266,17 @@ impl Model {
                     let (n, prevs) = self.delete(req, events);
                     OpResult::Delete(n, prevs)
                 }
-                Op::Range(RangeRequest { range, .. }) => {
-                    let kvs = self.range(range, i64::MAX);
+                Op::Range(RangeRequest { range, limit, keys_only, .. }) => {
+                    let mut kvs = self.range(range, i64::MAX);
                     let count = kvs.len() as i64;
-                    OpResult::Range(RangeResult { kvs, more: false, count })
+                    let more = *limit > 0 && count > *limit;
+                    if more {
+                        kvs.truncate(*limit as usize);
+                    }
+                    if *keys_only {
+                        kvs.iter_mut().for_each(|kv| kv.value.clear());
+                    }
+                    OpResult::Range(RangeResult { kvs, more, count })
                 }
                 Op::Txn(inner) => OpResult::Txn(self.txn(inner, events)?),
             });

@@ -85,13 +85,19 @@ fn phases(world: &mut World) -> Result<(), Found> {
     world.run_until(world.scenario.ms * 1_000)?;
     world.mend_all();
     let end = world.now + REST_US;
-    let before: Vec<u64> = world.clients.iter().map(|c| c.answered).collect();
-    let served =
-        |w: &World| w.clients.iter().zip(&before).all(|(c, b)| c.answered >= b + AFTERWARDS);
+    let answered = |w: &World| -> Vec<u64> {
+        let clients = w.clients.iter().map(|c| c.answered);
+        clients.chain(w.filers.iter().map(|f| f.answered)).collect()
+    };
+    let before = answered(world);
+    let served = |w: &World| answered(w).iter().zip(&before).all(|(now, b)| *now >= b + AFTERWARDS);
     until(world, end, "all clients are served again", served)?;
     world.clients.iter_mut().for_each(|c| c.resting = true);
+    world.filers.iter_mut().for_each(|f| f.resting = true);
     until(world, end, "all leases end", |w| {
-        !w.oracle.model.has_leases() && w.clients.iter().all(|c| !c.waits())
+        !w.oracle.model.has_leases()
+            && w.clients.iter().all(|c| !c.waits())
+            && w.filers.iter().all(|f| !f.waits())
     })?;
     until(world, end, "all members agree", agree)?;
     same_hashes(world)?;

@@ -1,6 +1,7 @@
 //! The loop: one event at a time, in order of simulated time.
 
 use crate::client::Client;
+use crate::filer::Filer;
 use crate::machine::{Clock, Job, Machine, NoStart};
 use crate::network::Network;
 use crate::oracle::{Found, Oracle};
@@ -33,6 +34,7 @@ pub enum Event {
     Relent { act: usize },
     Ambush { who: usize, life: u64 },
     Client { client: usize },
+    Filer { filer: usize },
     Rejoin { who: usize },
 }
 
@@ -76,6 +78,7 @@ pub struct World {
     pub network: Network,
     pub oracle: Oracle,
     pub clients: Vec<Client>,
+    pub filers: Vec<Filer>,
     pub tickets: u64,
     /// Ticket -> who waits.
     pub waiting: BTreeMap<u64, Waiter>,
@@ -93,6 +96,7 @@ pub struct World {
 #[derive(Clone, Copy)]
 pub enum Waiter {
     Client(usize),
+    Filer(usize),
     /// A machine that asked to be a member again.
     Joiner(usize),
     Nobody,
@@ -126,6 +130,7 @@ impl World {
         let mut world = World {
             acts: draw(&scenario),
             clients: (0..scenario.clients).map(Client::new).collect(),
+            filers: (0..scenario.file_clients).map(|_| Filer::default()).collect(),
             watchers: vec![Watcher::new(all.clone()), Watcher::new(one), Watcher::new(all)],
             scenario,
             rng,
@@ -149,6 +154,9 @@ impl World {
         }
         for client in 0..world.clients.len() {
             world.at(300_000 + client as u64 * 1_000, Event::Client { client });
+        }
+        for filer in 0..world.filers.len() {
+            world.at(300_500 + filer as u64 * 1_000, Event::Filer { filer });
         }
         for act in 0..world.acts.len() {
             if !world.scenario.without.contains(&act) {
@@ -226,6 +234,7 @@ impl World {
                 }
             }
             Event::Client { client } => self.client(client)?,
+            Event::Filer { filer } => self.filer(filer)?,
             Event::Rejoin { who } => self.rejoin(who)?,
         }
         Ok(())

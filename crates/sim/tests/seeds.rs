@@ -20,7 +20,11 @@ fn nodes(seed: u64) -> u64 {
 
 /// Runs a seed; a failure is shrunk and told with the command that replays it.
 fn check(protocol: Protocol, seed: u64) -> u64 {
-    let scenario = Scenario::of_seed(protocol, nodes(seed), seed);
+    check_scenario(Scenario::of_seed(protocol, nodes(seed), seed))
+}
+
+fn check_scenario(scenario: Scenario) -> u64 {
+    let (protocol, seed) = (scenario.protocol, scenario.seed);
     let report = run(&scenario);
     if let Some(violation) = &report.violation {
         let (small, why) = shrink(&scenario, 60).expect("it fails again");
@@ -66,6 +70,20 @@ fn regressions() {
 #[test]
 fn raft_under_all_faults() {
     sweep(Protocol::Raft);
+}
+
+/// Every run with clients of files, more of them than otherwise.
+#[test]
+fn caches_under_all_faults() {
+    let from = number("SYNOD_FROM").unwrap_or(0);
+    let seeds = number("SYNOD_SEEDS").unwrap_or(100) / 3;
+    let protocols = [Protocol::Raft, Protocol::Paxos, Protocol::Zab];
+    for seed in from..from + seeds {
+        for protocol in protocols {
+            let scenario = Scenario::of_seed(protocol, nodes(seed), seed);
+            check_scenario(Scenario { file_clients: 5, clients: 2, ..scenario });
+        }
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub struct SimArgs {
     /// Clients, each with one request at a time
     #[arg(long, default_value_t = 5)]
     clients: u64,
+    /// Clients of small files, each with a cache
+    #[arg(long, default_value_t = 0)]
+    file_clients: u64,
     /// How long the faults go on, simulated ms
     #[arg(long, default_value_t = 10_000)]
     ms: u64,
@@ -57,6 +60,7 @@ impl SimArgs {
             seed,
             faults: self.faults.clone(),
             clients: self.clients,
+            file_clients: self.file_clients,
             ms: self.ms,
             without: self.without.iter().copied().collect(),
         }

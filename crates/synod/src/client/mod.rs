@@ -1,7 +1,8 @@
 //! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
-//! `lock`, `elect`, `session`, `service`, `member`, `status`, `compact`.
+//! `lock`, `elect`, `session`, `file`, `service`, `member`, `status`, `compact`.
 
 mod etcd_locks;
+mod files;
 mod hold;
 mod keys;
 mod leases;
@@ -12,6 +13,7 @@ mod status;
 mod txn;
 mod watchdog;
 
+pub use files::FileArgs;
 pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
 pub use leases::LeaseArgs;
 pub use locks::{ElectArgs, LockArgs, SessionArgs};
@@ -51,6 +53,8 @@ pub enum ClientCommand {
     Elect(ElectArgs),
     /// Sessions: who is there, and what they hold
     Session(SessionArgs),
+    /// Small files: read, write, list and follow them
+    File(FileArgs),
     /// Services: instances, their health, and which of them is active
     Service(ServiceArgs),
     /// Ends a command whose holder died
@@ -82,6 +86,7 @@ impl ClientCommand {
                 ClientCommand::Lock(a) => a.run().await,
                 ClientCommand::Elect(a) => a.run().await,
                 ClientCommand::Session(a) => a.run().await,
+                ClientCommand::File(a) => a.run().await,
                 ClientCommand::Service(a) => a.run().await,
                 ClientCommand::Watchdog(a) => a.run().await,
                 ClientCommand::Member(a) => a.run().await,
