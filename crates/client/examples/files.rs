@@ -2,15 +2,14 @@
 //!
 //! `cargo run -p synod-client --example files -- 127.0.0.1:2379`
 
-use std::sync::Arc;
-use synod_client::{Client, Error, Expect, FileEventKind, Files, SessionOptions, SetOptions};
+use synod_client::{Client, Error, Expect, FileEventKind, SessionOptions, SetOptions};
 
 /// What this shows, on the cluster with these members.
 pub async fn show(endpoints: &[String]) -> Result<(), Error> {
     let client = Client::connect(endpoints).await?;
-    let reader = Arc::new(client.open_session(SessionOptions::named("reader")).await?);
-    let writer = Arc::new(client.open_session(SessionOptions::named("writer")).await?);
-    let (cached, files) = (Files::new(reader), Files::new(writer));
+    let reader = client.open_session(SessionOptions::named("reader")).await?;
+    let writer = client.open_session(SessionOptions::named("writer")).await?;
+    let (cached, files) = (reader.files(), writer.files());
 
     // There is no such file: that too is remembered.
     assert_eq!(cached.get("service/config").await?, None);

@@ -1,6 +1,6 @@
 //! Small files, and the cache of them.
 
-use crate::session::Session;
+use crate::session::Shared as Life;
 use crate::{Client, Error, Sequencer};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,7 +46,10 @@ pub struct Files {
 }
 
 struct Shared {
-    session: Arc<Session>,
+    client: Client,
+    session: i64,
+    /// Whether the session is safe.
+    life: Arc<Life>,
     cache: Mutex<Cache>,
 }
 
@@ -68,10 +71,6 @@ impl Shared {
         self.cache.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn client(&self) -> &Client {
-        self.session.client()
-    }
-
     /// Gives registrations up. What cannot be reached ends with the session, or is
     /// asked for again by whoever waits for it.
     async fn release(&self, registrations: Vec<Registration>) {
@@ -82,12 +81,12 @@ impl Shared {
                 registered: r.revision,
             };
             let registrations: Vec<_> = some.iter().map(wire).collect();
-            let release = v1::FileReleaseRequest { session: self.session.id(), registrations };
+            let release = v1::FileReleaseRequest { session: self.session, registrations };
             let release = |channel| {
                 let release = release.clone();
                 async move { FileClient::new(channel).release(release).await }
             };
-            let _ = self.client().again(release).await;
+            let _ = self.client.again(release).await;
         }
     }
 
@@ -104,7 +103,7 @@ impl Shared {
     /// Hears of writers until the session is over.
     async fn listen(self: Arc<Shared>) {
         loop {
-            let (number, channel) = self.client().endpoints.current();
+            let (number, channel) = self.client.endpoints.current();
             match self.hear(number, channel).await {
                 Err(Error::SessionOver) => return self.cache().flush(),
                 _ => tokio::time::sleep(AFTER_FAILURE).await,
@@ -114,8 +113,8 @@ impl Shared {
 
     /// One stream, until it ends or other calls have gone to another endpoint.
     async fn hear(self: &Arc<Shared>, number: usize, channel: Channel) -> Result<(), Error> {
-        let client = self.client();
-        let request = v1::FileInvalidationsRequest { session: self.session.id() };
+        let client = &self.client;
+        let request = v1::FileInvalidationsRequest { session: self.session };
         let opened = FileClient::new(channel).invalidations(request).await;
         let mut news = client.note(number, opened)?.into_inner();
         loop {
@@ -136,14 +135,14 @@ impl Shared {
                 let get = v1::FileGetRequest { path: path.clone(), cache_for, lock: false };
                 async move { FileClient::new(channel).get(get).await }
             };
-            let answer = self.client().again(get).await?;
+            let answer = self.client.again(get).await?;
             return Ok((Cached::Node(answer.node.map(node)), answer.registered));
         }
         let list = |channel| {
             let list = v1::FileListRequest { path: path.clone(), cache_for };
             async move { FileClient::new(channel).max_decoding_message_size(8 << 20).list(list).await }
         };
-        let answer = self.client().again(list).await?;
+        let answer = self.client.again(list).await?;
         let child =
             |c: v1::FileChild| Child { name: c.name, instance: c.instance, session: c.session };
         let children = answer.children.into_iter().map(child).collect();
@@ -151,20 +150,20 @@ impl Shared {
     }
 
     async fn read(self: &Arc<Shared>, object: Object) -> Result<Cached, Error> {
-        if let Some(seen) = self.cache().get(&object, self.session.is_safe()) {
+        if let Some(seen) = self.cache().get(&object, self.life.is_safe()) {
             return Ok(seen.clone());
         }
-        if !self.session.is_safe() {
+        if !self.life.is_safe() {
             return Ok(self.ask(&object, 0).await?.0);
         }
         let fill = self.cache().fill(object.clone());
         let filling = Filling { shared: self, fill, object: object.clone() };
-        let (seen, registered) = match self.ask(&object, self.session.id()).await {
+        let (seen, registered) = match self.ask(&object, self.session).await {
             Err(Error::SessionOver) => self.ask(&object, 0).await?,
             answer => answer?,
         };
         let answer = (registered > 0).then(|| (registered, seen.clone()));
-        let gone = self.cache().filled(fill, object, answer, self.session.is_safe());
+        let gone = self.cache().filled(fill, object, answer, self.life.is_safe());
         drop(filling);
         if !gone.is_empty() {
             let shared = self.clone();
@@ -210,14 +209,10 @@ fn path(text: &str) -> Result<FilePath, Error> {
 }
 
 impl Files {
-    /// The files, cached for this session. It must be called on a runtime.
-    pub fn new(session: Arc<Session>) -> Files {
-        Files::with_limits(session, CacheLimits::default())
-    }
-
-    /// The same with a cache of another size.
-    pub fn with_limits(session: Arc<Session>, limits: CacheLimits) -> Files {
-        let shared = Arc::new(Shared { session, cache: Mutex::new(Cache::new(limits)) });
+    /// The one cache of a session: two would take each other's registrations away.
+    pub(crate) fn new(client: Client, session: i64, life: Arc<Life>, limits: CacheLimits) -> Files {
+        let cache = Mutex::new(Cache::new(limits));
+        let shared = Arc::new(Shared { client, session, life, cache });
         let listens = tokio::spawn(shared.clone().listen());
         Files { shared, listens }
     }
@@ -262,14 +257,14 @@ impl Files {
             contents: contents.into(),
             absent,
             generation,
-            session: if options.ephemeral { self.shared.session.id() } else { 0 },
+            session: if options.ephemeral { self.shared.session } else { 0 },
             sequencer: options.sequencer.map_or(String::new(), |s| s.to_string()),
             parents: options.parents,
             wait_ms: options.wait.map_or(0, |w| (w.as_millis() as u64).max(1)),
         };
-        let (number, channel) = self.shared.client().endpoints.current();
+        let (number, channel) = self.shared.client.endpoints.current();
         let done = FileClient::new(channel).set(set).await;
-        Ok(self.shared.client().note(number, done)?.into_inner().generation)
+        Ok(self.shared.client.note(number, done)?.into_inner().generation)
     }
 
     /// Deletes a node without children, if its contents are of this generation (0:
@@ -277,14 +272,14 @@ impl Files {
     pub async fn delete(&self, at: &str, generation: i64) -> Result<(), Error> {
         self.shared.make_way(&path(at)?).await;
         let delete = v1::FileDeleteRequest { path: at.into(), generation, ..Default::default() };
-        let (number, channel) = self.shared.client().endpoints.current();
+        let (number, channel) = self.shared.client.endpoints.current();
         let done = FileClient::new(channel).delete(delete).await;
-        self.shared.client().note(number, done).map(drop)
+        self.shared.client.note(number, done).map(drop)
     }
 
     /// What happens to a node, its children and its lock from now on.
     pub fn events(&self, at: &str) -> Events {
-        Events { client: self.shared.client().clone(), path: at.into(), stream: None }
+        Events { client: self.shared.client.clone(), path: at.into(), stream: None }
     }
 
     /// What the cache has counted.
@@ -294,7 +289,8 @@ impl Files {
 }
 
 impl Drop for Files {
-    /// What was cached stands in writers' way until the session is over.
+    /// What was cached is in writers' way until the session is over: the two end
+    /// together.
     fn drop(&mut self) {
         self.listens.abort();
     }

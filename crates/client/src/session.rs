@@ -1,9 +1,10 @@
 //! Sessions that are kept alive.
 
+use crate::files::Files;
 use crate::lock::{Acquisitions, Lock, LockOptions};
-use crate::{Client, Error};
+use crate::{CacheLimits, Client, Error};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use synod_coord::{SessionClock, SessionState};
 use synod_etcd_proto::synod::v1;
@@ -29,6 +30,8 @@ pub struct SessionOptions {
     pub lock_delay: Duration,
     /// For how long a session in jeopardy is not given up.
     pub grace: Duration,
+    /// How much of the cluster's files it caches.
+    pub cache: CacheLimits,
 }
 
 impl Default for SessionOptions {
@@ -38,6 +41,7 @@ impl Default for SessionOptions {
             ttl: Duration::from_secs(12),
             lock_delay: Duration::ZERO,
             grace: Duration::from_secs(45),
+            cache: CacheLimits::default(),
         }
     }
 }
@@ -56,9 +60,12 @@ pub struct Session {
     shared: Arc<Shared>,
     alive: tokio::task::JoinHandle<()>,
     acquisitions: Acquisitions,
+    cache: CacheLimits,
+    files: OnceLock<Files>,
 }
 
-struct Shared {
+/// What the session's tasks share.
+pub(crate) struct Shared {
     begun: Instant,
     clock: Mutex<SessionClock>,
     state: watch::Sender<SessionState>,
@@ -71,6 +78,14 @@ impl Shared {
 
     fn now_ms(&self) -> u64 {
         self.begun.elapsed().as_millis() as u64
+    }
+
+    /// See [`Session::is_safe`].
+    pub fn is_safe(&self) -> bool {
+        // A task that tells of changes may be late: this thread may have been paused.
+        let now = self.now_ms();
+        let clock = self.clock();
+        clock.state() == SessionState::Safe && now < clock.deadline_ms()
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -111,11 +126,8 @@ impl Session {
         let id = opened.session;
         let alive = tokio::spawn(keep_alive(client.clone(), id, shared.clone()));
         let acquisitions = Acquisitions::default();
-        Ok(Session { client, id, shared, alive, acquisitions })
-    }
-
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+        let (cache, files) = (options.cache, OnceLock::new());
+        Ok(Session { client, id, shared, alive, acquisitions, cache, files })
     }
 
     /// Its number: a lease, to which keys can be bound.
@@ -125,10 +137,14 @@ impl Session {
 
     /// Whether what it holds can be relied on at this moment.
     pub fn is_safe(&self) -> bool {
-        // A task that tells of changes may be late: this thread may have been paused.
-        let now = self.shared.now_ms();
-        let clock = self.shared.clock();
-        clock.state() == SessionState::Safe && now < clock.deadline_ms()
+        self.shared.is_safe()
+    }
+
+    /// The cluster's files, read through the session's cache. It must be called on a
+    /// runtime.
+    pub fn files(&self) -> &Files {
+        let open = || Files::new(self.client.clone(), self.id, self.shared.clone(), self.cache);
+        self.files.get_or_init(open)
     }
 
     /// What was last told of it, and how that changes. Who is about to do something

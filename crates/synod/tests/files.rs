@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use synod_client::{Client, Error, Expect, FileEventKind, Files, SessionOptions, SetOptions};
+use synod_client::{Client, Error, Expect, FileEventKind, Session, SessionOptions, SetOptions};
 
 fn synod(endpoints: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
@@ -41,11 +41,11 @@ fn endpoints(cluster: &Cluster) -> Vec<String> {
     (0..cluster.nodes.len()).map(|i| cluster.endpoint(i)).collect()
 }
 
-async fn files(at: &[String], ttl_s: u64) -> Files {
+async fn session(at: &[String], ttl_s: u64) -> Session {
     let client = Client::connect(at).await.expect("endpoints");
     let ttl = Duration::from_secs(ttl_s);
     let session = client.open_session(SessionOptions { ttl, ..Default::default() }).await;
-    Files::new(Arc::new(session.expect("a session")))
+    session.expect("a session")
 }
 
 #[test]
@@ -122,7 +122,8 @@ fn a_paused_cache_tells_nothing_old() {
             // One thread for all of it: while it waits here, nothing of it runs.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let files = files(&at, 2).await;
+                let session = session(&at, 2).await;
+                let files = session.files();
                 assert_eq!(files.get("config").await.expect("a read"), None);
                 assert_eq!(files.get("config").await.expect("a read"), None);
                 assert_eq!(files.stats().negative_hits, 1);
@@ -136,7 +137,8 @@ fn a_paused_cache_tells_nothing_old() {
     cached.recv().expect("the reader");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let files = files(&at, 10).await;
+        let session = session(&at, 10).await;
+        let files = session.files();
         let wait = Some(Duration::from_millis(200));
         let hasty = SetOptions { wait, ..SetOptions::default() };
         let done = files.set_with("config", "hasty", hasty).await;
@@ -162,7 +164,8 @@ fn caches_stay_coherent_while_leaders_are_killed() {
         .map(|_| {
             let (at, acknowledged, stop) = (at.clone(), acknowledged.clone(), stop.clone());
             runtime.spawn(async move {
-                let files = files(&at, 3).await;
+                let session = session(&at, 3).await;
+                let files = session.files();
                 while !stop.load(Ordering::Relaxed) {
                     let least = acknowledged.load(Ordering::SeqCst);
                     match files.get("number").await {
@@ -184,7 +187,8 @@ fn caches_stay_coherent_while_leaders_are_killed() {
     let writer = {
         let (at, acknowledged, stop) = (at.clone(), acknowledged.clone(), stop.clone());
         runtime.spawn(async move {
-            let files = files(&at, 3).await;
+            let session = session(&at, 3).await;
+            let files = session.files();
             let mut written = 0;
             while !stop.load(Ordering::Relaxed) {
                 // A write of which nobody knows the end may come late: but not after
@@ -233,7 +237,8 @@ fn events_tell_of_another_leader_and_go_on() {
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let at = [cluster.endpoint(one), cluster.endpoint(other)];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let files = runtime.block_on(files(&at, 10));
+    let session = runtime.block_on(session(&at, 10));
+    let files = session.files();
     let mut events = files.events("n");
     let mut next = || {
         let next = async { tokio::time::timeout(Duration::from_secs(20), events.next()).await };

@@ -117,8 +117,8 @@ impl Door {
             let (change, expect) = (Change::Set(Bytes::new()), Expect::Absent);
             let write = Write { path, change, expect, session: 0, sequencer: None };
             match self.write_file(write, until).await {
-                Err(e) if e.code() == tonic::Code::AlreadyExists => {}
-                done => drop(done?),
+                Err(e) if e.code() != tonic::Code::AlreadyExists => return Err(e),
+                _ => {}
             }
         }
         Ok(())
