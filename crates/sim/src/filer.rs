@@ -60,6 +60,8 @@ pub struct Filer {
     later: Vec<(u64, i64, Vec<Registration>)>,
     /// A write under way, and until when it waits.
     writing: Option<(Writer, u64)>,
+    /// Reads that its caches answered.
+    pub cached: u64,
     /// Reads and writes that came to an end.
     pub answered: u64,
     /// Takes nothing more up.
@@ -199,10 +201,9 @@ impl World {
         let (object, now) = (self.any_object(), self.now);
         let filer = &mut self.filers[number];
         let safe = filer.is_safe(now);
-        match filer.cache.get(&object, safe) {
-            Some(seen) => check_cached(&object, seen, &self.oracle.model),
-            None => Ok(()),
-        }
+        let Some(seen) = filer.cache.get(&object, safe) else { return Ok(()) };
+        filer.cached += 1;
+        check_cached(&object, seen, &self.oracle.model)
     }
 
     fn read_at(&self, who: usize, request: &RangeRequest) -> Result<Vec<KeyValue>, Found> {

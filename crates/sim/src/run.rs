@@ -41,6 +41,8 @@ pub struct Report {
     pub messages: u64,
     /// Revisions that watches received.
     pub watched: u64,
+    /// Reads that caches answered.
+    pub cached: u64,
 }
 
 /// Runs a scenario.
@@ -77,6 +79,7 @@ fn run_with(scenario: &Scenario, picture: Picture) -> (Report, Picture) {
         faults: world.struck,
         messages: world.messages,
         watched: world.watchers.iter().map(|w| w.received).sum(),
+        cached: world.filers.iter().map(|f| f.cached).sum(),
     };
     (report, world.picture)
 }

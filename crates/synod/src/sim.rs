@@ -113,6 +113,7 @@ impl SimArgs {
             sum.faults += report.faults;
             sum.messages += report.messages;
             sum.watched += report.watched;
+            sum.cached += report.cached;
         }
         progress.end();
         summary(&sum.unwrap_or_default(), count, begun);
@@ -124,14 +125,15 @@ fn summary(r: &Report, seeds: u64, begun: Instant) {
     let took = begun.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds: {:.1} s simulated in {took:.2} s ({:.0} x), {} faults, {} messages, {} \
-         entries agreed on, {} requests answered, {} revisions watched",
+         entries agreed on, {} requests answered, {} revisions watched, {} reads from caches",
         r.ms as f64 / 1e3,
         r.ms as f64 / 1e3 / took,
         r.faults,
         r.messages,
         r.agreed,
         r.answered,
-        r.watched
+        r.watched,
+        r.cached
     );
 }
 

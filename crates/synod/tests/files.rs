@@ -238,6 +238,8 @@ fn events_tell_of_another_leader_and_go_on() {
     let at = [cluster.endpoint(one), cluster.endpoint(other)];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let session = runtime.block_on(session(&at, 10));
+    // It begins to listen for writers.
+    let _on_a_runtime = runtime.enter();
     let files = session.files();
     let mut events = files.events("n");
     let mut next = || {

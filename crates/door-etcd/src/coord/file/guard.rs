@@ -25,7 +25,8 @@ fn may_put(key: &[u8]) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::invalid_argument(format!(
-        "synod: keys below {FILES} are written by Synod's File calls only, or caches would not hear of it"
+        "synod: keys below {FILES} are written by Synod's File calls only, or caches would not \
+         hear of it"
     )))
 }
 
@@ -70,7 +71,8 @@ impl Door {
         };
         if !result.succeeded {
             return Err(Status::failed_precondition(format!(
-                "synod: the range covers files (keys below {FILES}), which only Synod's File calls delete; nothing was deleted"
+                "synod: files (keys below {FILES}) are in the range, and only Synod's File calls delete \
+                 them; nothing was deleted"
             )));
         }
         match result.responses.into_iter().next() {

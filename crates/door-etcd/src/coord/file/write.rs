@@ -198,23 +198,26 @@ impl Door {
         Ok(())
     }
 
-    /// How many registrations there are for these.
-    async fn registered(&self, objects: &[Object]) -> Result<i64, Status> {
-        let mut count = 0;
+    /// How many registrations there are for these, and the session of one.
+    async fn registered(&self, objects: &[Object]) -> Result<(i64, i64), Status> {
+        let (mut count, mut session) = (0, 0);
         for object in objects {
             let range = object.registrations();
-            let all = RangeRequest { range, count_only: true, ..RangeRequest::default() };
-            count += self.read(all).await?.0.count;
+            let all = RangeRequest { range, limit: 1, keys_only: true, ..RangeRequest::default() };
+            let found = self.read(all).await?.0;
+            count += found.count;
+            session = found.kvs.first().map_or(session, |kv| kv.lease);
         }
-        Ok(count)
+        Ok((count, session))
     }
 }
 
 /// Caches did not answer.
-fn in_vain(path: &FilePath, caches: i64) -> Status {
+fn in_vain(path: &FilePath, (count, session): (i64, i64)) -> Status {
     let path = path.as_str();
     Status::deadline_exceeded(format!(
-        "synod: {caches} caches have not let go of {path:?} in time; nothing was written"
+        "synod: caches that did not let go of {path:?} in time: {count} (session {session:x} is \
+         one); nothing was written"
     ))
 }
 
