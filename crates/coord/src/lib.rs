@@ -15,7 +15,7 @@
 //! - A session with a lock-delay has a second lease, its *guard*, that outlives
 //!   it by the delay; it holds a second key in each queue, created with the
 //!   first. When the session is lost the guard keeps the others out.
-//! - Small files and who caches them: [`file`].
+//! - Small files and who caches them: [`mod@file`].
 //!
 //! **Invariants**
 //! - The fencing token of a holder is its key's create revision. Nobody enters a
