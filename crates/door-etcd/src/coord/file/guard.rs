@@ -2,11 +2,12 @@
 //! write past the caches. Every command of every other call comes by here.
 
 use crate::door::Door;
+use crate::error;
 use crate::kv::unexpected;
 use synod_coord::file::{FILES, no_files};
 use synod_coord::prefix_range;
 use synod_etcd_proto::etcdserverpb as pb;
-use synod_mvcc::{Command, KeyRange, Op, Outcome, TxnRequest};
+use synod_mvcc::{Command, KeyRange, Op, OpResult, Outcome, TxnRequest, check_txn};
 use tonic::Status;
 
 /// Whether a command deletes a range that files could lie in; one that writes among
@@ -65,6 +66,8 @@ impl Door {
             other => return self.agree(other).await,
         };
         let txn = TxnRequest { compare: vec![no_files()], success: vec![op], failure: Vec::new() };
+        // One level deeper than what was checked.
+        check_txn(&txn, usize::MAX).map_err(error::of_problem)?;
         let (result, header) = match self.agree(Command::Txn(txn)).await? {
             (Outcome::Txn(result), header) => (result, header),
             (other, _) => return Err(unexpected(&other)),
@@ -76,10 +79,8 @@ impl Door {
             )));
         }
         match result.responses.into_iter().next() {
-            Some(synod_mvcc::OpResult::Delete(deleted, prev)) => {
-                Ok((Outcome::Delete(deleted, prev), header))
-            }
-            Some(synod_mvcc::OpResult::Txn(inner)) => Ok((Outcome::Txn(inner), header)),
+            Some(OpResult::Delete(deleted, prev)) => Ok((Outcome::Delete(deleted, prev), header)),
+            Some(OpResult::Txn(inner)) => Ok((Outcome::Txn(inner), header)),
             _ => Err(Status::internal("a delete was answered with something else")),
         }
     }
