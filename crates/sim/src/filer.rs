@@ -64,6 +64,8 @@ pub struct Filer {
     pub cached: u64,
     /// Reads and writes that came to an end.
     pub answered: u64,
+    /// Writes among them: none waits for ever.
+    pub written: u64,
     /// Takes nothing more up.
     pub resting: bool,
 }
@@ -309,6 +311,7 @@ impl World {
             }
             Need::Done { .. } | Need::Refused(_) => {
                 self.filers[number].answered += 1;
+                self.filers[number].written += 1;
                 self.end_writing(number);
             }
         }

@@ -90,13 +90,15 @@ fn phases(world: &mut World) -> Result<(), Found> {
     let end = world.now + REST_US;
     let answered = |w: &World| -> Vec<u64> {
         let clients = w.clients.iter().map(|c| c.answered);
-        clients.chain(w.filers.iter().map(|f| f.answered)).collect()
+        clients.chain(w.filers.iter().flat_map(|f| [f.answered, f.written])).collect()
     };
     let before = answered(world);
     let served = |w: &World| answered(w).iter().zip(&before).all(|(now, b)| *now >= b + AFTERWARDS);
     until(world, end, "all clients are served again", served)?;
     world.clients.iter_mut().for_each(|c| c.resting = true);
     world.filers.iter_mut().for_each(|f| f.resting = true);
+    // Clients that wrote until now have leases that live for a while.
+    let end = world.now + REST_US;
     until(world, end, "all leases end", |w| {
         !w.oracle.model.has_leases()
             && w.clients.iter().all(|c| !c.waits())
