@@ -5,15 +5,19 @@ use crate::error::is_unanswered;
 use crate::session::{Session, SessionOptions};
 use crate::{Error, Sequencer};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
+use synod_etcd_proto::synod::v1::service_client::ServiceClient;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// A client of one cluster. Cheap to clone; it connects when it is used.
 #[derive(Clone)]
@@ -65,6 +69,26 @@ impl Client {
         Ok(self.again(list).await?.sessions)
     }
 
+    /// An instance of a service reports its own health, for its check of kind `ttl`.
+    pub async fn report(
+        &self,
+        service: &str,
+        instance: &str,
+        health: Result<(), &str>,
+    ) -> Result<(), Error> {
+        let report = v1::ServiceReportRequest {
+            service: service.into(),
+            instance: instance.into(),
+            healthy: health.is_ok(),
+            why: health.err().unwrap_or_default().into(),
+        };
+        let report = |channel| {
+            let report = report.clone();
+            async move { ServiceClient::new(channel).report(report).await }
+        };
+        self.again(report).await.map(drop)
+    }
+
     /// Writes a key, if the sequencer is good when the write is agreed on:
     /// [`Error::Stale`] otherwise, and nothing was written. The revision.
     pub async fn put_fenced(
@@ -105,32 +129,9 @@ impl Client {
         Ok(found.into_iter().map(|kv| (kv.key, kv.value)).collect())
     }
 
-    /// The next write of a key that this is called for: its value. Whoever is
-    /// answered with an error has missed nothing that came after the call.
-    pub async fn next_write(&self, key: &str) -> Result<Bytes, Error> {
-        let (number, channel) = self.endpoints.current();
-        let create = pb::WatchCreateRequest {
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            filters: vec![pb::watch_create_request::FilterType::Nodelete.into()],
-            ..Default::default()
-        };
-        let create = pb::watch_request::RequestUnion::CreateRequest(create);
-        let create = pb::WatchRequest { request_union: Some(create) };
-        // The stream of requests stays open as long as the watch.
-        let (tx, rx) = tokio::sync::mpsc::channel(1);
-        let _ = tx.send(create).await;
-        let requests = tokio_stream::wrappers::ReceiverStream::new(rx);
-        let answers = WatchClient::new(channel).watch(requests).await;
-        let mut answers = self.note(number, answers)?.into_inner();
-        loop {
-            let answer = self.note(number, answers.message().await)?;
-            let Some(answer) = answer.filter(|a| !a.canceled) else {
-                return Err(Error::Unavailable("the watch ended".into()));
-            };
-            if let Some(kv) = answer.events.into_iter().find_map(|e| e.kv) {
-                return Ok(kv.value);
-            }
-        }
+    /// Follows what is written to a key from now on.
+    pub fn follow(&self, key: &str) -> Follower {
+        Follower { client: self.clone(), key: key.into(), open: None }
     }
 
     /// The value of a key.
@@ -167,6 +168,64 @@ impl Client {
             }
             status.into()
         })
+    }
+}
+
+/// Follows the writes of a key.
+pub struct Follower {
+    client: Client,
+    key: String,
+    open: Option<Watching>,
+}
+
+/// A watch at one member.
+struct Watching {
+    /// The endpoint's number.
+    number: usize,
+    /// The stream of requests stays open as long as the watch.
+    _requests: mpsc::Sender<pb::WatchRequest>,
+    answers: Streaming<pb::WatchResponse>,
+    /// What came and was not taken.
+    values: VecDeque<Bytes>,
+}
+
+impl Follower {
+    /// The next value that is written. After an error it may be called again: it goes
+    /// on at another member, with what is written from then on.
+    pub async fn next(&mut self) -> Result<Bytes, Error> {
+        // Put back when it has answered.
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.watch().await?,
+        };
+        loop {
+            if let Some(value) = open.values.pop_front() {
+                self.open = Some(open);
+                return Ok(value);
+            }
+            let answer = self.client.note(open.number, open.answers.message().await)?;
+            let Some(answer) = answer.filter(|a| !a.canceled) else {
+                return Err(Error::Unavailable("the watch ended".into()));
+            };
+            let written = answer.events.into_iter().filter_map(|e| e.kv);
+            open.values.extend(written.map(|kv| kv.value));
+        }
+    }
+
+    async fn watch(&self) -> Result<Watching, Error> {
+        let (number, channel) = self.client.endpoints.current();
+        let create = pb::WatchCreateRequest {
+            key: Bytes::copy_from_slice(self.key.as_bytes()),
+            filters: vec![pb::watch_create_request::FilterType::Nodelete.into()],
+            ..Default::default()
+        };
+        let create = pb::watch_request::RequestUnion::CreateRequest(create);
+        let create = pb::WatchRequest { request_union: Some(create) };
+        let (requests, rx) = mpsc::channel(1);
+        let _ = requests.try_send(create);
+        let answers = WatchClient::new(channel).watch(ReceiverStream::new(rx)).await;
+        let answers = self.client.note(number, answers)?.into_inner();
+        Ok(Watching { number, _requests: requests, answers, values: VecDeque::new() })
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Error {
     Held(String),
     /// The session is over, and with it what it held.
     SessionOver,
+    /// The session is no candidate in this election.
+    NoCandidate(String),
     /// The sequencer is stale: its holder has lost the lock. Nothing was written.
     Stale(String),
     /// A file is not what the writer expected. Nothing was written.
@@ -29,9 +31,11 @@ impl fmt::Display for Error {
         match self {
             Error::BadEndpoint(e) => write!(f, "{e}"),
             Error::Unavailable(e) => write!(f, "no endpoint answers ({e}); is the cluster up?"),
-            Error::Held(e) | Error::Stale(e) | Error::Changed(e) | Error::Cached(e) => {
-                write!(f, "{e}")
-            }
+            Error::Held(e)
+            | Error::Stale(e)
+            | Error::NoCandidate(e)
+            | Error::Changed(e)
+            | Error::Cached(e) => write!(f, "{e}"),
             Error::SessionOver => write!(f, "the session is over, and with it what it held"),
             Error::Refused(status) => write!(f, "{}", status.message()),
         }
@@ -52,6 +56,9 @@ impl From<Status> for Error {
             Code::DeadlineExceeded if words.contains("nothing was written") => Error::Cached(words),
             Code::Aborted | Code::DeadlineExceeded => Error::Held(words),
             Code::FailedPrecondition if words.contains("sequencer is stale") => Error::Stale(words),
+            Code::FailedPrecondition if words.contains("is no candidate") => {
+                Error::NoCandidate(words)
+            }
             Code::FailedPrecondition | Code::AlreadyExists
                 if words.contains("is of generation") =>
             {

@@ -1,4 +1,4 @@
-//! A client for Synod's sessions, locks and small files.
+//! A client for Synod's sessions, locks, elections and small files.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), synod_client::Error> {
@@ -29,13 +29,15 @@
 //! **Must not know**: how the cluster agrees.
 
 mod client;
+mod election;
 mod endpoints;
 mod error;
 mod files;
 mod lock;
 mod session;
 
-pub use client::{Client, fenced};
+pub use client::{Client, Follower, fenced};
+pub use election::{Candidacy, Candidate, Leadership, Observer, Stop};
 pub use error::Error;
 pub use files::{Events, Files, SetOptions};
 pub use lock::{Lock, LockOptions, Wait};

@@ -63,6 +63,29 @@ pub struct Lock {
 }
 
 impl Acquisitions {
+    /// A number that no acquisition of the session had before.
+    pub fn next(&self) -> u64 {
+        self.latest.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A call that cleans up after itself unless it is answered.
+    pub fn unanswered(&self, client: &Client, request: v1::LockAcquireRequest) -> Unanswered {
+        let (client, leaving) = (client.clone(), self.leaving.clone());
+        Unanswered { client, request: Some(request), leaving, runtime: Handle::current() }
+    }
+
+    /// Waits until those that were given up are cleaned up after; `false`: there are
+    /// none.
+    pub async fn left(&self) -> bool {
+        let mut leaving = self.leaving.subscribe();
+        if *leaving.borrow() == 0 {
+            return false;
+        }
+        // The sender lives in this value.
+        let _ = leaving.wait_for(|count| *count == 0).await;
+        true
+    }
+
     pub async fn acquire(
         &self,
         client: &Client,
@@ -80,7 +103,7 @@ impl Acquisitions {
             mode: mode.into(),
             r#try: options.wait == Wait::Never,
             wait_ms: 0,
-            attempt: self.latest.fetch_add(1, Ordering::Relaxed) + 1,
+            attempt: self.next(),
             owner: options.owner,
             value: options.value,
         };
@@ -89,12 +112,7 @@ impl Acquisitions {
             Wait::AtMost(wait) => Instant::now().checked_add(wait),
             Wait::Never => Some(Instant::now()),
         };
-        let mut unanswered = Unanswered {
-            client: client.clone(),
-            request: Some(request.clone()),
-            leaving: self.leaving.clone(),
-            runtime: Handle::current(),
-        };
+        let mut unanswered = self.unanswered(client, request.clone());
         let asking = self.ask(client, request, until);
         let done = match until.and_then(|until| until.checked_add(SLACK)) {
             None => asking.await,
@@ -104,7 +122,7 @@ impl Acquisitions {
         };
         // What a server decided needs no cleaning up.
         if !matches!(done, Err(Error::Unavailable(_))) {
-            unanswered.request = None;
+            unanswered.answered();
         }
         let sequencer = done?.parse::<Sequencer>();
         let bad = |e| Error::Refused(Status::internal(format!("{e}")));
@@ -139,12 +157,9 @@ impl Acquisitions {
                 }
                 // It may be the place of a call that was given up a moment ago.
                 Err(Error::Refused(s)) if s.code() == Code::AlreadyExists => {
-                    let mut leaving = self.leaving.subscribe();
-                    if *leaving.borrow() == 0 {
+                    if !self.left().await {
                         return Err(Error::Refused(s));
                     }
-                    // The sender lives in this value.
-                    let _ = leaving.wait_for(|count| *count == 0).await;
                 }
                 Err(e) => return Err(e),
             }
@@ -154,11 +169,18 @@ impl Acquisitions {
 
 /// A call for a lock of which it is not known how it ended. When its caller waits no
 /// more, the lock must not stay with a session that does not know of it.
-struct Unanswered {
+pub(crate) struct Unanswered {
     client: Client,
     request: Option<v1::LockAcquireRequest>,
     leaving: Arc<watch::Sender<usize>>,
     runtime: Handle,
+}
+
+impl Unanswered {
+    /// It is known how the call ended.
+    pub fn answered(&mut self) {
+        self.request = None;
+    }
 }
 
 impl Drop for Unanswered {

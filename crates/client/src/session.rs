@@ -1,5 +1,6 @@
 //! Sessions that are kept alive.
 
+use crate::election::{Candidacy, Candidate};
 use crate::files::Files;
 use crate::lock::{Acquisitions, Lock, LockOptions};
 use crate::{CacheLimits, Client, Error};
@@ -9,9 +10,10 @@ use std::time::Duration;
 use synod_coord::{SessionClock, SessionState};
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tonic::Status;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
 /// Longer than anybody waits, and short enough to be added to any time.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -204,6 +206,21 @@ impl Session {
         }
     }
 
+    /// Becomes a candidate in an election: the best healthy one gets the office, by
+    /// [`Candidate::campaign`]. A candidate that is dropped withdraws in the
+    /// background.
+    pub async fn stand(&self, name: &str, candidacy: Candidacy) -> Result<Candidate<'_>, Error> {
+        Candidate::stand(self, name, candidacy).await
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn acquisitions(&self) -> &Acquisitions {
+        &self.acquisitions
+    }
+
     /// Ends the session and gives back all that it holds.
     pub async fn close(self) -> Result<(), Error> {
         self.alive.abort();
@@ -224,8 +241,38 @@ impl Drop for Session {
     }
 }
 
-/// Renews the session, and tells what becomes of it, until it is over.
+/// The stream of renewals to one member: an answer comes for each request, in order.
+struct Renewals {
+    /// The member's endpoint.
+    number: usize,
+    requests: mpsc::Sender<v1::SessionKeepAliveRequest>,
+    answers: Streaming<v1::SessionKeepAliveResponse>,
+}
+
+impl Renewals {
+    /// Opens a stream at the member in use, by a first request.
+    async fn open(
+        client: &Client,
+        request: v1::SessionKeepAliveRequest,
+    ) -> Result<Renewals, Error> {
+        let (number, channel) = client.endpoints.current();
+        let (requests, rx) = mpsc::channel(1);
+        let _ = requests.try_send(request);
+        let opened = SessionClient::new(channel).keep_alive(ReceiverStream::new(rx)).await;
+        let answers = client.note(number, opened)?.into_inner();
+        Ok(Renewals { number, requests, answers })
+    }
+
+    async fn answer(&mut self) -> Result<v1::SessionKeepAliveResponse, Status> {
+        let answer = self.answers.message().await?;
+        answer.ok_or_else(|| Status::unavailable("the stream ended without an answer"))
+    }
+}
+
+/// Renews the session, and tells what becomes of it, until it is over. One stream
+/// carries all renewals until it breaks.
 async fn keep_alive(client: Client, session: i64, shared: Arc<Shared>) {
+    let mut stream = None;
     loop {
         let (renew_at, ends) = {
             let clock = shared.clock();
@@ -235,7 +282,7 @@ async fn keep_alive(client: Client, session: i64, shared: Arc<Shared>) {
         let Some(ends) = ends else { return };
         let renewal = async {
             tokio::time::sleep_until(renew_at).await;
-            renew(&client, session, &shared).await
+            renew(&client, session, &shared, &mut stream).await
         };
         tokio::select! {
             answer = renewal => match answer {
@@ -257,22 +304,32 @@ fn tick(shared: &Shared) {
     shared.tell(told);
 }
 
-/// One renewal. An endpoint that takes too long is given up for the next.
-async fn renew(client: &Client, session: i64, shared: &Shared) -> Result<(), Error> {
+/// One renewal. A member that takes too long is given up for the next.
+async fn renew(
+    client: &Client,
+    session: i64,
+    shared: &Shared,
+    stream: &mut Option<Renewals>,
+) -> Result<(), Error> {
     let sent = shared.now_ms();
-    let (number, channel) = client.endpoints.current();
-    let once = tokio_stream::once(v1::SessionKeepAliveRequest { session });
-    let call = async {
-        let mut answers = SessionClient::new(channel).keep_alive(once).await?.into_inner();
-        let answer = answers.message().await?;
-        answer.ok_or_else(|| Status::unavailable("the stream ended without an answer"))
-    };
     let within = Duration::from_millis(shared.clock().attempt_ms());
-    let answer = match tokio::time::timeout(within, call).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Status::unavailable("no answer in time")),
+    // Put back when it has answered: what comes late must not count for a later request.
+    let before = stream.take();
+    let number = before.as_ref().map_or(client.endpoints.current().0, |open| open.number);
+    let asked = async {
+        let request = v1::SessionKeepAliveRequest { session };
+        let mut open = match before {
+            Some(open) if open.requests.try_send(request).is_ok() => open,
+            _ => Renewals::open(client, request).await?,
+        };
+        let answer = client.note(open.number, open.answer().await)?;
+        Ok::<_, Error>((open, answer))
     };
-    let answer = client.note(number, answer)?;
+    let (open, answer) = match tokio::time::timeout(within, asked).await {
+        Ok(done) => done?,
+        Err(_) => client.note(number, Err(Status::unavailable("no answer in time")))?,
+    };
+    *stream = Some(open);
     let told = match answer.ttl_s {
         0 => shared.clock().gone(),
         _ => {

@@ -10,6 +10,8 @@
 //! - A lock `N` is a queue: one key `N/<session>` a contender, in the order of
 //!   their create revisions, as etcd's own clients lay it out; so they and ours
 //!   wait for each other.
+//! - A candidate of an election is a session with a record under [`CANDIDATES`]; the
+//!   best healthy one enters the office's queue when it is free.
 //! - A service's instances are sessions with a record under [`SERVICES`]; the
 //!   active one of several holds a lock.
 //! - A session with a lock-delay has a second lease, its *guard*, that outlives
@@ -33,7 +35,9 @@
 
 mod claim;
 mod clock;
+mod elect;
 pub mod file;
+mod phi;
 mod queue;
 mod sequencer;
 mod service;
@@ -43,17 +47,23 @@ mod tests;
 
 pub use claim::{Claim, SessionRecord};
 pub use clock::{DRIFT_MAX_PERCENT, SessionClock, SessionState};
+pub use elect::{
+    CANDIDATES, Candidate, CandidateRecord, Choice, best, candidate_key, candidates, choice,
+    outranked, read_candidates, take_office, took_office,
+};
+pub use phi::{PhiDetector, PhiOptions};
 pub use queue::{
-    Contender, Standing, contenders, delays, holders, is_ahead, key_of, read_queue, standing,
-    without_idle_guards,
+    Contender, Standing, contenders, delays, holders, is_ahead, is_free, key_of, read_queue,
+    standing, without_idle_guards,
 };
 pub use sequencer::{BadSequencer, Mode, Sequencer};
 pub use service::{
-    Duty, Health, InstanceRecord, Role, SERVICES, ServiceMode, handover_key, instance_key, office,
+    Duty, Health, InstanceRecord, Report, Role, SERVICES, ServiceMode, handover_key, instance_key,
+    office, report_key,
 };
 pub use steps::{
-    Entered, Place, SESSIONS, enter, entered, fence, fenced, is_reserved, leave, mark_held, resume,
-    session_key, withdraw,
+    Entered, Place, SESSIONS, enter, entered, fence, fenced, is_reserved, leave, mark_held, resign,
+    resume, session_key, withdraw,
 };
 
 use bytes::Bytes;

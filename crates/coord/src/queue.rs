@@ -93,6 +93,11 @@ pub fn holders(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
     queue.iter().filter(|c| c.claim.guards().is_none()).filter(holds)
 }
 
+/// Whether who came now, and wants the lock alone, would hold it at once.
+pub fn is_free(queue: &[Contender]) -> bool {
+    !queue.iter().any(|other| keeps_out(queue, other))
+}
+
 /// Whether `other`, who is older, keeps `me` from holding.
 fn blocks(queue: &[Contender], other: &Contender, me: &Contender) -> bool {
     if other.kv.create_revision >= me.kv.create_revision {
@@ -103,6 +108,11 @@ fn blocks(queue: &[Contender], other: &Contender, me: &Contender) -> bool {
     if shares(me) && shares(other) || wrongly && (shares(me) || shares(other)) {
         return false;
     }
+    keeps_out(queue, other)
+}
+
+/// Whether who comes after `other`, and wants the lock alone, has to wait for it.
+fn keeps_out(queue: &[Contender], other: &Contender) -> bool {
     match other.claim.guards() {
         None => true,
         // A guard stands in for a holder that was lost: not for one that is there

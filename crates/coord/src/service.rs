@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use synod_base::planted;
 
 /// What the keys of the instances' records start with.
 pub const SERVICES: &str = "synod/service/";
@@ -26,6 +27,34 @@ pub fn office(service: &str) -> String {
 /// is the instance that shall follow, or nothing.
 pub fn handover_key(service: &str) -> String {
     format!("synod/handover/{service}")
+}
+
+/// The key where an instance reports itself (check kind `ttl`): a [`Report`].
+pub fn report_key(service: &str, instance: &str) -> String {
+    format!("synod/report/{service}/{instance}")
+}
+
+/// What an instance says of its own health.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// It is well.
+    pub healthy: bool,
+    /// What is wrong, for people to read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Report {
+    /// What stands in the key.
+    pub fn encode(&self) -> Bytes {
+        // Plain fields: it cannot fail.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads a value; `None` if it is no report.
+    pub fn decode(value: &[u8]) -> Option<Report> {
+        serde_json::from_slice(value).ok()
+    }
 }
 
 /// Which instances of a service are active.
@@ -164,6 +193,9 @@ impl Role {
             ServiceMode::ActiveActive => Duty::Serve,
             ServiceMode::ActivePassive if now_ms < self.rests_until_ms => Duty::Rest,
             ServiceMode::ActivePassive if self.holds => Duty::Serve,
+            ServiceMode::ActivePassive if planted("service: active without the office") => {
+                Duty::Serve
+            }
             ServiceMode::ActivePassive => Duty::Contend,
         }
     }

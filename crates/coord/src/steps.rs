@@ -1,6 +1,7 @@
 //! The transactions that a lock is made of.
 
 use crate::claim::Claim;
+use crate::elect::candidate_key;
 use crate::prefix_range;
 use crate::queue::{contenders, key_of};
 use crate::sequencer::Sequencer;
@@ -84,7 +85,7 @@ fn one(key: Bytes) -> KeyRange {
     KeyRange { key, end: Bytes::new() }
 }
 
-fn is(key: &Bytes, target: CompareTarget) -> Compare {
+pub(crate) fn is(key: &Bytes, target: CompareTarget) -> Compare {
     Compare { range: one(key.clone()), target, result: CompareResult::Equal }
 }
 
@@ -163,7 +164,15 @@ pub fn leave(place: &Place, token: i64) -> TxnRequest {
     }
 }
 
-/// The same for a call that gives up, unless another call went on with the place
+/// A leader gives its office back, and is no candidate for it any more.
+pub fn resign(place: &Place, token: i64) -> TxnRequest {
+    let mut txn = leave(place, token);
+    let range = one(candidate_key(&place.name, place.session));
+    txn.success.push(Op::Delete(DeleteRequest { range, prev_kv: false }));
+    txn
+}
+
+/// [`leave`] for a call that gives up, unless another call went on with the place
 /// since: then its key was written after `modified`.
 pub fn withdraw(place: &Place, token: i64, modified: i64) -> TxnRequest {
     let mut txn = leave(place, token);

@@ -93,6 +93,13 @@ const OWN_PATHS: &[(&str, &str)] = &[
     ("/synod/v1/file/events", "/synod.v1.File/Events"),
     ("/synod/v1/file/invalidations", "/synod.v1.File/Invalidations"),
     ("/synod/v1/file/release", "/synod.v1.File/Release"),
+    ("/synod/v1/election/stand", "/synod.v1.Election/Stand"),
+    ("/synod/v1/election/campaign", "/synod.v1.Election/Campaign"),
+    ("/synod/v1/election/proclaim", "/synod.v1.Election/Proclaim"),
+    ("/synod/v1/election/resign", "/synod.v1.Election/Resign"),
+    ("/synod/v1/election/withdraw", "/synod.v1.Election/Withdraw"),
+    ("/synod/v1/election/observe", "/synod.v1.Election/Observe"),
+    ("/synod/v1/service/report", "/synod.v1.Service/Report"),
 ];
 
 const ETCD_PREFIXES: [&str; 3] = ["/v3/", "/v3beta/", "/v3alpha/"];

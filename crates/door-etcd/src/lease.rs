@@ -1,29 +1,76 @@
 //! Leases. Renewals are agreed on like writes (so a new leader knows of them),
-//! but all that wait at this door share one command.
+//! but all that wait at this door share one command; and who has time to wait
+//! does, so that there are few of them.
 
 use crate::door::Door;
 use crate::error;
 use crate::kv::unexpected;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::lease_server::Lease;
 use synod_mvcc::{Command, LEASE_TTL_MAX, Outcome};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-type Waiting = Vec<(i64, oneshot::Sender<Result<i64, Status>>)>;
+/// Which part of its time to live a session's renewal may wait for others.
+const PATIENCE_PART: u32 = 50;
+/// And for how long at most.
+const PATIENCE_MAX: Duration = Duration::from_millis(250);
 
-/// Renewals that wait for the one in flight.
+/// For how long the renewal of a session that lives so long may wait for others.
+pub(crate) fn patience(ttl_s: i64) -> Duration {
+    let ttl = Duration::from_secs(ttl_s.clamp(0, 3_600) as u64);
+    (ttl / PATIENCE_PART).min(PATIENCE_MAX)
+}
+
+type Answer = oneshot::Sender<Result<i64, Status>>;
+
+#[derive(Default)]
+struct Waiting {
+    leases: Vec<(i64, Answer)>,
+    /// When the first of them has waited long enough.
+    until: Option<Instant>,
+    /// Somebody proposes them.
+    running: bool,
+}
+
+/// Renewals that wait for the one in flight, and for others.
 #[derive(Default)]
 pub(crate) struct Renewals {
-    state: Mutex<(Waiting, bool)>,
+    waiting: Mutex<Waiting>,
+    /// One came that cannot wait as long as those before.
+    sooner: Notify,
 }
 
 impl Renewals {
-    fn lock(&self) -> MutexGuard<'_, (Waiting, bool)> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Takes all that wait once the first of them has waited long enough; `None` if
+    /// there are none.
+    async fn take(&self) -> Option<Vec<(i64, Answer)>> {
+        loop {
+            let until = {
+                let mut waiting = self.lock();
+                match waiting.until {
+                    None => {
+                        waiting.running = false;
+                        return None;
+                    }
+                    Some(until) if until <= Instant::now() => {
+                        waiting.until = None;
+                        return Some(std::mem::take(&mut waiting.leases));
+                    }
+                    Some(until) => until,
+                }
+            };
+            let _ = tokio::time::timeout_at(until, self.sooner.notified()).await;
+        }
     }
 }
 
@@ -53,24 +100,31 @@ impl Door {
 
     /// Renews a lease; the time to live granted, or 0 if there is no such lease.
     pub(crate) async fn renew(&self, id: i64) -> Result<i64, Status> {
-        let [ttl] = self.renew_together([id]).await?;
+        let [ttl] = self.renew_together([id], Duration::ZERO).await?;
         Ok(ttl)
     }
 
-    /// Renews leases by one command, so that they count from the same moment.
+    /// Renews leases by one command, so that they count from the same moment; the
+    /// command may wait so long for others.
     pub(crate) async fn renew_together<const N: usize>(
         &self,
         ids: [i64; N],
+        patience: Duration,
     ) -> Result<[i64; N], Status> {
+        let until = Instant::now() + patience;
         let mut answers = Vec::with_capacity(N);
         let begin = {
-            let mut state = self.renewals().lock();
+            let mut waiting = self.renewals().lock();
             for id in ids {
                 let (tx, rx) = oneshot::channel();
-                state.0.push((id, tx));
+                waiting.leases.push((id, tx));
                 answers.push(rx);
             }
-            !std::mem::replace(&mut state.1, true)
+            if waiting.until.is_none_or(|u| until < u) {
+                waiting.until = Some(until);
+                self.renewals().sooner.notify_one();
+            }
+            !std::mem::replace(&mut waiting.running, true)
         };
         if begin {
             let door = self.clone();
@@ -85,24 +139,17 @@ impl Door {
 
     /// One command after another, each for all that waited.
     async fn renew_all(&self) {
-        loop {
-            let waiting = {
-                let mut state = self.renewals().lock();
-                if state.0.is_empty() {
-                    state.1 = false;
-                    return;
-                }
-                std::mem::take(&mut state.0)
-            };
+        while let Some(waiting) = self.renewals().take().await {
             let mut ids: Vec<i64> = waiting.iter().map(|(id, _)| *id).collect();
             ids.sort_unstable();
             ids.dedup();
             let answer = self.run(Command::LeaseRenew { ids, clock: 0 }).await;
             for (id, tx) in waiting {
                 let result = match &answer {
+                    // In the order that they were named in.
                     Ok((Outcome::LeaseRenewed(ttls), _)) => {
-                        let found = ttls.iter().find(|(i, _)| *i == id);
-                        Ok(found.map_or(0, |(_, ttl)| *ttl))
+                        let found = ttls.binary_search_by_key(&id, |(id, _)| *id);
+                        Ok(found.map_or(0, |at| ttls[at].1))
                     }
                     Ok((other, _)) => Err(unexpected(other)),
                     Err(e) => Err(e.clone()),
@@ -138,7 +185,7 @@ impl Door {
     }
 }
 
-fn random_id() -> Result<i64, Status> {
+pub(crate) fn random_id() -> Result<i64, Status> {
     let bits = getrandom::u64().map_err(|e| Status::internal(format!("no entropy: {e}")))?;
     // Positive and not zero.
     Ok(((bits >> 1) as i64).max(1))

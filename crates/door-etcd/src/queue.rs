@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_coord::{
     Claim, Contender, Entered, Place, Standing, contenders, enter, entered, is_ahead, mark_held,
-    prefix_range, read_queue, resume, standing, withdraw, without_idle_guards,
+    prefix_range, read_queue, resume, standing, take_office, took_office, withdraw,
+    without_idle_guards,
 };
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_mvcc::{Command, KeyRange, KeyValue, Outcome, RangeRequest, TxnRequest, TxnResult};
@@ -126,11 +127,15 @@ impl Door {
         let (result, header) = self.run_txn(enter(&place)).await?;
         let entered = entered(result)
             .ok_or_else(|| Status::internal("entering a queue was answered with something else"))?;
+        Ok(self.taken(place, entered, header.revision))
+    }
+
+    fn taken(&self, place: Place, entered: Entered, revision: i64) -> Taken {
         let mut taken = Taken {
             door: self.clone(),
             place,
-            token: header.revision,
-            modified: header.revision,
+            token: revision,
+            modified: revision,
             at_once: entered == Entered::Holds,
             before: None,
             armed: true,
@@ -142,7 +147,25 @@ impl Door {
             taken.armed = false;
             taken.before = Some((kv, claim));
         }
-        Ok(taken)
+        taken
+    }
+
+    /// Takes an office for a candidate that was found to be the best at the revision
+    /// `seen`; `None` if the candidates have changed since. Runs to its end like
+    /// [`Door::take_place`].
+    pub(crate) async fn take_office(
+        &self,
+        place: Place,
+        since: i64,
+        seen: i64,
+    ) -> Result<Option<Taken>, Status> {
+        let door = self.clone();
+        let taking = tokio::spawn(async move {
+            let (result, header) = door.run_txn(take_office(&place, since, seen)).await?;
+            let entered = took_office(result);
+            Ok(entered.map(|entered| door.taken(place, entered, header.revision)))
+        });
+        taking.await.map_err(|_| error::stopped())?
     }
 
     /// Goes on with a place that the session had before. `false`: it was given up.

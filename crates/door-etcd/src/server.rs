@@ -33,6 +33,8 @@ type Answer = Response<Either<UnaryBody, OtherBody>>;
 const WATCH_REQUESTS: usize = 16;
 /// Answers that wait for the connection.
 const WATCH_ANSWERS: usize = 64;
+/// Largest request of a stream of renewals.
+const RENEWAL_BYTES: usize = 1 << 10;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -170,6 +172,13 @@ impl Site {
     ) -> Response<OtherBody> {
         if path == "/etcdserverpb.Watch/Watch" && grpc::is_plain(&request) {
             let body = Counted::new(self.watch(request).into_body(), started);
+            return grpc_response(boxed(body));
+        }
+        if path == "/synod.v1.Session/KeepAlive" && grpc::is_plain(&request) {
+            let reader = MessageReader::new(request.into_body(), RENEWAL_BYTES);
+            let (out, answers) = mpsc::channel(1);
+            tokio::spawn(self.door.clone().keep_alive_stream(reader, out));
+            let body = Counted::new(grpc::streaming(answers).into_body(), started);
             return grpc_response(boxed(body));
         }
         let response = match self.routes.call(request).await {

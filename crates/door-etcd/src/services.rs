@@ -13,8 +13,10 @@ use synod_etcd_proto::etcdserverpb::kv_server::{Kv, KvServer};
 use synod_etcd_proto::etcdserverpb::lease_server::LeaseServer;
 use synod_etcd_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use synod_etcd_proto::healthpb::health_server::HealthServer;
+use synod_etcd_proto::synod::v1::election_server::ElectionServer as SynodElectionServer;
 use synod_etcd_proto::synod::v1::file_server::FileServer;
 use synod_etcd_proto::synod::v1::lock_server::LockServer as SynodLockServer;
+use synod_etcd_proto::synod::v1::service_server::ServiceServer;
 use synod_etcd_proto::synod::v1::session_server::SessionServer;
 use synod_etcd_proto::v3electionpb::election_server::ElectionServer;
 use synod_etcd_proto::v3lockpb::lock_server::LockServer;
@@ -44,6 +46,8 @@ pub(crate) fn routes(door: &Door) -> Routes {
         .add_service(SessionServer::new(d()).max_decoding_message_size(most))
         .add_service(SynodLockServer::new(d()).max_decoding_message_size(most))
         .add_service(FileServer::new(d()).max_decoding_message_size(most))
+        .add_service(SynodElectionServer::new(d()).max_decoding_message_size(most))
+        .add_service(ServiceServer::new(d()).max_decoding_message_size(most))
         .add_service(HealthServer::new(d()))
         .add_service(reflection)
         .prepare()

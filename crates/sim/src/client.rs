@@ -133,6 +133,7 @@ impl World {
             self.move_a_watch(who)?;
         }
         self.look_at_the_queue(number, who)?;
+        self.look_at_the_office(number, who)?;
         let aim = self.choose(number);
         self.ask(number, who, aim);
         Ok(())

@@ -3,11 +3,12 @@
 //! for a while at any moment, and then go on as if it still held what it held.
 
 use crate::client::{Pending, put};
+use crate::office::{OFFICE, Official};
 use crate::oracle::Found;
 use crate::world::World;
 use synod_coord::{
     Claim, Entered, Mode, Place, Sequencer, Standing, contenders, enter, entered, fenced, leave,
-    mark_held, prefix_range, read_queue, standing, without_idle_guards,
+    mark_held, prefix_range, read_queue, resign, standing, without_idle_guards,
 };
 use synod_mvcc::{Command, Op, Outcome, RangeRequest};
 
@@ -20,6 +21,10 @@ pub(crate) enum Step {
     Guard { guard: i64, ttl: i64 },
     /// Enters the queue.
     Enter { lock: u64, mode: Mode },
+    /// Becomes a candidate for the office, or another one.
+    Stand { priority: i64, failing: bool },
+    /// Takes the office: it was found to be the best at the revision `seen`.
+    Take { since: i64, seen: i64 },
     /// Notes that its turn has come.
     Mark,
     /// Writes with its sequencer.
@@ -34,7 +39,7 @@ pub(crate) struct Lease {
     pub id: i64,
     ttl: i64,
     /// The client relies on it until then, µs.
-    until: u64,
+    pub until: u64,
     /// The guard, or 0.
     pub guard: i64,
     guard_ttl: i64,
@@ -44,12 +49,12 @@ pub(crate) struct Lease {
 }
 
 #[derive(Clone)]
-struct Taken {
-    place: Place,
-    token: i64,
-    held: bool,
+pub(crate) struct Taken {
+    pub place: Place,
+    pub token: i64,
+    pub held: bool,
     /// It is its turn; only the note is missing.
-    turn: bool,
+    pub turn: bool,
 }
 
 impl Taken {
@@ -66,13 +71,21 @@ impl Taken {
 /// See the file's header.
 #[derive(Default)]
 pub struct Holder {
-    lease: Option<Lease>,
-    taken: Option<Taken>,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) taken: Option<Taken>,
     /// What it held last and has lost.
     lost: Option<Sequencer>,
+    /// What it is in an election, and as an instance of a service.
+    pub(crate) office: Official,
 }
 
 impl Holder {
+    /// Whether it holds the office, as far as it knows.
+    pub(crate) fn in_office(&self, now: u64) -> bool {
+        let held = self.taken.as_ref().is_some_and(|t| t.held && t.place.name == OFFICE);
+        held && self.alive(now).is_some()
+    }
+
     /// Its session, if it can rely on it.
     pub(crate) fn alive(&self, now: u64) -> Option<&Lease> {
         self.lease.as_ref().filter(|l| l.until > now)
@@ -81,6 +94,13 @@ impl Holder {
     /// Whether it holds or held something.
     pub(crate) fn remembers(&self) -> bool {
         self.lost.is_some() || self.taken.as_ref().is_some_and(|t| t.held)
+    }
+
+    /// A queue may know its session from now on.
+    pub(crate) fn lease_is_used(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.used = true;
+        }
     }
 
     pub(crate) fn opened(&mut self, id: i64, ttl: i64, until: u64) {
@@ -115,6 +135,9 @@ impl World {
         let (lock, shared) = (self.rng.below(LOCKS), self.rng.one_in(3));
         let (guards, leaves) = (self.rng.one_in(3), self.rng.one_in(3));
         let more = self.rng.between(1, 2) as i64;
+        if let Some(step) = self.office_step(number) {
+            return Some(step);
+        }
         let holder = &self.clients[number].holder;
         let lease = holder.lease.as_ref()?;
         // Without a token it is not known whether it entered: it tries again.
@@ -154,8 +177,12 @@ impl World {
             holder.taken = Some(Taken { place, token: 0, held: false, turn: false });
             return Command::Txn(txn);
         }
+        if let Step::Stand { .. } | Step::Take { .. } = step {
+            return self.office_command(number, step).unwrap_or_else(nothing);
+        }
         let Some(taken) = &holder.taken else { return nothing() };
         Command::Txn(match step {
+            Step::Leave if taken.place.value.is_some() => resign(&taken.place, taken.token),
             Step::Mark => mark_held(&taken.place, taken.token, 2),
             Step::Write => fenced_write(&taken.sequencer()),
             _ => leave(&taken.place, taken.token),
@@ -166,6 +193,7 @@ impl World {
     pub(crate) fn leaves(&mut self, number: usize) {
         if let Some(taken) = self.clients[number].holder.taken.take() {
             self.oracle.locks.gave_up(&taken.place.name, number as u64, false);
+            self.oracle.active.rests(number);
         }
     }
 
@@ -173,6 +201,7 @@ impl World {
     pub(crate) fn drop_lease(&mut self, number: usize) {
         let holder = &mut self.clients[number].holder;
         holder.lease = None;
+        self.oracle.active.rests(number);
         if let Some(taken) = holder.taken.take().filter(|t| t.held) {
             holder.lost = Some(taken.sequencer());
             self.oracle.locks.gave_up(&taken.place.name, number as u64, true);
@@ -208,6 +237,27 @@ impl World {
                 self.clients[number].holder.taken = None;
                 Ok(())
             }
+        }
+    }
+
+    /// A client has a place in a queue.
+    pub(crate) fn entered(
+        &mut self,
+        number: usize,
+        how: Option<Entered>,
+        revision: i64,
+    ) -> Result<(), Found> {
+        let Some(taken) = &mut self.clients[number].holder.taken else { return Ok(()) };
+        taken.token = revision;
+        match how {
+            Some(Entered::Holds) => self.granted(number),
+            Some(Entered::Already(kv, claim)) => {
+                // An earlier try that nobody knew the end of.
+                taken.token = kv.create_revision;
+                taken.place.claim = claim;
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -288,18 +338,10 @@ impl World {
                 Ok(())
             }
             (Step::Enter { .. }, Outcome::Txn(result)) => {
-                let Some(taken) = &mut self.clients[number].holder.taken else { return Ok(()) };
-                taken.token = revision;
-                match entered(result.clone()) {
-                    Some(Entered::Holds) => self.granted(number),
-                    Some(Entered::Already(kv, claim)) => {
-                        // An earlier try that nobody knew the end of.
-                        taken.token = kv.create_revision;
-                        taken.place.claim = claim;
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                }
+                self.entered(number, entered(result.clone()), revision)
+            }
+            (Step::Take { .. }, Outcome::Txn(result)) => {
+                self.took(number, result.clone(), revision)
             }
             (Step::Mark, Outcome::Txn(result)) if result.succeeded => self.granted(number),
             (Step::Write, Outcome::Txn(result)) => {

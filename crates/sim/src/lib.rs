@@ -30,6 +30,7 @@ mod locks;
 mod machine;
 mod model;
 mod network;
+mod office;
 mod oracle;
 mod picture;
 mod run;

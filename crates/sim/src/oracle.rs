@@ -5,10 +5,11 @@
 //! effect at most once, and never after it was refused; answers and the
 //! revisions of every member are the model's; nothing takes effect before what
 //! had ended when it began; leases do not end early. Locks are in
-//! [`crate::locks`].
+//! [`crate::locks`], elections and services in [`crate::office`].
 
 use crate::locks::Locks;
 use crate::model::Model;
+use crate::office::{Active, the_best_was_elected};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_base::NodeId;
 use synod_cell::Agreed;
@@ -36,6 +37,7 @@ pub struct Oracle {
     /// Lease -> it must live at least until then (µs).
     promises: BTreeMap<i64, u64>,
     pub locks: Locks,
+    pub active: Active,
     leaders: BTreeMap<u64, NodeId>,
     /// By how much clocks have jumped, µs.
     pub jumped: u64,
@@ -54,6 +56,7 @@ impl Oracle {
             frontier: FIRST_INDEX - 1,
             promises: BTreeMap::new(),
             locks: Locks::default(),
+            active: Active::default(),
             leaders: BTreeMap::new(),
             jumped: 0,
         }
@@ -101,7 +104,11 @@ impl Oracle {
         for bytes in &entry.commands {
             let command = Command::decode(bytes.clone())
                 .map_err(|e| ("state machine safety", format!("entry {}: {e}", entry.index)))?;
+            let before = self.model.revision();
             result = self.model.apply(&command);
+            if self.model.revision() > before {
+                the_best_was_elected(&self.model)?;
+            }
             for lease in std::mem::take(&mut self.model.expired) {
                 let promised = self.promises.remove(&lease).unwrap_or(0);
                 if now < promised {
@@ -203,5 +210,6 @@ impl Oracle {
             *until = until.saturating_sub(by);
         }
         self.locks.jump(by);
+        self.active.jump(by);
     }
 }

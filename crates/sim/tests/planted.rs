@@ -78,6 +78,10 @@ const BUGS: &[(&str, Protocol)] = &[
     ("file: a cache outlives its session", Protocol::Zab),
     ("file: a cache keeps what it gives up", Protocol::Raft),
     ("file: an answer that was overtaken is kept", Protocol::Paxos),
+    ("election: priorities do not count", Protocol::Raft),
+    ("election: a candidate's health does not count", Protocol::Paxos),
+    ("election: the candidates may have changed since", Protocol::Zab),
+    ("service: active without the office", Protocol::Raft),
     ("watch: an event is dropped", Protocol::Raft),
     ("watch: history begins one revision late", Protocol::Raft),
 ];

@@ -9,16 +9,18 @@ use synod_coord::{
     Claim, Contender, Mode, Place, Sequencer, Standing, delays, holders, is_reserved, key_of,
     leave, standing,
 };
+use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_server::Lock;
+use synod_mvcc::TxnRequest;
 use tonic::{Code, Request, Response, Status};
 
 /// Longest name of a lock, bytes.
 const NAME_BYTES_MAX: usize = 1_024;
 /// Longest name of who asks, bytes.
-const OWNER_BYTES_MAX: usize = 256;
+pub(super) const OWNER_BYTES_MAX: usize = 256;
 
-fn check_name(name: &[u8]) -> Result<(), Status> {
+pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
     let bad = |why: String| Err(Status::invalid_argument(format!("synod: {why}")));
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return bad(format!("a lock's name has from 1 to {NAME_BYTES_MAX} bytes"));
@@ -30,7 +32,7 @@ fn check_name(name: &[u8]) -> Result<(), Status> {
 }
 
 /// A sequencer that a client sent, of a lock that can be.
-fn sequencer(text: &str) -> Result<Sequencer, Status> {
+pub(super) fn sequencer(text: &str) -> Result<Sequencer, Status> {
     let s = parse(text)?;
     check_name(&s.name)?;
     Ok(s)
@@ -53,6 +55,23 @@ fn check(r: &v1::LockAcquireRequest) -> Result<Mode, Status> {
         Ok(v1::LockMode::Shared) => Ok(Mode::Shared),
         Err(_) => bad(format!("there is no lock mode {}", r.mode)),
     }
+}
+
+/// A place that the session had before is this call's only if it is an earlier try of
+/// the same acquisition.
+pub(super) fn same_attempt(taken: &Taken) -> Result<(), Status> {
+    let Some((_, there)) = &taken.before else { return Ok(()) };
+    let (place, wanted) = (&taken.place, &taken.place.claim);
+    let again = wanted.attempt != 0 && wanted.attempt == there.attempt;
+    if again && wanted.mode() == there.mode() {
+        return Ok(());
+    }
+    Err(Status::already_exists(format!(
+        "synod: session {:x} has a place in the queue of lock {:?} already, by token {}",
+        place.session,
+        String::from_utf8_lossy(&place.name),
+        taken.token
+    )))
 }
 
 impl Door {
@@ -84,19 +103,10 @@ impl Door {
                 Code::NotFound => super::session::no_session(place.session),
                 _ => e,
             })?;
-            let Some((_, claim)) = &taken.before else { return Ok(taken) };
-            let (wanted, there) = (&place.claim, claim);
-            if wanted.attempt == 0
-                || wanted.attempt != there.attempt
-                || wanted.mode() != there.mode()
-            {
-                return Err(Status::already_exists(format!(
-                    "synod: session {:x} has a place in the queue of lock {:?} already, by token {}",
-                    place.session,
-                    String::from_utf8_lossy(&place.name),
-                    taken.token
-                )));
+            if taken.before.is_none() {
+                return Ok(taken);
             }
+            same_attempt(&taken)?;
             // Otherwise it was given up in between: there is a new one to take.
             if self.resume_place(&mut taken).await? {
                 return Ok(taken);
@@ -140,21 +150,28 @@ impl Door {
 
     async fn release(&self, text: &str) -> Result<v1::LockReleaseResponse, Status> {
         let s = sequencer(text)?;
+        let header = self.give_back(&s, leave).await?;
+        Ok(v1::LockReleaseResponse { header: Some(header) })
+    }
+
+    /// Gives back what this sequencer holds, by a transaction on its place.
+    pub(super) async fn give_back(
+        &self,
+        s: &Sequencer,
+        by: fn(&Place, i64) -> TxnRequest,
+    ) -> Result<pb::ResponseHeader, Status> {
         let record = self.session(s.session).await;
         let guard = match record {
             Ok(record) => record.map_or(0, |r| r.guard()),
-            Err(e) if e.code() == Code::NotFound => return Err(stale(&s)),
+            Err(e) if e.code() == Code::NotFound => return Err(stale(s)),
             Err(e) => return Err(e),
         };
         let (name, claim) = (s.name.clone(), Claim::default());
         // As a candidate's: its claim goes too, if it has one.
         let value = Some(Bytes::new());
         let place = Place { name, session: s.session, guard, claim, value };
-        let (left, header) = self.run_txn(leave(&place, s.token)).await?;
-        if !left.succeeded {
-            return Err(stale(&s));
-        }
-        Ok(v1::LockReleaseResponse { header: Some(header) })
+        let (left, header) = self.run_txn(by(&place, s.token)).await?;
+        if left.succeeded { Ok(header) } else { Err(stale(s)) }
     }
 
     async fn check_lock(&self, text: &str) -> Result<v1::LockCheckResponse, Status> {

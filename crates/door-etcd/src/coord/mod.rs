@@ -1,9 +1,11 @@
-//! Synod's own interface, `synod.v1`, on etcd's port: sessions, locks,
-//! writes that are done only while a lock is held, and small files.
+//! Synod's own interface, `synod.v1`, on etcd's port: sessions, locks, elections,
+//! services, writes that are done only while a lock is held, and small files.
 
+mod election;
 mod fence;
 mod file;
 mod lock;
+mod service;
 mod session;
 
 pub(crate) use fence::{FENCE_HEADER, check_fence, fence_of};

@@ -3,13 +3,19 @@
 
 use crate::door::Door;
 use crate::error;
+use crate::grpc::MessageReader;
+use crate::lease::{patience, random_id};
 use crate::queue::unix_ms;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use synod_coord::{SESSIONS, SessionRecord, prefix_range, session_key};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::session_server::Session;
 use synod_mvcc::{Command, KeyRange, LEASE_TTL_MAX, PutRequest, RangeRequest};
+use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,9 +26,25 @@ const LOCK_DELAY_MAX_S: i64 = 3_600;
 /// Longest name, bytes.
 const NAME_BYTES_MAX: usize = 256;
 
+/// What a stream of renewals remembers of a session: neither ever changes.
+#[derive(Clone, Copy)]
+struct Known {
+    guard: i64,
+    ttl_s: i64,
+}
+
 /// There is no such session.
 pub(crate) fn no_session(session: i64) -> Status {
     Status::not_found(format!("synod: there is no session {session:x}: it ended or never was"))
+}
+
+/// Leases for a session and its guard. Their keys in a queue are created by one step;
+/// etcd's own client takes the first of them by name for the leader of an election,
+/// and that must be the session's.
+fn session_and_guard() -> Result<(i64, i64), Status> {
+    let (a, b) = (random_id()?, random_id()?);
+    let a_is_first = format!("{a:x}") <= format!("{b:x}");
+    Ok(if a_is_first { (a, b) } else { (b, a) })
 }
 
 impl Door {
@@ -64,7 +86,9 @@ impl Door {
         if ttl > LEASE_TTL_MAX - LOCK_DELAY_MAX_S {
             return Err(error::lease_ttl_too_large());
         }
-        let granted = self.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?;
+        let guarded = r.lock_delay_s > 0;
+        let (id, guard) = if guarded { session_and_guard()? } else { (0, 0) };
+        let granted = self.lease_grant(pb::LeaseGrantRequest { ttl, id }).await?;
         let mut record = SessionRecord {
             name: r.name,
             ttl_s: granted.ttl,
@@ -72,9 +96,9 @@ impl Door {
             guard: String::new(),
             opened_ms: unix_ms(),
         };
-        if r.lock_delay_s > 0 {
+        if guarded {
             let ttl = granted.ttl + r.lock_delay_s;
-            let guard = self.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?;
+            let guard = self.lease_grant(pb::LeaseGrantRequest { ttl, id: guard }).await?;
             record.guard = format!("{:x}", guard.id);
         }
         let (session, value) = (granted.id, record.encode());
@@ -86,12 +110,71 @@ impl Door {
 
     /// Renews a session and its guard; the time to live granted, or 0. Without its
     /// guard a session is as good as over: it could not hold what it holds.
-    async fn keep_alive(&self, session: i64, guard: i64) -> Result<i64, Status> {
-        if guard == 0 {
-            return self.renew(session).await;
+    async fn renew_session(&self, session: i64, known: Known) -> Result<i64, Status> {
+        let patience = patience(known.ttl_s);
+        if known.guard == 0 {
+            let [ttl] = self.renew_together([session], patience).await?;
+            return Ok(ttl);
         }
-        let [ttl, guarded] = self.renew_together([session, guard]).await?;
+        let [ttl, guarded] = self.renew_together([session, known.guard], patience).await?;
         Ok(if guarded == 0 { 0 } else { ttl })
+    }
+
+    /// Answers one renewal; `known`: what its stream has learnt of its sessions.
+    async fn keep_alive(
+        &self,
+        session: i64,
+        known: &mut BTreeMap<i64, Known>,
+    ) -> Result<v1::SessionKeepAliveResponse, Status> {
+        // Taken before the renewal, so that it never claims more than was seen.
+        let header = Some(self.header_now());
+        let found = match known.get(&session) {
+            Some(known) => Some(*known),
+            None => match self.session(session).await {
+                Ok(Some(r)) => {
+                    let found = Known { guard: r.guard(), ttl_s: r.ttl_s };
+                    known.insert(session, found);
+                    Some(found)
+                }
+                Ok(None) => Some(Known { guard: 0, ttl_s: 0 }),
+                Err(e) if e.code() == tonic::Code::NotFound => None,
+                Err(e) => return Err(e),
+            },
+        };
+        let ttl_s = match found {
+            Some(found) => self.renew_session(session, found).await?,
+            None => 0,
+        };
+        if ttl_s == 0 {
+            known.remove(&session);
+        }
+        Ok(v1::SessionKeepAliveResponse { header, session, ttl_s })
+    }
+
+    /// Serves a stream of renewals on the bare connection: a stream that is idle most
+    /// of the time must cost little.
+    pub(crate) async fn keep_alive_stream(
+        self,
+        mut requests: MessageReader,
+        answers: mpsc::Sender<Result<Bytes, Status>>,
+    ) {
+        let mut known = BTreeMap::new();
+        loop {
+            let request = tokio::select! {
+                request = requests.next::<v1::SessionKeepAliveRequest>() => request,
+                () = answers.closed() => return,
+            };
+            let answer = match request {
+                Ok(Some(request)) => self.keep_alive(request.session, &mut known).await,
+                Ok(None) => return,
+                Err(e) => Err(e),
+            };
+            let failed = answer.is_err();
+            let answer = answer.map(|a| Bytes::from(a.encode_to_vec()));
+            if answers.send(answer).await.is_err() || failed {
+                return;
+            }
+        }
     }
 
     async fn close(&self, session: i64) -> Result<pb::ResponseHeader, Status> {
@@ -158,17 +241,7 @@ impl Session for Door {
         let door = self.clone();
         let answers = request.into_inner().then(move |message| {
             let door = door.clone();
-            async move {
-                let session = message?.session;
-                // Taken before the renewal, so that it never claims more than was seen.
-                let header = Some(door.header_now());
-                let ttl_s = match door.session(session).await {
-                    Ok(record) => door.keep_alive(session, record.map_or(0, |r| r.guard())).await?,
-                    Err(e) if e.code() == tonic::Code::NotFound => 0,
-                    Err(e) => return Err(e),
-                };
-                Ok(v1::SessionKeepAliveResponse { header, session, ttl_s })
-            }
+            async move { door.keep_alive(message?.session, &mut BTreeMap::new()).await }
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -5,8 +5,12 @@
 //! begun (so a stall of the server is not hidden by the client's waiting).
 
 mod conn;
+mod detector;
 mod failover;
 mod loads;
+mod servers;
+mod service;
+mod session;
 mod watch;
 
 use crate::Outcome;
@@ -39,6 +43,18 @@ enum Load {
     Lock(Common),
     /// The same by Synod's own interface, with sequencers
     FencedLock(Common),
+    /// Keep many sessions that do nothing, and see what they cost the servers
+    Session(session::SessionArgs),
+    /// Kill the active instance of a service again and again, and time the switch
+    Service(service::ServiceArgs),
+    /// What the instances of that service do
+    #[command(hide = true)]
+    Worker(service::WorkerArgs),
+    /// Judge an instance's reports: false suspicions, and time to a true one
+    Detector(detector::DetectorArgs),
+    /// The process that reports
+    #[command(hide = true)]
+    Reporter(detector::ReporterArgs),
     /// Deliver each write to many watchers
     Watch(watch::WatchArgs),
     /// Write steadily and report the longest time without a success
@@ -142,6 +158,11 @@ pub fn run(args: BenchArgs) -> Outcome {
             Load::Lease(c) => loads::run("lease", c, loads::Kind::Lease).await,
             Load::Lock(c) => loads::run("lock", c, loads::Kind::Lock).await,
             Load::FencedLock(c) => loads::run("fenced-lock", c, loads::Kind::FencedLock).await,
+            Load::Session(s) => session::run(s).await,
+            Load::Service(s) => service::run(s).await,
+            Load::Worker(w) => service::work(w).await,
+            Load::Detector(d) => detector::run(d).await,
+            Load::Reporter(r) => detector::report(r).await,
             Load::Watch(w) => watch::run(w).await,
             Load::Failover(f) => failover::run(f).await,
         }

@@ -6,9 +6,14 @@ use crate::Outcome;
 use rustix::process::{Pid, Signal};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use synod_client::Session;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+/// How long a command may take to end when it is asked to, before it is killed.
+pub(crate) const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is held, for the command to see.
 pub(crate) struct Holding {
@@ -16,6 +21,14 @@ pub(crate) struct Holding {
     pub environment: Vec<(&'static str, String)>,
     /// What is printed when there is no command.
     pub says: String,
+}
+
+/// How a command's time ended.
+pub(crate) enum Ended {
+    /// It ended by itself, with this exit code.
+    Code(i32),
+    /// What was held is to be given back, for this reason, and it has ended.
+    Asked(String),
 }
 
 /// Runs the command until it ends (its exit code; 128 and the signal's number if
@@ -27,6 +40,21 @@ pub(crate) async fn run_held(
     session: Option<&Session>,
     doubt: impl Future<Output = String>,
 ) -> Outcome<i32> {
+    match run_until(command, holding, session, doubt, std::future::pending()).await? {
+        Ended::Code(code) => Ok(code),
+        Ended::Asked(why) => Err(why),
+    }
+}
+
+/// The same, but also until `leave` says why what is held is to be given back: then
+/// the command is asked to end, and killed if it takes too long.
+pub(crate) async fn run_until(
+    command: &[String],
+    holding: &Holding,
+    session: Option<&Session>,
+    doubt: impl Future<Output = String>,
+    leave: impl Future<Output = String>,
+) -> Outcome<Ended> {
     let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
     let (mut interrupt, mut terminate) =
         (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
@@ -34,18 +62,25 @@ pub(crate) async fn run_held(
         println!("{}", holding.says);
         return tokio::select! {
             why = doubt => Err(why),
-            _ = interrupt.recv() => Ok(0),
-            _ = terminate.recv() => Ok(0),
+            why = leave => Ok(Ended::Asked(why)),
+            _ = interrupt.recv() => Ok(Ended::Code(0)),
+            _ = terminate.recv() => Ok(Ended::Code(0)),
         };
     };
     let mut held = Held::spawn(program, args, holding)?;
-    tokio::pin!(doubt);
+    tokio::pin!(doubt, leave);
+    let mut asked: Option<(String, Instant)> = None;
     loop {
+        let kill_at = asked.as_ref().map(|(_, at)| *at);
         tokio::select! {
             status = held.child.wait() => {
                 // What it left behind must not outlive the lock either.
                 held.end_group();
-                return status.map(code_of).map_err(|e| format!("{program}: {e}"));
+                if let Some((why, _)) = asked {
+                    return Ok(Ended::Asked(why));
+                }
+                let code = status.map(code_of).map_err(|e| format!("{program}: {e}"))?;
+                return Ok(Ended::Code(code));
             }
             why = &mut doubt => {
                 // Nobody may act on a lock that others can have.
@@ -53,11 +88,27 @@ pub(crate) async fn run_held(
                 let _ = held.child.wait().await;
                 return Err(format!("{program} was killed: {why}"));
             }
+            why = &mut leave, if asked.is_none() => {
+                held.send(Signal::TERM);
+                asked = Some((why, Instant::now() + END_WITHIN));
+            }
+            () = at(kill_at) => {
+                held.send(Signal::KILL);
+                let _ = held.child.wait().await;
+            }
             () = held.watchdog.keep_quiet(session) => {}
             // A terminal interrupts the command by itself.
             _ = interrupt.recv() => if held.group { held.send(Signal::INT) },
             _ = terminate.recv() => held.send(Signal::TERM),
         }
+    }
+}
+
+/// Returns at that time; never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,30 +1,28 @@
-//! Locks, elections and sessions.
+//! Locks and sessions.
 //!
 //! A server that has not Synod's own interface (etcd) is asked for etcd's lock:
 //! then there is no sequencer, and no shared mode.
 
-use super::etcd_locks::{EtcdOffice, EtcdSession};
+use super::etcd_locks::EtcdSession;
 use super::hold::{Holding, run_held};
-use super::{Connect, show, words};
+use super::{Connect, show};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::time::Duration;
 use synod_client::{Client, Error, Lock, LockOptions, Mode, Session, SessionOptions, Wait};
 use synod_etcd_proto::synod::v1;
-use synod_etcd_proto::v3electionpb;
-use synod_etcd_proto::v3electionpb::election_client::ElectionClient;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
 /// How long the cluster is waited for when something is given back.
-const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// How a session is opened for a command.
 #[derive(Args, Clone)]
 pub struct SessionFlags {
     /// For how long the cluster keeps what is held without a sign of life from here
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
-    ttl: u64,
+    pub ttl: u64,
     /// For how long the lock stays closed when it is lost (not when it is given back)
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     lock_delay: u64,
@@ -34,7 +32,7 @@ pub struct SessionFlags {
 }
 
 impl SessionFlags {
-    fn owner(&self) -> String {
+    pub fn owner(&self) -> String {
         self.owner.clone().unwrap_or_else(own_name)
     }
 
@@ -113,7 +111,7 @@ impl LockArgs {
 }
 
 /// Opens a session; `None` if the server does not know what that is.
-async fn open(
+pub(crate) async fn open(
     connect: &Connect,
     client: &Client,
     flags: &SessionFlags,
@@ -183,7 +181,10 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
 }
 
 /// Bounds a call in time and words its error.
-async fn bounded<T>(connect: &Connect, call: impl Future<Output = Result<T, Error>>) -> Outcome<T> {
+pub(crate) async fn bounded<T>(
+    connect: &Connect,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Outcome<T> {
     match tokio::time::timeout(Duration::from_secs(connect.timeout), call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(Error::Refused(s))) if s.code() == Code::Unimplemented => {
@@ -240,53 +241,6 @@ async fn describe(connect: &Connect, client: &Client, name: &str) -> Outcome {
 pub(crate) fn unix_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_millis() as u64)
-}
-
-/// Arguments of `synod elect`.
-#[derive(Args)]
-pub struct ElectArgs {
-    /// The election's name
-    name: String,
-    /// What to proclaim when elected [default, with a command: host and process id];
-    /// without it and without a command, follow who leads
-    value: Option<String>,
-    #[command(flatten)]
-    session: SessionFlags,
-    #[command(flatten)]
-    connect: Connect,
-    /// What to run while elected (after --); without it, stay until interrupted
-    #[arg(last = true)]
-    command: Vec<String>,
-}
-
-impl ElectArgs {
-    pub async fn run(self) -> Outcome {
-        let own = (!self.command.is_empty()).then(|| self.session.owner());
-        let Some(value) = self.value.clone().or(own) else { return self.follow().await };
-        if value.is_empty() {
-            return Err("a candidate's value must not be empty".into());
-        }
-        let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
-        let Some(session) = open(&self.connect, &client, &self.session).await? else {
-            let session = EtcdSession::open(&self.connect, self.session.ttl as i64).await?;
-            let office = EtcdOffice { name: self.name, value };
-            return session.campaign(office, &self.command).await;
-        };
-        let options = LockOptions { value: value.into(), ..LockOptions::default() };
-        hold(session, &self.name, options, &self.command).await
-    }
-
-    async fn follow(self) -> Outcome {
-        let mut client = ElectionClient::new(self.connect.open().await?);
-        let request = v3electionpb::LeaderRequest { name: self.name.clone().into() };
-        let mut seen = client.observe(request).await.map_err(|e| words(&e))?.into_inner();
-        while let Some(answer) = seen.message().await.map_err(|e| words(&e))? {
-            if let Some(kv) = answer.kv {
-                println!("{}\t{}", show(&kv.key), show(&kv.value));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Arguments of `synod session`.

@@ -1,6 +1,8 @@
 //! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
 //! `lock`, `elect`, `session`, `file`, `service`, `member`, `status`, `compact`.
 
+mod check;
+mod elect;
 mod etcd_locks;
 mod files;
 mod hold;
@@ -8,15 +10,17 @@ mod keys;
 mod leases;
 mod locks;
 mod members;
+mod reports;
 mod service;
 mod status;
 mod txn;
 mod watchdog;
 
+pub use elect::ElectArgs;
 pub use files::FileArgs;
 pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
 pub use leases::LeaseArgs;
-pub use locks::{ElectArgs, LockArgs, SessionArgs};
+pub use locks::{LockArgs, SessionArgs};
 pub use members::{CompactArgs, MemberArgs};
 pub use service::ServiceArgs;
 pub use status::StatusArgs;

@@ -1,14 +1,14 @@
 //! The agent of one instance: keeps its session, checks its health, contends for
 //! the office, and promotes and demotes it.
 
-use super::super::hold::{Held, Holding};
+use super::super::check::CheckFlags;
+use super::super::hold::{END_WITHIN, Held, Holding};
 use super::super::locks::unix_ms;
-use super::check::Check;
+use super::super::reports::{PhiFlags, Reports};
 use crate::Outcome;
 use rustix::process::Signal;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 use synod_client::{Client, Error, Lock, LockOptions, Session, SessionOptions, SessionState};
 use synod_coord::{
@@ -22,8 +22,6 @@ use tokio::time::Instant;
 const ASIDE: Duration = Duration::from_secs(5);
 /// How long a hook may take.
 const HOOK_WITHIN: Duration = Duration::from_secs(30);
-/// How long a command may take to end when it is asked to, before it is killed.
-const END_WITHIN: Duration = Duration::from_secs(5);
 /// Pause before a call to the cluster is made again.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// How long the cluster is waited for when a lock is given back.
@@ -35,10 +33,8 @@ pub(crate) struct Plan {
     pub instance: String,
     pub address: String,
     pub mode: ServiceMode,
-    pub checks: Vec<Check>,
-    pub every: Duration,
-    pub rise: u32,
-    pub fall: u32,
+    pub checks: CheckFlags,
+    pub phi: PhiFlags,
     pub on_promote: Option<String>,
     pub on_demote: Option<String>,
     pub ttl: Duration,
@@ -69,13 +65,13 @@ struct Inbox {
 /// Runs the agent until it is interrupted. A session that is lost is followed by
 /// another: the instance comes back as a passive one.
 pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
-    let plan = Arc::new(plan);
+    let reports = Reports::follow(&client, &plan.service, &plan.instance, &plan.phi);
     let mut inbox = Inbox {
-        checks: check_all(plan.clone()),
+        checks: plan.checks.run(Some(reports)),
         handovers: follow_handovers(client.clone(), &plan),
         interrupt: interruptions()?,
     };
-    let mut health = Health::new(plan.rise, plan.fall);
+    let mut health = plan.checks.health();
     loop {
         let options = SessionOptions {
             ttl: plan.ttl,
@@ -120,35 +116,13 @@ fn interruptions() -> Outcome<watch::Receiver<bool>> {
     Ok(rx)
 }
 
-/// Runs all checks again and again.
-fn check_all(plan: Arc<Plan>) -> mpsc::Receiver<Result<(), String>> {
-    let (tx, rx) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut rounds = tokio::time::interval(plan.every);
-        rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            rounds.tick().await;
-            let mut result = Ok(());
-            for check in &plan.checks {
-                result = check.run(plan.every).await;
-                if result.is_err() {
-                    break;
-                }
-            }
-            if tx.send(result).await.is_err() {
-                return;
-            }
-        }
-    });
-    rx
-}
-
 fn follow_handovers(client: Client, plan: &Plan) -> mpsc::Receiver<String> {
     let (tx, rx) = mpsc::channel(1);
     let key = handover_key(&plan.service);
     tokio::spawn(async move {
+        let mut asked = client.follow(&key);
         loop {
-            match client.next_write(&key).await {
+            match asked.next().await {
                 Ok(to) => {
                     if tx.send(String::from_utf8_lossy(&to).into_owned()).await.is_err() {
                         return;

@@ -1,12 +1,13 @@
 //! `synod service`: instances of services, their health, and which is active.
 
 mod agent;
-mod check;
 
+use super::check::CheckFlags;
+use super::locks::bounded;
+use super::reports::PhiFlags;
 use super::{Connect, show};
 use crate::Outcome;
 use agent::Plan;
-use check::Check;
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
 use synod_client::Client;
@@ -36,6 +37,20 @@ enum ServiceCommand {
         /// The service
         name: String,
     },
+    /// Report an instance's health from within it, for its check of kind ttl
+    Report {
+        /// The service
+        name: String,
+        /// The instance
+        #[arg(long)]
+        instance: String,
+        /// How it is
+        #[arg(value_enum)]
+        health: Reported,
+        /// What is wrong, for people who look
+        #[arg(long, default_value = "")]
+        why: String,
+    },
     /// Ask the active instance to step down for another
     Failover {
         /// The service
@@ -60,6 +75,15 @@ enum Mode {
     ActiveActive,
 }
 
+/// What an instance says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Reported {
+    /// It is well
+    Healthy,
+    /// It is not
+    Unhealthy,
+}
+
 /// Arguments of `synod service register`.
 #[derive(Args)]
 struct Register {
@@ -74,19 +98,10 @@ struct Register {
     /// Which instances are active
     #[arg(long, value_enum, default_value = "active/passive")]
     mode: Mode,
-    /// How to check its health: tcp:HOST:PORT, http://HOST:PORT/PATH or exec:COMMAND;
-    /// repeated, all must pass; without any it is healthy as long as this agent runs
-    #[arg(long, value_name = "CHECK")]
-    check: Vec<Check>,
-    /// Time between checks, and for one check
-    #[arg(long, default_value_t = 500, value_name = "MS")]
-    every: u64,
-    /// Checks in a row that must pass before it is healthy
-    #[arg(long, default_value_t = 2, value_name = "COUNT")]
-    rise: u32,
-    /// Checks in a row that must fail before it is not
-    #[arg(long, default_value_t = 3, value_name = "COUNT")]
-    fall: u32,
+    #[command(flatten)]
+    checks: CheckFlags,
+    #[command(flatten)]
+    phi: PhiFlags,
     /// Run by `sh -c` when it becomes active; if it fails, another instance takes over
     #[arg(long, value_name = "COMMAND")]
     on_promote: Option<String>,
@@ -127,10 +142,8 @@ impl ServiceArgs {
                         Mode::ActivePassive => ServiceMode::ActivePassive,
                         Mode::ActiveActive => ServiceMode::ActiveActive,
                     },
-                    checks: r.check,
-                    every: Duration::from_millis(r.every.max(10)),
-                    rise: r.rise,
-                    fall: r.fall,
+                    checks: r.checks,
+                    phi: r.phi,
                     on_promote: r.on_promote,
                     on_demote: r.on_demote,
                     ttl: Duration::from_secs(r.ttl.max(1)),
@@ -140,6 +153,11 @@ impl ServiceArgs {
             }
             ServiceCommand::List { name } => list(&self.connect, &client, name.as_deref()).await,
             ServiceCommand::Health { name } => health(&self.connect, &client, &name).await,
+            ServiceCommand::Report { name, instance, health, why } => {
+                let health = if health == Reported::Healthy { Ok(()) } else { Err(why.as_str()) };
+                let report = client.report(&name, &instance, health);
+                bounded(&self.connect, report).await
+            }
             ServiceCommand::Failover { name, to, within } => {
                 failover(&client, &name, to.as_deref(), Duration::from_secs(within)).await
             }

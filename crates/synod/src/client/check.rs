@@ -1,12 +1,16 @@
-//! Checks of an instance's health.
+//! Checks of the health of a service's instance or a candidate.
 
+use super::reports::Reports;
 use crate::Outcome;
+use clap::Args;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
+use synod_coord::Health;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 /// How an instance's health is checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +21,59 @@ pub(crate) enum Check {
     Http { authority: String, path: String },
     /// A command, run by `sh -c`, ends with 0.
     Command(String),
+    /// It reports itself, at least so often.
+    Ttl(Duration),
+}
+
+/// How checks are done, and what they must come to.
+#[derive(Args, Clone)]
+pub(crate) struct CheckFlags {
+    /// How to check its health: tcp:HOST:PORT, http://HOST:PORT/PATH or exec:COMMAND (and,
+    /// of a service's instance, ttl:SECONDS: it reports itself); repeated, all must pass;
+    /// without any it is healthy as long as this process runs
+    #[arg(long, value_name = "CHECK")]
+    pub check: Vec<Check>,
+    /// Time between checks, and for one check
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    every: u64,
+    /// Checks in a row that must pass before it is healthy
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    rise: u32,
+    /// Checks in a row that must fail before it is not
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    fall: u32,
+}
+
+impl CheckFlags {
+    /// Nothing is known yet.
+    pub fn health(&self) -> Health {
+        Health::new(self.rise, self.fall)
+    }
+
+    /// Runs all checks again and again: the failure's words, or none. `reports`: what
+    /// a check of kind `ttl` goes by.
+    pub fn run(&self, reports: Option<Reports>) -> mpsc::Receiver<Outcome> {
+        let (tx, rx) = mpsc::channel(1);
+        let (checks, every) = (self.check.clone(), Duration::from_millis(self.every.max(10)));
+        tokio::spawn(async move {
+            let mut rounds = tokio::time::interval(every);
+            rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                rounds.tick().await;
+                let mut result = Ok(());
+                for check in &checks {
+                    result = check.run(every, reports.as_ref()).await;
+                    if result.is_err() {
+                        break;
+                    }
+                }
+                if tx.send(result).await.is_err() {
+                    return;
+                }
+            }
+        });
+        rx
+    }
 }
 
 impl FromStr for Check {
@@ -24,7 +81,9 @@ impl FromStr for Check {
 
     fn from_str(text: &str) -> Outcome<Check> {
         let bad = || {
-            format!("{text:?} is no check: tcp:HOST:PORT, http://HOST:PORT/PATH or exec:COMMAND")
+            format!(
+                "{text:?} is no check: tcp:HOST:PORT, http://HOST:PORT/PATH, exec:COMMAND or ttl:SECONDS"
+            )
         };
         if let Some(rest) = text.strip_prefix("http://") {
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -35,6 +94,12 @@ impl FromStr for Check {
         match text.split_once(':') {
             Some(("tcp", at)) if at.contains(':') => Ok(Check::Tcp(at.into())),
             Some(("exec", command)) if !command.is_empty() => Ok(Check::Command(command.into())),
+            Some(("ttl", seconds)) => match seconds.parse::<f64>() {
+                Ok(s) if (0.01..=86_400.0).contains(&s) => {
+                    Ok(Check::Ttl(Duration::from_secs_f64(s)))
+                }
+                _ => Err(bad()),
+            },
             Some(("https", _)) => Err("checks over https are not built: use exec:curl".into()),
             _ => Err(bad()),
         }
@@ -43,15 +108,19 @@ impl FromStr for Check {
 
 impl Check {
     /// One check; the error says what is wrong.
-    pub async fn run(&self, within: Duration) -> Outcome {
-        match tokio::time::timeout(within, self.once()).await {
+    async fn run(&self, within: Duration, reports: Option<&Reports>) -> Outcome {
+        match tokio::time::timeout(within, self.once(reports)).await {
             Ok(done) => done,
             Err(_) => Err(format!("no result within {} ms", within.as_millis())),
         }
     }
 
-    async fn once(&self) -> Outcome {
+    async fn once(&self, reports: Option<&Reports>) -> Outcome {
         match self {
+            Check::Ttl(ttl) => match reports {
+                Some(reports) => reports.judge(*ttl),
+                None => Err("nobody can report here".into()),
+            },
             Check::Tcp(at) => {
                 TcpStream::connect(at).await.map(drop).map_err(|e| format!("{at}: {e}"))
             }
@@ -100,7 +169,8 @@ mod tests {
         let http = Check::Http { authority: "x:8080".into(), path: "/health?a=b".into() };
         assert_eq!(read("http://x:8080/health?a=b"), Ok(http));
         assert_eq!(read("exec:true"), Ok(Check::Command("true".into())));
-        for bad in ["", "tcp:80", "exec:", "https://x", "ping:x"] {
+        assert_eq!(read("ttl:0.5"), Ok(Check::Ttl(Duration::from_millis(500))));
+        for bad in ["", "tcp:80", "exec:", "https://x", "ping:x", "ttl:", "ttl:0", "ttl:-1"] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
     }
