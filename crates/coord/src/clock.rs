@@ -10,6 +10,9 @@
 /// By how much the rates of two clocks may differ, in percent.
 pub const DRIFT_MAX_PERCENT: u64 = 1;
 
+/// Sessions that live less have little time for a second try.
+const SHORT_TTL_MS: u64 = 6_000;
+
 /// Whether a session can be relied on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionState {
@@ -58,15 +61,19 @@ impl SessionClock {
         self.deadline_ms().saturating_add(self.grace_ms)
     }
 
-    /// When to send the next renewal if the last was answered.
+    /// When to send the next renewal if the last was answered: halfway, so that many
+    /// idle sessions cost little; a short one, for which a second try would come late,
+    /// after a third.
     pub fn renew_at_ms(&self) -> u64 {
-        self.renewed_ms + self.ttl_ms / 3
+        let part = if self.ttl_ms < SHORT_TTL_MS { 3 } else { 2 };
+        self.renewed_ms + self.ttl_ms / part
     }
 
     /// For how long to wait for the answer to one renewal, so that several fit
     /// before the deadline.
     pub fn attempt_ms(&self) -> u64 {
-        (self.ttl_ms / 6).max(250)
+        let part = if self.ttl_ms < SHORT_TTL_MS { 6 } else { 10 };
+        (self.ttl_ms / part).max(250)
     }
 
     /// The next time at which [`SessionClock::tick`] may have something to tell.

@@ -294,7 +294,7 @@ fn another_clients_key_is_an_exclusive_claim() {
 fn a_session_passes_from_safe_to_jeopardy_and_back_or_over() {
     use SessionState::{Expired, Jeopardy, Safe};
     let mut clock = SessionClock::new(0, 10_000, 45_000);
-    assert_eq!((clock.renew_at_ms(), clock.deadline_ms()), (3_333, 9_900));
+    assert_eq!((clock.renew_at_ms(), clock.deadline_ms()), (5_000, 9_900));
     assert_eq!(clock.tick(9_899), None);
     assert_eq!(clock.tick(9_900), Some(Jeopardy));
     // What was sent before and answered late says that it lived then, not now.
@@ -385,5 +385,16 @@ proptest! {
         let _ = text.parse::<Sequencer>();
         let _ = Claim::decode(text.as_bytes());
         let _ = SessionRecord::decode(text.as_bytes());
+    }
+}
+
+/// Even at the end of its patience with each member, a client gets a second answer
+/// before the deadline.
+#[test]
+fn several_renewals_fit_before_the_deadline() {
+    for ttl_ms in [1_000, 3_000, 6_000, 12_000, 60_000] {
+        let clock = SessionClock::new(0, ttl_ms, 0);
+        let tries = (clock.deadline_ms() - clock.renew_at_ms()) / clock.attempt_ms();
+        assert!(tries >= 2, "{ttl_ms}: {tries}");
     }
 }

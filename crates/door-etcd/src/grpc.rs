@@ -281,6 +281,62 @@ impl Body for StreamBody {
     }
 }
 
+/// A stream of answers that are made one after another, by whoever reads them: no
+/// task, and no room beside what makes the next one.
+pub(crate) struct AnswersBody(Option<Answers>);
+
+/// What makes the next answer, encoded, and then the one after it; `None`: the end.
+pub(crate) struct Answers(Pin<Box<dyn Future<Output = Option<NextAnswer>> + Send>>);
+
+type NextAnswer = (Result<Bytes, Status>, Answers);
+
+impl Answers {
+    /// Those of a future that gives the first, and what makes the others.
+    pub fn from(next: impl Future<Output = Option<NextAnswer>> + Send + 'static) -> Answers {
+        Answers(Box::pin(next))
+    }
+}
+
+impl Body for AnswersBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let status = match &mut self.0 {
+            None => return Poll::Ready(None),
+            Some(next) => match next.0.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some((Ok(message), then))) => {
+                    self.0 = Some(then);
+                    let mut out = BytesMut::with_capacity(message.len() + 5);
+                    out.put_u8(0);
+                    out.put_u32(message.len() as u32);
+                    out.put_slice(&message);
+                    return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+                }
+                Poll::Ready(Some((Err(status), _))) => status,
+                Poll::Ready(None) => Status::new(Code::Ok, ""),
+            },
+        };
+        self.0 = None;
+        let mut trailers = HeaderMap::with_capacity(2);
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", HeaderValue::from_static("13"));
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl AnswersBody {
+    /// A body of these answers.
+    pub fn new(answers: Answers) -> AnswersBody {
+        AnswersBody(Some(answers))
+    }
+}
+
 /// A response that streams what comes through the channel.
 pub(crate) fn streaming(
     messages: tokio::sync::mpsc::Receiver<Result<Bytes, Status>>,

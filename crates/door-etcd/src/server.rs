@@ -2,7 +2,7 @@
 
 use crate::coord::{check_fence, fence_of};
 use crate::door::Door;
-use crate::grpc::{self, MessageReader, StreamBody, UnaryBody};
+use crate::grpc::{self, AnswersBody, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
 use crate::traffic::Metered;
 use crate::watch::stream::WatchStream;
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -93,7 +94,9 @@ async fn accept(listener: TcpListener, site: Site) {
                 .max_concurrent_streams(site.door.config().streams_max)
                 .initial_stream_window_size(1 << 20)
                 .initial_connection_window_size(16 << 20);
-            let service = service_fn(move |request| site.clone().answer(request));
+            // In a box, which goes when the answer begins: a stream that lasts would keep
+            // room for the largest of all calls otherwise.
+            let service = service_fn(move |request| Box::pin(site.clone().answer(request)));
             let served = builder.serve_connection(TokioIo::new(metered), service).await;
             if let Err(e) = served {
                 tracing::debug!("a client's connection ended: {e}");
@@ -176,9 +179,8 @@ impl Site {
         }
         if path == "/synod.v1.Session/KeepAlive" && grpc::is_plain(&request) {
             let reader = MessageReader::new(request.into_body(), RENEWAL_BYTES);
-            let (out, answers) = mpsc::channel(1);
-            tokio::spawn(self.door.clone().keep_alive_stream(reader, out));
-            let body = Counted::new(grpc::streaming(answers).into_body(), started);
+            let answers = self.door.clone().keep_alive_stream(reader, BTreeMap::new());
+            let body = Counted::new(AnswersBody::new(answers), started);
             return grpc_response(boxed(body));
         }
         let response = match self.routes.call(request).await {

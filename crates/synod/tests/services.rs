@@ -203,3 +203,43 @@ fn an_instance_whose_promotion_fails_steps_aside() {
     until("the other", || active(&at).as_deref() == Some("whole"));
     drop(broken);
 }
+
+/// An application that reports itself, by the command and over JSON; when it falls
+/// silent, that is noticed by its rhythm, long before its time to live is over.
+#[test]
+fn an_instance_that_reports_itself() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let more = ["--check", "ttl:60", "--phi-pause", "300"];
+    let _agent = Agent::start(&at, dir.path(), "a", &more);
+    until("its record", || !with(&at, "passive").is_empty());
+    assert!(active(&at).is_none(), "it has not reported yet");
+    let report = |what: &str| {
+        let done = run(&at, &["service", "report", "web", "--instance", "a", what, "--why", "ill"]);
+        assert!(done.status.success(), "{done:?}");
+    };
+    let beat = |times: usize, what: &str| {
+        for _ in 0..times {
+            report(what);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    beat(20, "healthy");
+    until("its office", || {
+        report("healthy");
+        active(&at).is_some()
+    });
+    report("unhealthy");
+    until("its failure", || with(&at, "failing: it reports: ill") == ["a"]);
+    assert!(active(&at).is_none());
+    until("its recovery", || {
+        report("healthy");
+        active(&at).is_some()
+    });
+    beat(20, "healthy");
+    let begun = Instant::now();
+    until("its silence", || with(&at, "failing: its reports have stopped") == ["a"]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let stranger = run(&at, &["service", "report", "web", "--instance", "x", "healthy"]);
+    assert!(text(&stranger.stderr).contains("no instance"), "{stranger:?}");
+}

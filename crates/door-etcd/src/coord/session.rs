@@ -3,7 +3,7 @@
 
 use crate::door::Door;
 use crate::error;
-use crate::grpc::MessageReader;
+use crate::grpc::{Answers, MessageReader};
 use crate::lease::{patience, random_id};
 use crate::queue::unix_ms;
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::session_server::Session;
 use synod_mvcc::{Command, KeyRange, LEASE_TTL_MAX, PutRequest, RangeRequest};
-use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,7 +27,7 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// What a stream of renewals remembers of a session: neither ever changes.
 #[derive(Clone, Copy)]
-struct Known {
+pub(crate) struct Known {
     guard: i64,
     ttl_s: i64,
 }
@@ -151,30 +150,23 @@ impl Door {
         Ok(v1::SessionKeepAliveResponse { header, session, ttl_s })
     }
 
-    /// Serves a stream of renewals on the bare connection: a stream that is idle most
-    /// of the time must cost little.
-    pub(crate) async fn keep_alive_stream(
+    /// The answers to a stream of renewals, on the bare connection: a stream that is
+    /// idle most of the time must cost little.
+    pub(crate) fn keep_alive_stream(
         self,
         mut requests: MessageReader,
-        answers: mpsc::Sender<Result<Bytes, Status>>,
-    ) {
-        let mut known = BTreeMap::new();
-        loop {
-            let request = tokio::select! {
-                request = requests.next::<v1::SessionKeepAliveRequest>() => request,
-                () = answers.closed() => return,
-            };
-            let answer = match request {
-                Ok(Some(request)) => self.keep_alive(request.session, &mut known).await,
-                Ok(None) => return,
+        mut known: BTreeMap<i64, Known>,
+    ) -> Answers {
+        Answers::from(async move {
+            let answer = match requests.next::<v1::SessionKeepAliveRequest>().await {
+                // In a box: the room that it takes is needed seldom.
+                Ok(Some(request)) => Box::pin(self.keep_alive(request.session, &mut known)).await,
+                Ok(None) => return None,
                 Err(e) => Err(e),
             };
-            let failed = answer.is_err();
             let answer = answer.map(|a| Bytes::from(a.encode_to_vec()));
-            if answers.send(answer).await.is_err() || failed {
-                return;
-            }
-        }
+            Some((answer, self.keep_alive_stream(requests, known)))
+        })
     }
 
     async fn close(&self, session: i64) -> Result<pb::ResponseHeader, Status> {
