@@ -76,7 +76,17 @@ fn test(args: &[&str]) -> Result<(), String> {
     // Every door on every protocol: the same clients and faults once more.
     for protocol in ["paxos", "zab"] {
         let env = [("SYNOD_PROTOCOL", protocol)];
-        let suites = ["clients", "members", "faults", "partitions"].map(|s| ["--test", s]);
+        let suites = [
+            "clients",
+            "members",
+            "faults",
+            "partitions",
+            "locks",
+            "elections",
+            "services",
+            "scale",
+        ]
+        .map(|s| ["--test", s]);
         let door = ["test", "-p", "synod", "--locked", "--no-fail-fast"];
         run_with(&root, "cargo", &[&door[..], suites.as_flattened()].concat(), &env)?;
     }
