@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+/// The least time to live that etcd grants at its default timings, seconds.
+const ETCD_TTL_MIN: i64 = 2;
 /// Which part of its time to live a session's renewal may wait for others.
 const PATIENCE_PART: u32 = 50;
 /// And for how long at most.
@@ -197,7 +199,9 @@ impl Lease for Door {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
-        Door::lease_grant(self, request.into_inner()).await.map(Response::new)
+        let mut request = request.into_inner();
+        request.ttl = request.ttl.max(ETCD_TTL_MIN);
+        Door::lease_grant(self, request).await.map(Response::new)
     }
 
     async fn lease_revoke(

@@ -239,7 +239,8 @@ impl Settings {
             token: self.initial_cluster_token.clone(),
             protocol: self.protocol()?,
             cell,
-            lease_ttl_min: 2,
+            // Sessions may live as short; etcd's clients get more (the door).
+            lease_ttl_min: 1,
             cache_bytes: self.cache_bytes,
             segment_bytes: self.segment_bytes,
             feed_bytes: self.feed_bytes,
