@@ -7,6 +7,7 @@ use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
+use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
@@ -236,6 +237,40 @@ async fn sessions_live_while_they_are_kept_alive_and_are_listed() {
     assert_eq!((list[0].name.as_str(), list[0].lock_delay_s, list[0].ttl_s), ("kept", 3, 2));
     assert!(list[0].left_ms > 0 && list[0].left_ms <= 2_000);
     assert_eq!(list[0].keys, [format!("jobs/{a:x}")]);
+}
+
+/// Many sessions that do nothing must not fill the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_that_have_time_to_wait_share_an_entry_of_the_log() {
+    const SESSIONS: usize = 50;
+    let mut doors = Doors::open().await;
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        sessions.push(doors.session("", 60, 0).await);
+    }
+    let mut maintenance = MaintenanceClient::new(doors.node.channel().await);
+    let mut index = async || {
+        let status = maintenance.status(pb::StatusRequest {}).await.expect("a status");
+        status.into_inner().raft_index
+    };
+    let before = index().await;
+    let renew = |session: i64| {
+        let mut client = doors.sessions.clone();
+        tokio::spawn(async move {
+            let (tx, rx) = tokio::sync::mpsc::channel(1);
+            tx.send(v1::SessionKeepAliveRequest { session }).await.expect("open");
+            let requests = tokio_stream::wrappers::ReceiverStream::new(rx);
+            let mut answers = client.keep_alive(requests).await.expect("a stream").into_inner();
+            let answer = answers.message().await.expect("an answer").expect("one for each");
+            (answer.session, answer.ttl_s)
+        })
+    };
+    let renewals: Vec<_> = sessions.iter().map(|s| renew(*s)).collect();
+    for (session, renewal) in sessions.iter().zip(renewals) {
+        assert_eq!(renewal.await.expect("the task"), (*session, 60));
+    }
+    let entries = index().await - before;
+    assert!(entries <= 10, "{entries} entries for {SESSIONS} renewals");
 }
 
 #[tokio::test(flavor = "multi_thread")]
