@@ -3,9 +3,9 @@
 //!
 //! **Why a crate**: only here is protobuf known on the server's side.
 //!
-//! **How a call runs**: the hot calls of KV are decoded by hand on the HTTP/2
-//! stream ([`grpc`]); all others go through tonic's services; both end in the
-//! same functions. A write becomes a [`synod_mvcc::Command`] and is answered
+//! **How a call runs**: the hot calls of KV, watches and the renewals of sessions are
+//! decoded by hand on the HTTP/2 stream ([`grpc`]); all others go through tonic's
+//! services; both end in the same functions. A write becomes a [`synod_mvcc::Command`] and is answered
 //! when this member has applied it; a linearizable read waits for a barrier and
 //! then reads what this member has published.
 //!

@@ -62,6 +62,8 @@ struct Switches {
     doubles: u64,
     /// Times that a token was not greater than the one before.
     stale_tokens: u64,
+    /// Switches that no kill was the reason of.
+    unasked: u64,
 }
 
 /// Milliseconds of the machine's monotonic clock, the same in all its processes.
@@ -183,7 +185,7 @@ pub async fn run(args: ServiceArgs) -> Outcome {
         agents.settle(&client, args.instances, kill).await?;
         // At any moment between two renewals.
         tokio::time::sleep(Duration::from_millis(rng.between(100, 1_100))).await;
-        took.saturating_record(switch(&mut agents, kill).await?);
+        took.saturating_record(switch(&mut agents).await?);
         if args.output == Output::Text && kill % 20 == 0 {
             eprintln!("{kill} of {} kills", args.kills);
         }
@@ -193,9 +195,9 @@ pub async fn run(args: ServiceArgs) -> Outcome {
 }
 
 /// Kills the active instance's agent; microseconds until another works.
-async fn switch(agents: &mut Agents, began: usize) -> Outcome<u64> {
+async fn switch(agents: &mut Agents) -> Outcome<u64> {
     let log = read(&agents.log());
-    let active = log.last().map(|b| b.instance).ok_or("nobody is active")?;
+    let (active, began) = (log.last().map(|b| b.instance).ok_or("nobody is active")?, log.len());
     let killed = monotonic_ms();
     let child = agents.children.get_mut(active).ok_or("an instance of another service")?;
     child.kill().await.map_err(|e| format!("cannot kill an agent: {e}"))?;
@@ -234,6 +236,7 @@ fn report(args: &ServiceArgs, took: &hdrhistogram::Histogram<u64>, log: &[Began]
         max_ms: took.max() as f64 / 1e3,
         by_ms,
         doubles: log.iter().filter(|b| !b.alone).count() as u64,
+        unasked: (log.len() as u64).saturating_sub(1 + took.len()),
         stale_tokens: log.windows(2).filter(|w| w[1].token <= w[0].token).count() as u64,
     }
 }
@@ -243,8 +246,9 @@ fn print(s: &Switches, output: Output) {
         Output::Json => println!("{}", serde_json::to_string(s).unwrap_or_default()),
         Output::Text => {
             println!(
-                "{} kills of the active one of {}: {} times two were active, {} tokens did not grow",
-                s.kills, s.instances, s.doubles, s.stale_tokens
+                "{} kills of the active one of {}: {} times two were active, {} tokens did not grow, \
+                 {} switches without a kill",
+                s.kills, s.instances, s.doubles, s.stale_tokens, s.unasked
             );
             println!(
                 "  until the next was active, ms: p50 {:.0}  p90 {:.0}  p99 {:.0}  max {:.0}",
