@@ -1,0 +1,194 @@
+//! Many series to few.
+
+use super::over_time::{Sum, mean, quantile, variance};
+use super::{ABSENT, Column, Eval, Query, Value, is_stale};
+use crate::Error;
+use crate::ast::{Aggregation, Grouping};
+use crate::labels::{Labels, NAME};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+/// The series of one group.
+struct Group {
+    labels: Labels,
+    members: Vec<Column>,
+}
+
+fn groups(columns: Vec<Column>, grouping: &Grouping) -> Vec<Group> {
+    let mut places: HashMap<Labels, usize> = HashMap::new();
+    let mut all: Vec<Group> = Vec::new();
+    for column in columns {
+        let labels = if grouping.without {
+            column.labels.nameless().without(&grouping.labels)
+        } else {
+            column.labels.only(&grouping.labels)
+        };
+        let at = *places.entry(labels.clone()).or_insert_with(|| {
+            all.push(Group { labels, members: Vec::new() });
+            all.len() - 1
+        });
+        all[at].members.push(column);
+    }
+    all
+}
+
+impl Eval<'_> {
+    pub(super) fn aggregate(
+        &self,
+        op: Aggregation,
+        param: Option<Value>,
+        columns: Vec<Column>,
+        grouping: &Grouping,
+        query: Query,
+    ) -> Result<Vec<Column>, Error> {
+        use Aggregation::{Bottomk, CountValues, LimitRatio, Limitk, Topk};
+        let groups = groups(columns, grouping);
+        let steps = query.steps();
+        let number = match &param {
+            Some(Value::Scalar(values)) => values.clone(),
+            _ => Vec::new(),
+        };
+        match op {
+            Topk | Bottomk | Limitk | LimitRatio => {
+                check_counts(op, &number)?;
+                Ok(groups.into_iter().flat_map(|g| chosen(op, &number, g)).collect())
+            }
+            CountValues => match param {
+                Some(Value::Text(label)) => Ok(counted(groups, &label, steps)),
+                _ => Err(Error::execution("count_values takes the name of a label")),
+            },
+            _ => {
+                self.take(groups.len().saturating_mul(steps))?;
+                let one = |group: Group| {
+                    let at = |step: usize| {
+                        let there = group.members.iter().map(|c| c.values[step]);
+                        let there: Vec<f64> = there.filter(|v| !is_stale(*v)).collect();
+                        if there.is_empty() {
+                            return ABSENT;
+                        }
+                        number_of(op, there, number.get(step).copied())
+                    };
+                    Column { values: (0..steps).map(at).collect(), labels: group.labels }
+                };
+                Ok(groups.into_iter().map(one).filter(|c| !c.is_empty()).collect())
+            }
+        }
+    }
+}
+
+fn number_of(op: Aggregation, there: Vec<f64>, param: Option<f64>) -> f64 {
+    // A NaN gives way to any number.
+    let best = |better: fn(f64, f64) -> bool| {
+        let take = |best: f64, v: &f64| if better(*v, best) || best.is_nan() { *v } else { best };
+        there.iter().fold(there[0], take)
+    };
+    match op {
+        Aggregation::Sum => Sum::of(there),
+        Aggregation::Avg => mean(&there),
+        Aggregation::Min => best(|a, b| a < b),
+        Aggregation::Max => best(|a, b| a > b),
+        Aggregation::Count => there.len() as f64,
+        Aggregation::Group => 1.0,
+        Aggregation::Stddev => variance(there).sqrt(),
+        Aggregation::Stdvar => variance(there),
+        Aggregation::Quantile => quantile(param.unwrap_or(f64::NAN), there),
+        _ => ABSENT,
+    }
+}
+
+fn check_counts(op: Aggregation, numbers: &[f64]) -> Result<(), Error> {
+    for n in numbers {
+        if n.is_nan() {
+            return Err(Error::execution("Parameter value is NaN"));
+        }
+        if op != Aggregation::LimitRatio && (*n >= i64::MAX as f64 || *n <= i64::MIN as f64) {
+            return Err(Error::execution(format!("Scalar value {n} overflows int64")));
+        }
+    }
+    Ok(())
+}
+
+/// Of each group, at each step, the members that the operator keeps.
+fn chosen(op: Aggregation, numbers: &[f64], group: Group) -> Vec<Column> {
+    let mut kept: Vec<Column> = group
+        .members
+        .iter()
+        .map(|c| Column { labels: c.labels.clone(), values: vec![ABSENT; c.values.len()] })
+        .collect();
+    let mut rank = vec![usize::MAX; kept.len()];
+    for (step, &number) in numbers.iter().enumerate() {
+        let mut there: Vec<usize> =
+            (0..kept.len()).filter(|i| !is_stale(group.members[*i].values[step])).collect();
+        let value = |i: &usize| group.members[*i].values[step];
+        match op {
+            Aggregation::Topk => there.sort_by(|a, b| nan_last(value(b), value(a), value(a))),
+            Aggregation::Bottomk => there.sort_by(|a, b| nan_last(value(a), value(b), value(a))),
+            _ => {}
+        }
+        let keep = match op {
+            Aggregation::LimitRatio => {
+                (number.abs().min(1.0) * there.len() as f64).round() as usize
+            }
+            _ => number.max(0.0) as usize,
+        };
+        let from = match op {
+            Aggregation::LimitRatio if number < 0.0 => there.len() - keep,
+            _ => 0,
+        };
+        for (place, &i) in there.iter().skip(from).take(keep).enumerate() {
+            kept[i].values[step] = group.members[i].values[step];
+            rank[i] = rank[i].min(place);
+        }
+    }
+    // An instant answer comes in the order of the values.
+    let mut order: Vec<usize> = (0..kept.len()).collect();
+    order.sort_by_key(|i| rank[*i]);
+    let mut kept: Vec<Option<Column>> = kept.into_iter().map(Some).collect();
+    let ordered = order.into_iter().filter_map(|i| kept[i].take());
+    ordered.filter(|c| !c.is_empty()).collect()
+}
+
+/// Compares `a` with `b`; whichever is NaN comes last. `own` is the left one's value.
+fn nan_last(a: f64, b: f64, own: f64) -> Ordering {
+    match (a.is_nan(), b.is_nan()) {
+        (false, false) => a.total_cmp(&b),
+        (true, true) => Ordering::Equal,
+        _ if own.is_nan() => Ordering::Greater,
+        _ => Ordering::Less,
+    }
+}
+
+/// How many members have which value, under that value in a label.
+fn counted(groups: Vec<Group>, label: &str, steps: usize) -> Vec<Column> {
+    let mut all = Vec::new();
+    for group in groups {
+        let mut counts: Vec<(String, Vec<f64>)> = Vec::new();
+        for column in &group.members {
+            for (step, v) in column.values.iter().enumerate().filter(|(_, v)| !is_stale(**v)) {
+                let text = number_text(*v);
+                let at = counts.iter().position(|(t, _)| *t == text).unwrap_or_else(|| {
+                    counts.push((text, vec![ABSENT; steps]));
+                    counts.len() - 1
+                });
+                let count = &mut counts[at].1[step];
+                *count = if is_stale(*count) { 1.0 } else { *count + 1.0 };
+            }
+        }
+        let base = if label == NAME { group.labels.nameless() } else { group.labels };
+        all.extend(
+            counts.into_iter().map(|(v, values)| Column { labels: base.with(label, &v), values }),
+        );
+    }
+    all
+}
+
+/// A number as its shortest text.
+pub(crate) fn number_text(v: f64) -> String {
+    if v.is_nan() {
+        "NaN".into()
+    } else if v.is_infinite() {
+        if v > 0.0 { "+Inf".into() } else { "-Inf".into() }
+    } else {
+        format!("{v}")
+    }
+}

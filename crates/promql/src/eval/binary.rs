@@ -1,0 +1,227 @@
+//! Two sides.
+
+use super::{ABSENT, Column, Eval, Value, is_stale, operate};
+use crate::Error;
+use crate::ast::{BinaryOp, Many, Matching};
+use crate::labels::Labels;
+use std::collections::HashMap;
+
+impl Eval<'_> {
+    pub(super) fn binary(
+        &self,
+        op: BinaryOp,
+        left: Value,
+        right: Value,
+        returns_bool: bool,
+        matching: &Matching,
+    ) -> Result<Value, Error> {
+        Ok(match (left, right) {
+            (Value::Scalar(a), Value::Scalar(b)) => {
+                let one = |(a, b): (&f64, &f64)| match operate(op, *a, *b) {
+                    Some(_) if op.compares() => 1.0,
+                    Some(v) => v,
+                    None => 0.0,
+                };
+                Value::Scalar(a.iter().zip(&b).map(one).collect())
+            }
+            (Value::Vector(columns), Value::Scalar(b)) => {
+                Value::Vector(
+                    self.beside(op, columns, returns_bool, |step, v| operate(op, v, b[step]))?,
+                )
+            }
+            (Value::Scalar(a), Value::Vector(columns)) => {
+                Value::Vector(self.beside(op, columns, returns_bool, |step, v| {
+                    // A comparison keeps the series' value, whichever side it is on.
+                    let result = operate(op, a[step], v);
+                    if op.compares() { result.map(|_| v) } else { result }
+                })?)
+            }
+            (Value::Vector(a), Value::Vector(b)) if op.of_sets() => {
+                Value::Vector(self.merged(sets(op, a, b, matching))?)
+            }
+            (Value::Vector(a), Value::Vector(b)) => {
+                Value::Vector(self.matched(op, a, b, returns_bool, matching)?)
+            }
+            _ => return Err(Error::execution("an operator needs scalars or instant vectors")),
+        })
+    }
+
+    /// A vector and a scalar.
+    fn beside(
+        &self,
+        op: BinaryOp,
+        columns: Vec<Column>,
+        returns_bool: bool,
+        of: impl Fn(usize, f64) -> Option<f64>,
+    ) -> Result<Vec<Column>, Error> {
+        let one = |c: Column| {
+            let values = c.values.into_iter().enumerate().map(|(step, v)| {
+                if is_stale(v) { ABSENT } else { outcome(of(step, v), returns_bool) }
+            });
+            let values = values.collect();
+            let named = op.compares() && !returns_bool;
+            Column { values, labels: if named { c.labels } else { c.labels.nameless() } }
+        };
+        let all = columns.into_iter().map(one).filter(|c| !c.is_empty()).collect();
+        self.merged(all)
+    }
+
+    fn matched(
+        &self,
+        op: BinaryOp,
+        left: Vec<Column>,
+        right: Vec<Column>,
+        returns_bool: bool,
+        matching: &Matching,
+    ) -> Result<Vec<Column>, Error> {
+        let swapped = matching.many == Many::Right;
+        let (many, one) = if swapped { (right, left) } else { (left, right) };
+        let (Some(first), false) = (many.first(), one.is_empty()) else { return Ok(Vec::new()) };
+        let steps = first.values.len();
+        let ones = by_signature(&one, matching);
+        let present =
+            |columns: &[Column], step: usize| columns.iter().any(|c| !is_stale(c.values[step]));
+        for (signature, group) in &ones {
+            let twice = (0..steps).find(|&step| {
+                group.iter().filter(|i| !is_stale(one[**i].values[step])).count() > 1
+                    && present(&many, step)
+            });
+            if twice.is_some() {
+                let side = if swapped { "left" } else { "right" };
+                return Err(Error::execution(format!(
+                    "found duplicate series for the match group {signature} on the {side} hand-side \
+                     of the operation: [{}, {}];many-to-many matching not allowed: matching labels \
+                     must be unique on one side",
+                    one[group[1]].labels, one[group[0]].labels
+                )));
+            }
+        }
+        let mut taken: HashMap<Labels, Vec<bool>> = HashMap::new();
+        let mut all = Vec::new();
+        for column in &many {
+            let signature = signature(&column.labels, matching);
+            for &i in ones.get(&signature).map_or(&[][..], |group| group) {
+                let other = &one[i];
+                let seen = (matching.many == Many::Neither)
+                    .then(|| taken.entry(signature.clone()).or_insert_with(|| vec![false; steps]));
+                let values = pair(op, column, other, swapped, returns_bool, seen)?;
+                let labels = result_labels(op, column, other, returns_bool, matching);
+                let result = Column { labels, values };
+                if !result.is_empty() {
+                    self.take(steps)?;
+                    all.push(result);
+                }
+            }
+        }
+        self.merged(all).map_err(|_| {
+            Error::execution(
+                "multiple matches for labels: grouping labels must ensure unique matches",
+            )
+        })
+    }
+}
+
+/// What a result is worth: with `bool` a comparison gives 0 or 1.
+fn outcome(result: Option<f64>, returns_bool: bool) -> f64 {
+    match (result, returns_bool) {
+        (result, true) => f64::from(u8::from(result.is_some())),
+        (Some(v), false) => v,
+        (None, false) => ABSENT,
+    }
+}
+
+/// The values of two series that belong together. `seen`: where the left side has had
+/// one in this group already, if it may have only one.
+fn pair(
+    op: BinaryOp,
+    many: &Column,
+    one: &Column,
+    swapped: bool,
+    returns_bool: bool,
+    mut seen: Option<&mut Vec<bool>>,
+) -> Result<Vec<f64>, Error> {
+    let mut values = Vec::with_capacity(many.values.len());
+    for (step, (&m, &o)) in many.values.iter().zip(&one.values).enumerate() {
+        if is_stale(m) || is_stale(o) {
+            values.push(ABSENT);
+            continue;
+        }
+        if let Some(seen) = &mut seen
+            && std::mem::replace(&mut seen[step], true)
+        {
+            return Err(Error::execution(
+                "multiple matches for labels: many-to-one matching must be explicit \
+                 (group_left/group_right)",
+            ));
+        }
+        let (a, b) = if swapped { (o, m) } else { (m, o) };
+        values.push(outcome(operate(op, a, b), returns_bool));
+    }
+    Ok(values)
+}
+
+fn signature(labels: &Labels, matching: &Matching) -> Labels {
+    if matching.on {
+        labels.only(&matching.labels)
+    } else {
+        labels.nameless().without(&matching.labels)
+    }
+}
+
+fn by_signature(columns: &[Column], matching: &Matching) -> HashMap<Labels, Vec<usize>> {
+    let mut all: HashMap<Labels, Vec<usize>> = HashMap::new();
+    for (i, column) in columns.iter().enumerate() {
+        all.entry(signature(&column.labels, matching)).or_default().push(i);
+    }
+    all
+}
+
+fn result_labels(
+    op: BinaryOp,
+    many: &Column,
+    one: &Column,
+    returns_bool: bool,
+    matching: &Matching,
+) -> Labels {
+    let mut labels = many.labels.clone();
+    if !op.compares() || returns_bool {
+        labels = labels.nameless();
+    }
+    if matching.many == Many::Neither {
+        labels = if matching.on {
+            labels.only(&matching.labels)
+        } else {
+            labels.without(&matching.labels)
+        };
+    }
+    for name in &matching.include {
+        labels = labels.with(name, one.labels.get(name));
+    }
+    labels
+}
+
+/// `and`, `or` and `unless`: by step, a series is there or not.
+fn sets(op: BinaryOp, left: Vec<Column>, right: Vec<Column>, matching: &Matching) -> Vec<Column> {
+    let (mut kept, other) = match op {
+        BinaryOp::Or => (right, &left),
+        _ => (left.clone(), &right),
+    };
+    let there = by_signature(other, matching);
+    for column in &mut kept {
+        let signature = signature(&column.labels, matching);
+        let group = there.get(&signature).map_or(&[][..], |group| group);
+        for (step, value) in column.values.iter_mut().enumerate() {
+            let found = group.iter().any(|i| !is_stale(other[*i].values[step]));
+            if found != (op == BinaryOp::And) {
+                *value = ABSENT;
+            }
+        }
+    }
+    if op == BinaryOp::Or {
+        let mut all = left;
+        all.append(&mut kept);
+        kept = all;
+    }
+    kept.retain(|c| !c.is_empty());
+    kept
+}

@@ -1,0 +1,269 @@
+//! Functions.
+
+use super::over_time::{extrapolated, instantaneous, plain, quantile, regression, smoothed};
+use super::{ABSENT, Column, Eval, Query, Value, is_stale};
+use crate::Error;
+use crate::ast::{Expr, Node};
+use crate::labels::{Labels, Matcher, NAME};
+
+impl Eval<'_> {
+    pub(super) fn call(&self, name: &str, args: &[Node], query: Query) -> Result<Value, Error> {
+        let steps = query.steps();
+        let column = |values| Column { labels: Labels::default(), values };
+        Ok(Value::Vector(match name {
+            "time" => return Ok(Value::Scalar((0..steps).map(|i| seconds(query.at(i))).collect())),
+            "pi" => return Ok(Value::Scalar(vec![std::f64::consts::PI; steps])),
+            "scalar" => return Ok(Value::Scalar(alone(&self.vector(&args[0], query)?, steps))),
+            "vector" => vec![column(self.scalar(&args[0], query)?)],
+            "timestamp" => self.timestamp(&args[0], query)?,
+            "absent" => {
+                let found = self.vector(&args[0], query)?;
+                absent(&args[0], &found, steps)
+            }
+            "absent_over_time" => {
+                let windows = self.windows(&args[0], query)?;
+                let found = windows.each(true, |_, _, _| Some(1.0));
+                absent(&args[0], &found, steps)
+            }
+            "clamp" | "clamp_min" | "clamp_max" => self.clamp(name, args, query)?,
+            "round" => self.round(args, query)?,
+            "sort" | "sort_desc" => sorted(self.vector(&args[0], query)?, name == "sort_desc"),
+            "sort_by_label" | "sort_by_label_desc" => {
+                let names = texts(self, &args[1..], query)?;
+                super::labelling::sorted_by(
+                    self.vector(&args[0], query)?,
+                    &names,
+                    name.ends_with("desc"),
+                )
+            }
+            "label_replace" | "label_join" => {
+                let columns = self.vector(&args[0], query)?;
+                let texts = texts(self, &args[1..], query)?;
+                let done = match name {
+                    "label_join" => super::labelling::join(columns, &texts)?,
+                    _ => super::labelling::replace(columns, &texts)?,
+                };
+                self.merged(done)?
+            }
+            "histogram_quantile" => {
+                let q = self.scalar(&args[0], query)?;
+                self.merged(super::histogram::quantiles(&q, self.vector(&args[1], query)?))?
+            }
+            "histogram_avg" | "histogram_count" | "histogram_sum" => {
+                self.vector(&args[0], query)?;
+                Vec::new()
+            }
+            "minute" | "hour" | "day_of_week" | "day_of_month" | "day_of_year"
+            | "days_in_month" | "month" | "year" => {
+                let of = match args.first() {
+                    Some(node) => self.vector(node, query)?,
+                    None => vec![column((0..steps).map(|i| seconds(query.at(i))).collect())],
+                };
+                self.map(of, |t| super::labelling::of_date(name, t))?
+            }
+            _ => match of_number(name) {
+                Some(function) => self.map(self.vector(&args[0], query)?, function)?,
+                None => self.of_windows(name, args, query)?,
+            },
+        }))
+    }
+
+    /// Of a selector, the samples' own times; of anything else, the step's.
+    fn timestamp(&self, node: &Node, query: Query) -> Result<Vec<Column>, Error> {
+        let mut inner = node;
+        while let Expr::Paren(next) = &inner.expr {
+            inner = next;
+        }
+        match &inner.expr {
+            Expr::Vector(selector) => self.map(self.timestamps(selector, query)?, |t| t),
+            _ => self.map_steps(self.vector(node, query)?, |i, _| seconds(query.at(i))),
+        }
+    }
+
+    fn clamp(&self, name: &str, args: &[Node], query: Query) -> Result<Vec<Column>, Error> {
+        let columns = self.vector(&args[0], query)?;
+        let first = self.scalar(&args[1], query)?;
+        // NaN as a bound gives NaN.
+        let low = |v: f64, b: f64| {
+            if b.is_nan() {
+                b
+            } else if v < b {
+                b
+            } else {
+                v
+            }
+        };
+        let high = |v: f64, b: f64| {
+            if b.is_nan() {
+                b
+            } else if v > b {
+                b
+            } else {
+                v
+            }
+        };
+        match name {
+            "clamp_min" => self.map_steps(columns, |i, v| low(v, first[i])),
+            "clamp_max" => self.map_steps(columns, |i, v| high(v, first[i])),
+            _ => {
+                let last = self.scalar(&args[2], query)?;
+                let mut columns = columns;
+                for column in &mut columns {
+                    for (i, v) in column.values.iter_mut().enumerate() {
+                        if first[i] > last[i] {
+                            *v = ABSENT;
+                        }
+                    }
+                }
+                columns.retain(|c| !c.is_empty());
+                self.map_steps(columns, |i, v| high(low(v, first[i]), last[i]))
+            }
+        }
+    }
+
+    fn round(&self, args: &[Node], query: Query) -> Result<Vec<Column>, Error> {
+        let columns = self.vector(&args[0], query)?;
+        let to = args.get(1).map(|n| self.scalar(n, query)).transpose()?;
+        self.map_steps(columns, |i, v| {
+            let inverse = 1.0 / to.as_ref().map_or(1.0, |to| to[i]);
+            (v * inverse + 0.5).floor() / inverse
+        })
+    }
+
+    fn of_windows(&self, name: &str, args: &[Node], query: Query) -> Result<Vec<Column>, Error> {
+        let scalar = |i: usize| match args.get(i) {
+            Some(node) => self.scalar(node, query),
+            None => Ok(Vec::new()),
+        };
+        let (param, matrix) = match name {
+            "quantile_over_time" => (scalar(0)?, &args[1]),
+            _ => (scalar(1)?, &args[0]),
+        };
+        let second = scalar(2)?;
+        if matches!(name, "double_exponential_smoothing" | "holt_winters") {
+            let bad = |v: &&f64| !(**v > 0.0 && **v < 1.0);
+            if let Some(bad) = param.iter().chain(&second).find(bad) {
+                let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");
+                return Err(Error::execution(why));
+            }
+        }
+        let windows = self.windows(matrix, query)?;
+        let range = windows.range;
+        let named = matches!(name, "last_over_time" | "first_over_time");
+        let columns = windows.each(named, |step, window, end| match name {
+            "rate" => extrapolated(window, end, range, true, true),
+            "increase" => extrapolated(window, end, range, true, false),
+            "delta" => extrapolated(window, end, range, false, false),
+            "irate" => instantaneous(window, true),
+            "idelta" => instantaneous(window, false),
+            "deriv" => regression(window, window[0].at).map(|(slope, _)| slope),
+            "predict_linear" => {
+                let at = query.at(step);
+                regression(window, at).map(|(slope, now)| slope * param[step] + now)
+            }
+            "quantile_over_time" => {
+                Some(quantile(param[step], window.iter().map(|s| s.value).collect()))
+            }
+            "double_exponential_smoothing" | "holt_winters" => {
+                smoothed(window, param[step], second[step])
+            }
+            _ => plain(name, window),
+        });
+        self.merged(columns)
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+fn texts(eval: &Eval<'_>, nodes: &[Node], query: Query) -> Result<Vec<String>, Error> {
+    let text = |node: &Node| match eval.value(node, query)? {
+        Value::Text(text) => Ok(text),
+        _ => Err(Error::execution("a string is expected")),
+    };
+    nodes.iter().map(text).collect()
+}
+
+/// The value of the only series at each step, or NaN.
+fn alone(columns: &[Column], steps: usize) -> Vec<f64> {
+    let at = |step: usize| {
+        let mut there = columns.iter().map(|c| c.values[step]).filter(|v| !is_stale(*v));
+        match (there.next(), there.next()) {
+            (Some(v), None) => v,
+            _ => f64::NAN,
+        }
+    };
+    (0..steps).map(at).collect()
+}
+
+/// 1 where there is nothing, under the labels that the selector asks to be equal.
+fn absent(node: &Node, found: &[Column], steps: usize) -> Vec<Column> {
+    let none = |step: usize| found.iter().all(|c| is_stale(c.values[step]));
+    let values: Vec<f64> = (0..steps).map(|i| if none(i) { 1.0 } else { ABSENT }).collect();
+    let column = Column { labels: labels_asked_for(node), values };
+    if column.is_empty() { Vec::new() } else { vec![column] }
+}
+
+fn labels_asked_for(node: &Node) -> Labels {
+    let matchers: &[Matcher] = match &node.expr {
+        Expr::Paren(inner) => return labels_asked_for(inner),
+        Expr::Vector(s) | Expr::Matrix { selector: s, .. } => &s.matchers,
+        _ => return Labels::default(),
+    };
+    let once = |m: &&Matcher| matchers.iter().filter(|o| o.name == m.name).count() == 1;
+    let asked = matchers.iter().filter(|m| m.name != NAME).filter(once);
+    Labels::new(asked.filter_map(|m| Some((&*m.name, m.equal_to()?))))
+}
+
+/// By the value at the only step of an instant query; NaN last.
+fn sorted(mut columns: Vec<Column>, down: bool) -> Vec<Column> {
+    let value = |c: &Column| c.values.first().copied().unwrap_or(ABSENT);
+    columns.sort_by(|a, b| {
+        let (a, b) = (value(a), value(b));
+        match (a.is_nan(), b.is_nan()) {
+            (false, false) if down => b.total_cmp(&a),
+            (false, false) => a.total_cmp(&b),
+            (a, b) => a.cmp(&b),
+        }
+    });
+    columns
+}
+
+/// Functions of one number.
+fn of_number(name: &str) -> Option<fn(f64) -> f64> {
+    Some(match name {
+        "abs" => f64::abs,
+        "ceil" => f64::ceil,
+        "floor" => f64::floor,
+        "exp" => f64::exp,
+        "ln" => f64::ln,
+        "log2" => f64::log2,
+        "log10" => f64::log10,
+        "sqrt" => f64::sqrt,
+        "sin" => f64::sin,
+        "cos" => f64::cos,
+        "tan" => f64::tan,
+        "asin" => f64::asin,
+        "acos" => f64::acos,
+        "atan" => f64::atan,
+        "sinh" => f64::sinh,
+        "cosh" => f64::cosh,
+        "tanh" => f64::tanh,
+        "asinh" => f64::asinh,
+        "acosh" => f64::acosh,
+        "atanh" => f64::atanh,
+        "deg" => f64::to_degrees,
+        "rad" => f64::to_radians,
+        "sgn" => |v| {
+            if v > 0.0 {
+                1.0
+            } else if v < 0.0 {
+                -1.0
+            } else {
+                v
+            }
+        },
+        _ => return None,
+    })
+}

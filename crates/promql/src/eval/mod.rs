@@ -1,0 +1,354 @@
+//! Expressions to values.
+
+mod aggregate;
+mod binary;
+mod call;
+mod histogram;
+mod labelling;
+mod over_time;
+mod select;
+
+use crate::ast::{At, BinaryOp, Expr, Kind, Node, When};
+use crate::labels::{Labels, Matcher};
+use crate::{Error, ErrorKind};
+use std::cell::Cell;
+use std::collections::HashMap;
+
+/// The value that ends a series: a NaN of these very bits.
+pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
+/// In a column: no value at this step.
+pub const ABSENT: f64 = STALE;
+
+/// Whether a value says that the series ended (no other NaN does).
+pub fn is_stale(value: f64) -> bool {
+    value.to_bits() == STALE.to_bits()
+}
+
+/// A value and when: Unix time, ms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// When.
+    pub at: i64,
+    /// What.
+    pub value: f64,
+}
+
+/// A series' samples, in order of time.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its samples, those that end it among them.
+    pub samples: Vec<Sample>,
+}
+
+/// Where series come from.
+pub trait Source {
+    /// The series that all matchers take, with their samples in `from..=to`.
+    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String>;
+
+    /// Whether to give up (time is over, the client is gone).
+    fn gives_up(&self) -> bool {
+        false
+    }
+}
+
+/// What a query may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Samples in memory at once, of sources and of results.
+    pub samples: usize,
+    /// How far back a selector looks for a value, ms.
+    pub lookback: i64,
+    /// Step of a subquery that names none, ms.
+    pub subquery_step: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { samples: 50_000_000, lookback: 300_000, subquery_step: 60_000 }
+    }
+}
+
+/// When a query is evaluated: at `start`, `start + step`, …, `end`; ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// First step.
+    pub start: i64,
+    /// No step is later.
+    pub end: i64,
+    /// Between two.
+    pub step: i64,
+}
+
+impl Query {
+    /// One step.
+    pub fn instant(at: i64) -> Query {
+        Query { start: at, end: at, step: 1 }
+    }
+
+    /// How many steps.
+    pub fn steps(&self) -> usize {
+        if self.end < self.start {
+            0
+        } else {
+            ((self.end - self.start) / self.step.max(1)) as usize + 1
+        }
+    }
+
+    /// The time of a step.
+    pub fn at(&self, step: usize) -> i64 {
+        self.start + step as i64 * self.step
+    }
+}
+
+/// What a query gives.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A number at each step.
+    Scalar(Vec<f64>),
+    /// A text.
+    Text(String),
+    /// Series with their values; in the order of `sort`, if it was asked for.
+    Vector(Vec<Series>),
+    /// Series over a time (a range selector by itself).
+    Matrix(Vec<Series>),
+}
+
+/// One value a step, for one series.
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub(crate) labels: Labels,
+    pub(crate) values: Vec<f64>,
+}
+
+impl Column {
+    fn is_empty(&self) -> bool {
+        self.values.iter().all(|v| is_stale(*v))
+    }
+}
+
+/// What an expression gives while a query is evaluated.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A number at each step.
+    Scalar(Vec<f64>),
+    /// A text.
+    Text(String),
+    /// Series.
+    Vector(Vec<Column>),
+}
+
+/// A series' samples for a range function, and where its windows are.
+pub(crate) struct Windows {
+    pub(crate) series: Vec<Series>,
+    pub(crate) range: i64,
+    /// The end of each step's window.
+    pub(crate) ends: Vec<i64>,
+}
+
+/// One evaluation.
+pub(crate) struct Eval<'a> {
+    source: &'a dyn Source,
+    limits: Limits,
+    /// The whole query's.
+    outer: Query,
+    taken: Cell<usize>,
+}
+
+/// Evaluates a query; also what its readers should be told.
+pub fn evaluate(
+    node: &Node,
+    query: Query,
+    source: &dyn Source,
+    limits: Limits,
+) -> Result<Answer, Error> {
+    let eval = Eval { source, limits, outer: query, taken: Cell::new(0) };
+    if node.kind() == Kind::Matrix {
+        if query.steps() != 1 {
+            return Err(Error {
+                kind: ErrorKind::Parse,
+                span: None,
+                why: "invalid expression type \"range vector\" for range query, must be Scalar or \
+                      instant Vector"
+                    .into(),
+            });
+        }
+        return eval.matrix(node, query);
+    }
+    let steps = |values: Vec<f64>| values.into_iter().enumerate();
+    Ok(match eval.value(node, query)? {
+        Value::Scalar(values) => Answer::Scalar(values),
+        Value::Text(text) => Answer::Text(text),
+        Value::Vector(columns) => Answer::Vector(
+            eval.merged(columns)?
+                .into_iter()
+                .map(|c| Series {
+                    labels: c.labels,
+                    samples: steps(c.values)
+                        .filter(|(_, v)| !is_stale(*v))
+                        .map(|(i, value)| Sample { at: query.at(i), value })
+                        .collect(),
+                })
+                .filter(|s| !s.samples.is_empty())
+                .collect(),
+        ),
+    })
+}
+
+impl Eval<'_> {
+    fn matrix(&self, node: &Node, query: Query) -> Result<Answer, Error> {
+        let windows = self.windows(node, query)?;
+        let (range, end) = (windows.range, windows.ends[0]);
+        let inside = |s: &Sample| s.at > end - range && s.at <= end && !is_stale(s.value);
+        let series = windows.series.into_iter().map(|mut s| {
+            s.samples.retain(inside);
+            s
+        });
+        Ok(Answer::Matrix(series.filter(|s| !s.samples.is_empty()).collect()))
+    }
+
+    /// Counts samples against the limit.
+    fn take(&self, samples: usize) -> Result<(), Error> {
+        self.taken.set(self.taken.get().saturating_add(samples));
+        if self.taken.get() > self.limits.samples {
+            let why = "query processing would load too many samples into memory in query execution";
+            return Err(Error::execution(why));
+        }
+        if self.source.gives_up() {
+            let why = "query timed out in expression evaluation".into();
+            return Err(Error { kind: ErrorKind::Timeout, span: None, why });
+        }
+        Ok(())
+    }
+
+    /// The value of an expression at all steps.
+    pub(crate) fn value(&self, node: &Node, query: Query) -> Result<Value, Error> {
+        let steps = query.steps();
+        self.take(steps)?;
+        match &node.expr {
+            Expr::Number(n) => Ok(Value::Scalar(vec![*n; steps])),
+            Expr::Text(t) => Ok(Value::Text(t.clone())),
+            Expr::Paren(inner) => self.value(inner, query),
+            Expr::Minus(inner) => Ok(match self.value(inner, query)? {
+                Value::Scalar(values) => Value::Scalar(values.into_iter().map(|v| -v).collect()),
+                Value::Vector(columns) => Value::Vector(self.map(columns, |v| -v)?),
+                text => text,
+            }),
+            Expr::Vector(selector) => Ok(Value::Vector(self.instant(selector, query)?)),
+            Expr::Call { function, args } => self.call(function.name, args, query),
+            Expr::Aggregate { op, param, inner, grouping } => {
+                let columns = self.vector(inner, query)?;
+                let param = param.as_ref().map(|p| self.value(p, query)).transpose()?;
+                Ok(Value::Vector(self.aggregate(*op, param, columns, grouping, query)?))
+            }
+            Expr::Binary { op, left, right, returns_bool, matching } => {
+                let (left, right) = (self.value(left, query)?, self.value(right, query)?);
+                self.binary(*op, left, right, *returns_bool, matching)
+            }
+            Expr::Matrix { .. } | Expr::Subquery { .. } => {
+                Err(Error::execution("a range vector has no value at a moment"))
+            }
+        }
+    }
+
+    pub(crate) fn vector(&self, node: &Node, query: Query) -> Result<Vec<Column>, Error> {
+        match self.value(node, query)? {
+            Value::Vector(columns) => Ok(columns),
+            _ => Err(Error::execution("an instant vector is expected")),
+        }
+    }
+
+    pub(crate) fn scalar(&self, node: &Node, query: Query) -> Result<Vec<f64>, Error> {
+        match self.value(node, query)? {
+            Value::Scalar(values) => Ok(values),
+            _ => Err(Error::execution("a scalar is expected")),
+        }
+    }
+
+    /// Applies a function to each value; names go.
+    pub(crate) fn map(
+        &self,
+        columns: Vec<Column>,
+        with: impl Fn(f64) -> f64,
+    ) -> Result<Vec<Column>, Error> {
+        self.map_steps(columns, |_, v| with(v))
+    }
+
+    /// As [`Eval::map`], with the number of the step.
+    pub(crate) fn map_steps(
+        &self,
+        columns: Vec<Column>,
+        with: impl Fn(usize, f64) -> f64,
+    ) -> Result<Vec<Column>, Error> {
+        let mapped = columns.into_iter().map(|c| {
+            let values = c.values.into_iter().enumerate();
+            let values = values.map(|(i, v)| if is_stale(v) { ABSENT } else { with(i, v) });
+            Column { labels: c.labels.nameless(), values: values.collect() }
+        });
+        self.merged(mapped.collect())
+    }
+
+    /// Columns of the same labels become one, if they never have a value at one step.
+    pub(crate) fn merged(&self, columns: Vec<Column>) -> Result<Vec<Column>, Error> {
+        let mut places: HashMap<Labels, usize> = HashMap::with_capacity(columns.len());
+        let mut all: Vec<Column> = Vec::with_capacity(columns.len());
+        for column in columns {
+            match places.get(&column.labels) {
+                None => {
+                    places.insert(column.labels.clone(), all.len());
+                    all.push(column);
+                }
+                Some(&at) => {
+                    for (there, value) in all[at].values.iter_mut().zip(column.values) {
+                        if is_stale(value) {
+                            continue;
+                        }
+                        if !is_stale(*there) {
+                            let why = "vector cannot contain metrics with the same labelset";
+                            return Err(Error::execution(why));
+                        }
+                        *there = value;
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// When a selector looks, instead of at `step`.
+    pub(crate) fn time(&self, when: &When, step: i64) -> i64 {
+        let at = match when.at {
+            None => step,
+            Some(At::Time(t)) => t,
+            Some(At::Start) => self.outer.start,
+            Some(At::End) => self.outer.end,
+        };
+        at.saturating_sub(when.offset)
+    }
+}
+
+/// The result of an operator on two numbers; a comparison that fails is `None`.
+pub(crate) fn operate(op: BinaryOp, a: f64, b: f64) -> Option<f64> {
+    use BinaryOp::*;
+    let kept = |holds: bool| holds.then_some(a);
+    match op {
+        Add => Some(a + b),
+        Sub => Some(a - b),
+        Mul => Some(a * b),
+        Div => Some(a / b),
+        Mod => Some(a % b),
+        Pow => Some(a.powf(b)),
+        Atan2 => Some(a.atan2(b)),
+        Eq => kept(a == b),
+        Ne => kept(a != b),
+        Gt => kept(a > b),
+        Lt => kept(a < b),
+        Ge => kept(a >= b),
+        Le => kept(a <= b),
+        And | Or | Unless => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! PromQL: parser and evaluator.
+//!
+//! **What it is**: the query language of Prometheus 3.x over series of numbers. A query is
+//! parsed to a [`Node`], and evaluated for all steps of a range at once: each
+//! sub-expression is computed once, as columns with one value a step.
+//!
+//! **Why a crate**: it is pure. Series come from a [`Source`]; the clock is an argument.
+//!
+//! **Invariants**
+//! - A query never takes more samples than [`Limits`] says, and its recursion is bounded
+//!   by the parser.
+//! - [`ABSENT`] never leaves the evaluator, and no arithmetic is done on it.
+//!
+//! **Must not know**: HTTP, storage, scraping.
+//!
+//! **Absences**: native histograms.
+//!
+//! Source of the language: the Prometheus documentation, "Querying Prometheus".
+
+pub mod ast;
+mod eval;
+pub mod functions;
+mod labels;
+mod lex;
+mod parse;
+
+pub use ast::Node;
+pub use eval::{
+    ABSENT, Answer, Limits, Query, STALE, Sample, Series, Source, Value, evaluate, is_stale,
+};
+pub use labels::{Labels, Matcher, NAME, all_take, quoted};
+pub use lex::duration;
+pub use parse::{parse, parse_selector};
+
+use std::fmt;
+use std::ops::Range;
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// What sort of error.
+    pub kind: ErrorKind,
+    /// Where in the query, if that is known.
+    pub span: Option<Range<usize>>,
+    /// Why.
+    pub why: String,
+}
+
+/// See [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It is no query.
+    Parse,
+    /// The series do not allow it.
+    Execution,
+    /// It took too long.
+    Timeout,
+    /// A source failed.
+    Source,
+}
+
+impl Error {
+    pub(crate) fn parse(span: Range<usize>, why: impl Into<String>) -> Error {
+        Error { kind: ErrorKind::Parse, span: Some(span), why: why.into() }
+    }
+
+    pub(crate) fn execution(why: impl Into<String>) -> Error {
+        Error { kind: ErrorKind::Execution, span: None, why: why.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.span, self.kind) {
+            // Clients count characters from 1.
+            (Some(span), ErrorKind::Parse) => {
+                write!(f, "1:{}: parse error: {}", span.start + 1, self.why)
+            }
+            _ => f.write_str(&self.why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
