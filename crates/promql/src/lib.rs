@@ -24,7 +24,7 @@ mod labels;
 mod lex;
 mod parse;
 
-pub use ast::Node;
+pub use ast::{Kind, Node};
 pub use eval::{
     ABSENT, Answer, Limits, Query, STALE, Sample, Series, Source, Value, evaluate, is_stale,
 };

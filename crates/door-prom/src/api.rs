@@ -1,0 +1,371 @@
+//! Prometheus's HTTP API, as Grafana, promtool and curl use it.
+
+use crate::form::Form;
+use crate::json::{self, Failure, labels, list, plain, respond, text};
+use crate::push;
+use crate::scrape::Health;
+use crate::store::{Monitor, now_ms};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+use synod_promql::{
+    Kind, Labels, Limits, Matcher, NAME, Query, Series, Source, evaluate, parse, parse_selector,
+};
+
+/// Steps of a range query, at most.
+const STEPS_MAX: i64 = 11_000;
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Parts of the API that are not built; they answer with that.
+const NOT_BUILT: [&str; 9] = [
+    "/api/v1/read",
+    "/api/v1/otlp/v1/metrics",
+    "/api/v1/query_exemplars",
+    "/api/v1/format_query",
+    "/api/v1/parse_query",
+    "/api/v1/alertmanagers",
+    "/api/v1/status/config",
+    "/api/v1/status/walreplay",
+    "/federate",
+];
+
+/// A source that gives up when its time is over.
+struct Timed<'a>(&'a Monitor, Instant);
+
+impl Source for Timed<'_> {
+    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
+        self.0.select(matchers, from, to)
+    }
+
+    fn gives_up(&self) -> bool {
+        Instant::now() > self.1
+    }
+}
+
+impl Monitor {
+    /// Whether this path is monitoring's.
+    pub fn is_mine(path: &str) -> bool {
+        path.starts_with("/api/v1/")
+            || path.starts_with("/-/")
+            || path == "/federate"
+            || path.starts_with("/metrics/job")
+    }
+
+    /// Answers a request to one of its paths. Queries may take long, so they run beside
+    /// the runtime's tasks.
+    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let monitor = self.clone();
+        let answering = tokio::task::spawn_blocking(move || monitor.answer_now(&request));
+        match answering.await {
+            Ok(response) => response,
+            Err(e) => respond(Err(Failure {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                kind: "internal",
+                why: format!("answering failed: {e}"),
+            })),
+        }
+    }
+
+    fn answer_now(&self, request: &Request<Bytes>) -> Response<Bytes> {
+        let path = request.uri().path();
+        match path {
+            "/-/healthy" => return plain(StatusCode::OK, TEXT, "Synod is Healthy.\n".into()),
+            "/-/ready" => return plain(StatusCode::OK, TEXT, "Synod is Ready.\n".into()),
+            "/api/v1/write" if request.method() == Method::POST => {
+                return push::write(self, request);
+            }
+            _ => {}
+        }
+        let (get, post) = (request.method() == Method::GET, request.method() == Method::POST);
+        let forms = ["/api/v1/query", "/api/v1/query_range", "/api/v1/labels", "/api/v1/series"];
+        if !get && !(post && forms.contains(&path)) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
+        }
+        let body: &[u8] = if post { request.body() } else { &[] };
+        let form = Form::new(request.uri().query().unwrap_or_default(), body);
+        respond(self.data(path, &form))
+    }
+
+    fn data(&self, path: &str, form: &Form) -> Result<String, Failure> {
+        match path {
+            "/api/v1/query" => self.query(form, false),
+            "/api/v1/query_range" => self.query(form, true),
+            "/api/v1/series" => self.series_api(form),
+            "/api/v1/labels" => self.names(form, |l| l.iter().map(|(n, _)| n.to_owned()).collect()),
+            "/api/v1/metadata" => self.metadata(form),
+            "/api/v1/targets" => Ok(self.targets_api()),
+            // None are loaded: there is no way to yet.
+            "/api/v1/rules" => Ok("{\"groups\":[]}".into()),
+            "/api/v1/alerts" => Ok("{\"alerts\":[]}".into()),
+            "/api/v1/status/buildinfo" => Ok(build_info()),
+            "/api/v1/status/runtimeinfo" => Ok(self.runtime_info()),
+            "/api/v1/status/flags" => Ok(self.flags()),
+            "/api/v1/status/tsdb" => Ok(self.tsdb()),
+            _ => {
+                match path.strip_prefix("/api/v1/label/").and_then(|p| p.strip_suffix("/values")) {
+                    Some(name) => {
+                        let name = unescaped(name);
+                        self.names(form, |l| {
+                            let value = l.get(&name);
+                            if value.is_empty() { Vec::new() } else { vec![value.to_owned()] }
+                        })
+                    }
+                    None => Err(not_found(path)),
+                }
+            }
+        }
+    }
+
+    fn query(&self, form: &Form, range: bool) -> Result<String, Failure> {
+        let text = form.get("query").unwrap_or_default();
+        let need = |time: Option<i64>, name: &str| {
+            time.ok_or_else(|| {
+                Failure::bad_data(format!("invalid parameter {name:?}: it is missing"))
+            })
+        };
+        let query = if range {
+            let start = need(form.time("start").map_err(Failure::bad_data)?, "start")?;
+            let end = need(form.time("end").map_err(Failure::bad_data)?, "end")?;
+            let step = need(form.duration("step").map_err(Failure::bad_data)?, "step")?;
+            check_range(start, end, step)?;
+            Query { start, end, step }
+        } else {
+            let at = form.time("time").map_err(Failure::bad_data)?;
+            Query::instant(at.unwrap_or_else(now_ms))
+        };
+        let longest = self.0.settings.query_timeout;
+        let asked = form.duration("timeout").map_err(Failure::bad_data)?;
+        let timeout = asked
+            .map_or(longest, |ms| longest.min(std::time::Duration::from_millis(ms.max(0) as u64)));
+        let lookback = form.duration("lookback_delta").map_err(Failure::bad_data)?;
+        let mut limits: Limits = self.0.settings.query;
+        limits.lookback = lookback.filter(|l| *l > 0).unwrap_or(limits.lookback);
+        let node = parse(text)?;
+        if range && !matches!(node.kind(), Kind::Scalar | Kind::Vector) {
+            return Err(Failure::bad_data(format!(
+                "invalid parameter \"query\": invalid expression type \"{}\" for range query, must \
+                 be Scalar or instant Vector",
+                node.kind().name()
+            )));
+        }
+        let source = Timed(self, Instant::now() + timeout);
+        let mut answer = evaluate(&node, query, &source, limits)?;
+        if range && let synod_promql::Answer::Vector(series) = &mut answer {
+            series.sort_by(|a, b| a.labels.cmp(&b.labels));
+        }
+        Ok(json::answer(&answer, query, range))
+    }
+
+    /// The labels of series that `match[]` names, within the time asked for.
+    fn matched(&self, form: &Form) -> Result<Vec<Labels>, Failure> {
+        let mut sets = Vec::new();
+        for selector in form.all("match[]") {
+            let matchers = parse_selector(selector)
+                .map_err(|e| Failure::bad_data(format!("invalid parameter \"match[]\": {e}")))?;
+            sets.push(matchers);
+        }
+        let from = form.time("start").map_err(Failure::bad_data)?.unwrap_or(i64::MIN);
+        let to = form.time("end").map_err(Failure::bad_data)?.unwrap_or(i64::MAX);
+        Ok(self.head().labels_of(&sets, from, to))
+    }
+
+    fn series_api(&self, form: &Form) -> Result<String, Failure> {
+        if form.get("match[]").is_none() {
+            return Err(Failure::bad_data("no match[] parameter provided"));
+        }
+        let (found, limit) = (self.matched(form)?, form.limit().map_err(Failure::bad_data)?);
+        let mut out = String::new();
+        list(&mut out, found.iter().take(limit), |out, l| labels(out, l));
+        Ok(out)
+    }
+
+    /// What some or all series have, each once and in order.
+    fn names(&self, form: &Form, of: impl Fn(&Labels) -> Vec<String>) -> Result<String, Failure> {
+        let limit = form.limit().map_err(Failure::bad_data)?;
+        let found = self.matched(form)?;
+        let all: std::collections::BTreeSet<String> = found.iter().flat_map(of).collect();
+        let mut out = String::new();
+        list(&mut out, all.iter().take(limit), |out, n| out.push_str(&text(n)));
+        Ok(out)
+    }
+
+    fn metadata(&self, form: &Form) -> Result<String, Failure> {
+        let limit = form.limit().map_err(Failure::bad_data)?;
+        let wanted = form.get("metric");
+        let meanings = self.meanings();
+        let chosen = meanings.iter().filter(|(name, _)| wanted.is_none_or(|w| w == **name));
+        let mut out = String::from("{");
+        for (i, (name, m)) in chosen.take(limit).enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            let kind = if m.kind.is_empty() { "unknown" } else { &m.kind };
+            let _ = write!(
+                out,
+                "{comma}{}:[{{\"type\":{},\"help\":{},\"unit\":{}}}]",
+                text(name),
+                text(kind),
+                text(&m.help),
+                text(&m.unit)
+            );
+        }
+        Ok(out + "}")
+    }
+
+    fn targets_api(&self) -> String {
+        let targets = self.targets().clone();
+        let mut out = String::from("{\"activeTargets\":");
+        list(&mut out, targets.values(), |out, s| {
+            let health = match s.health {
+                Health::Unknown => "unknown",
+                Health::Up => "up",
+                Health::Down => "down",
+            };
+            out.push_str("{\"discoveredLabels\":{},\"labels\":");
+            labels(out, &s.target.labels());
+            let last = s.last.unwrap_or(SystemTime::UNIX_EPOCH);
+            let _ = write!(
+                out,
+                ",\"scrapePool\":{},\"scrapeUrl\":{url},\"globalUrl\":{url},\"lastError\":{},\
+                 \"lastScrape\":\"{}\",\"lastScrapeDuration\":{},\"health\":\"{health}\",\
+                 \"scrapeInterval\":\"{}ms\",\"scrapeTimeout\":\"{}ms\"}}",
+                text(&s.target.job),
+                text(&s.error),
+                humantime::format_rfc3339_millis(last),
+                s.took.as_secs_f64(),
+                s.target.every.as_millis(),
+                s.target.timeout.as_millis(),
+                url = text(&s.target.url),
+            );
+        });
+        out + ",\"droppedTargets\":[],\"droppedTargetCounts\":{}}"
+    }
+
+    fn runtime_info(&self) -> String {
+        let stats = self.head().stats();
+        format!(
+            "{{\"startTime\":\"{}\",\"CWD\":\"\",\"reloadConfigSuccess\":true,\"corruptionCount\":0,\
+             \"timeSeriesCount\":{},\"storageRetention\":\"{}ms\"}}",
+            humantime::format_rfc3339_seconds(self.0.started),
+            stats.series,
+            self.0.settings.limits.retention
+        )
+    }
+
+    fn flags(&self) -> String {
+        let s = &self.0.settings;
+        format!(
+            "{{\"query.lookback-delta\":\"{}ms\",\"query.max-samples\":\"{}\",\"query.timeout\":\"{}ms\",\
+             \"storage.tsdb.path\":{},\"storage.tsdb.retention.time\":\"{}ms\"}}",
+            s.query.lookback,
+            s.query.samples,
+            s.query_timeout.as_millis(),
+            text(&s.dir.display().to_string()),
+            s.limits.retention
+        )
+    }
+
+    fn tsdb(&self) -> String {
+        let head = self.head();
+        let stats = head.stats();
+        let top = |mut all: Vec<(String, usize)>| {
+            all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            let mut out = String::new();
+            list(&mut out, all.iter().take(10), |out, (name, value)| {
+                let _ = write!(out, "{{\"name\":{},\"value\":{value}}}", text(name));
+            });
+            out
+        };
+        let mut by_name = std::collections::BTreeMap::<String, usize>::new();
+        for labels in head.labels_of(&[], i64::MIN, i64::MAX) {
+            *by_name.entry(labels.get(NAME).to_owned()).or_default() += 1;
+        }
+        let values = head.label_names().into_iter().map(|name| {
+            let count = head.label_values(&name).len();
+            (name, count)
+        });
+        format!(
+            "{{\"headStats\":{{\"numSeries\":{},\"numLabelPairs\":0,\"chunkCount\":{},\"minTime\":{},\
+             \"maxTime\":{}}},\"seriesCountByMetricName\":{},\"labelValueCountByLabelName\":{},\
+             \"memoryInBytesByLabelName\":[],\"seriesCountByLabelValuePair\":[],\
+             \"samplesTaken\":{},\"chunkBytes\":{}}}",
+            stats.series,
+            stats.chunks,
+            stats.oldest,
+            stats.newest,
+            top(by_name.into_iter().collect()),
+            top(values.collect()),
+            self.0.taken.load(Ordering::Relaxed),
+            stats.chunk_bytes,
+        )
+    }
+}
+
+fn check_range(start: i64, end: i64, step: i64) -> Result<(), Failure> {
+    if end < start {
+        return Err(Failure::bad_data(
+            "invalid parameter \"end\": end timestamp must not be before start time",
+        ));
+    }
+    if step <= 0 {
+        return Err(Failure::bad_data(
+            "invalid parameter \"step\": zero or negative query resolution step widths are not \
+             accepted. Try a positive integer",
+        ));
+    }
+    if (end - start) / step > STEPS_MAX {
+        return Err(Failure::bad_data(format!(
+            "exceeded maximum resolution of {STEPS_MAX} points per timeseries. Try decreasing the \
+             query resolution (?step=XX)"
+        )));
+    }
+    Ok(())
+}
+
+fn not_found(path: &str) -> Failure {
+    if NOT_BUILT.contains(&path) || path.starts_with("/metrics/job") {
+        let why = format!("{path} is not built yet");
+        return Failure { status: StatusCode::NOT_IMPLEMENTED, kind: "internal", why };
+    }
+    Failure {
+        status: StatusCode::NOT_FOUND,
+        kind: "not_found",
+        why: format!("no such path: {path}"),
+    }
+}
+
+/// Grafana takes a server with a map of features for another product: there is none here.
+fn build_info() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "{{\"version\":\"3.0.0\",\"revision\":\"synod-{version}\",\"branch\":\"\",\"buildUser\":\"\",\
+         \"buildDate\":\"\",\"goVersion\":\"\"}}"
+    )
+}
+
+/// Names beyond the classic alphabet come as `U__` with `_XX_` for a character and `__`
+/// for an underscore.
+fn unescaped(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("U__") else { return name.to_owned() };
+    let (mut out, mut rest) = (String::new(), rest);
+    while let Some(at) = rest.find('_') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('_') {
+            out.push('_');
+            rest = after;
+            continue;
+        }
+        let code = rest.split_once('_').and_then(|(hex, after)| {
+            Some((char::from_u32(u32::from_str_radix(hex, 16).ok()?)?, after))
+        });
+        match code {
+            Some((c, after)) => {
+                out.push(c);
+                rest = after;
+            }
+            None => return name.to_owned(),
+        }
+    }
+    out + rest
+}

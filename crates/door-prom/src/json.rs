@@ -1,0 +1,160 @@
+//! Answers in the shapes of Prometheus's HTTP API. Written by hand where order counts:
+//! some clients read `resultType` before they can read `result`.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use std::fmt::Write;
+use synod_promql::{Answer, Labels, Query, Sample, Series};
+
+/// An answer that is an error.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub status: StatusCode,
+    pub kind: &'static str,
+    pub why: String,
+}
+
+impl Failure {
+    pub fn bad_data(why: impl Into<String>) -> Failure {
+        Failure { status: StatusCode::BAD_REQUEST, kind: "bad_data", why: why.into() }
+    }
+}
+
+impl From<synod_promql::Error> for Failure {
+    fn from(e: synod_promql::Error) -> Failure {
+        use synod_promql::ErrorKind;
+        let (status, kind) = match e.kind {
+            ErrorKind::Parse => (StatusCode::BAD_REQUEST, "bad_data"),
+            ErrorKind::Execution => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+            ErrorKind::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+            ErrorKind::Source => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        let place = match e.kind {
+            ErrorKind::Parse => "invalid parameter \"query\": ",
+            _ => "",
+        };
+        Failure { status, kind, why: format!("{place}{e}") }
+    }
+}
+
+pub(crate) fn text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn number(out: &mut String, v: f64) {
+    if v.is_nan() {
+        out.push_str("\"NaN\"");
+    } else if v.is_infinite() {
+        out.push_str(if v > 0.0 { "\"+Inf\"" } else { "\"-Inf\"" });
+    } else {
+        let _ = write!(out, "\"{v}\"");
+    }
+}
+
+/// Seconds with as many decimals as there are.
+fn time(out: &mut String, ms: i64) {
+    let _ = match ms.rem_euclid(1_000) {
+        0 => write!(out, "{}", ms / 1_000),
+        _ => write!(out, "{}", ms as f64 / 1_000.0),
+    };
+}
+
+fn sample(out: &mut String, s: Sample) {
+    out.push('[');
+    time(out, s.at);
+    out.push(',');
+    number(out, s.value);
+    out.push(']');
+}
+
+pub(crate) fn labels(out: &mut String, labels: &Labels) {
+    out.push('{');
+    for (i, (name, value)) in labels.iter().enumerate() {
+        let comma = if i > 0 { "," } else { "" };
+        let _ = write!(out, "{comma}{}:{}", text(name), text(value));
+    }
+    out.push('}');
+}
+
+/// Joined by commas, in brackets.
+pub(crate) fn list<T>(
+    out: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut one: impl FnMut(&mut String, T),
+) {
+    out.push('[');
+    for (i, item) in items.into_iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        one(out, item);
+    }
+    out.push(']');
+}
+
+/// `data` of a query.
+pub(crate) fn answer(answer: &Answer, query: Query, range: bool) -> String {
+    let mut out = String::new();
+    let kind = match answer {
+        Answer::Scalar(_) | Answer::Vector(_) if range => "matrix",
+        Answer::Scalar(_) => "scalar",
+        Answer::Text(_) => "string",
+        Answer::Vector(_) => "vector",
+        Answer::Matrix(_) => "matrix",
+    };
+    let _ = write!(out, "{{\"resultType\":\"{kind}\",\"result\":");
+    match answer {
+        Answer::Scalar(values) if range => {
+            let samples = values.iter().enumerate();
+            let samples = samples.map(|(i, v)| Sample { at: query.at(i), value: *v }).collect();
+            let series = [Series { labels: Labels::default(), samples }];
+            list(&mut out, &series, |out, s| series_of(out, s, true));
+        }
+        Answer::Scalar(values) => {
+            let value = values.first().copied().unwrap_or(f64::NAN);
+            sample(&mut out, Sample { at: query.start, value });
+        }
+        Answer::Text(t) => {
+            out.push('[');
+            time(&mut out, query.start);
+            let _ = write!(out, ",{}]", text(t));
+        }
+        Answer::Vector(all) => list(&mut out, all, |out, s| series_of(out, s, range)),
+        Answer::Matrix(all) => list(&mut out, all, |out, s| series_of(out, s, true)),
+    }
+    out.push('}');
+    out
+}
+
+fn series_of(out: &mut String, series: &Series, many: bool) {
+    out.push_str("{\"metric\":");
+    labels(out, &series.labels);
+    if many {
+        out.push_str(",\"values\":");
+        list(out, &series.samples, |out, s| sample(out, *s));
+    } else if let Some(s) = series.samples.first() {
+        out.push_str(",\"value\":");
+        sample(out, *s);
+    }
+    out.push('}');
+}
+
+/// The whole answer.
+pub(crate) fn respond(result: Result<String, Failure>) -> Response<Bytes> {
+    let (status, body) = match result {
+        Ok(data) => (StatusCode::OK, format!("{{\"status\":\"success\",\"data\":{data}}}")),
+        Err(f) => {
+            let (kind, why) = (f.kind, text(&f.why));
+            let body = format!("{{\"status\":\"error\",\"errorType\":\"{kind}\",\"error\":{why}}}");
+            (f.status, body)
+        }
+    };
+    plain(status, "application/json", body)
+}
+
+pub(crate) fn plain(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(kind));
+    response
+}

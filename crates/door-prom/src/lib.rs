@@ -1,0 +1,31 @@
+//! Monitoring: what Prometheus's users expect of it, in this process.
+//!
+//! **What it is**: a [`Monitor`] that scrapes targets (its own node and its peers without
+//! being told), takes what others push by remote-write, keeps the series of the last hours
+//! in memory and in a log, and answers Prometheus's HTTP API from them.
+//!
+//! **Why a crate**: the clock, the sockets and the threads of monitoring. It depends on no
+//! quorum: a node answers from what it has seen itself.
+//!
+//! **Invariants**
+//! - What was taken is durable after [`Settings::sync_every`] at the latest; a log that
+//!   cannot be written is told, and monitoring goes on in memory.
+//! - No body, page or answer is larger than a named limit.
+//!
+//! **Must not know**: consensus, the keyspace.
+//!
+//! **Absences** (they answer with an error that says so): rules and alerts, the
+//! Pushgateway's API, OTLP, federation, remote-write 2.0 and remote-read, exemplars,
+//! native histograms, blocks on disk, queries over other nodes' series.
+
+mod api;
+mod exposition;
+mod form;
+mod json;
+mod push;
+mod scrape;
+mod store;
+
+pub use exposition::{BadLine, Line, Meaning, parse};
+pub use scrape::{Health, Target, TargetStatus};
+pub use store::{Monitor, Settings, StartError};

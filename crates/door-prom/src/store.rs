@@ -1,0 +1,259 @@
+//! The monitor: series in memory, their log, and the thread that writes it.
+
+use crate::exposition::Meaning;
+use crate::scrape::{self, Target, TargetStatus};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use synod_host::FileDisk;
+use synod_promql::{Labels, Matcher, Sample, Series, Source};
+use synod_tsdb::{Gather, Head, Limits, Refused, SeriesId, SeriesLog};
+
+/// How often what is too old is dropped.
+const DROP_EVERY: Duration = Duration::from_secs(60);
+/// Families whose meaning is kept.
+const MEANINGS_MAX: usize = 20_000;
+
+/// How a monitor works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where its log is.
+    pub dir: PathBuf,
+    /// Bounds of what it keeps.
+    pub limits: Limits,
+    /// What was taken is durable after so long: a crash loses no more.
+    pub sync_every: Duration,
+    /// What a query may take.
+    pub query: synod_promql::Limits,
+    /// How long a query may take, at most.
+    pub query_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults, with the log in this folder.
+    pub fn in_dir(dir: &Path) -> Settings {
+        Settings {
+            dir: dir.to_owned(),
+            limits: Limits::default(),
+            sync_every: Duration::from_secs(5),
+            query: synod_promql::Limits::default(),
+            query_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Why a monitor cannot be started.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Monitoring of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Monitor(pub(crate) Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub settings: Settings,
+    head: RwLock<Head>,
+    gather: Mutex<Gather>,
+    meanings: RwLock<BTreeMap<String, Meaning>>,
+    pub targets: Mutex<BTreeMap<(String, String), TargetStatus>>,
+    pub started: SystemTime,
+    /// Samples taken.
+    pub taken: AtomicU64,
+    /// Why the log is not written any more.
+    failed: Mutex<Option<String>>,
+    writer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unix time, ms.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+impl Monitor {
+    /// Brings back what the log holds, and begins to scrape what `targets` names (it is
+    /// asked again every second). Call it within a runtime: its tasks run there.
+    pub fn start(
+        settings: Settings,
+        targets: impl Fn() -> Vec<Target> + Send + 'static,
+    ) -> Result<Monitor, StartError> {
+        let mut head = Head::new(settings.limits);
+        let log = open_log(&settings.dir, &mut head)?;
+        let shared = Arc::new(Shared {
+            settings,
+            head: RwLock::new(head),
+            gather: Mutex::default(),
+            meanings: RwLock::default(),
+            targets: Mutex::default(),
+            started: SystemTime::now(),
+            taken: AtomicU64::new(0),
+            failed: Mutex::default(),
+            writer: Mutex::default(),
+        });
+        let (stop, stopped) = channel();
+        let writing = shared.clone();
+        let thread = std::thread::Builder::new().name("series-log".into()).spawn(move || {
+            write_loop(&writing, log, &stopped);
+        });
+        let thread = thread.map_err(|e| StartError(format!("starting the log's thread: {e}")))?;
+        *held(&shared.writer) = Some((stop, thread));
+        let monitor = Monitor(shared);
+        tokio::spawn(scrape::manage(monitor.clone(), targets));
+        Ok(monitor)
+    }
+
+    /// Makes durable what was taken, and ends the log. Blocks.
+    pub fn close(&self) {
+        let writer = held(&self.0.writer).take();
+        if let Some((stop, thread)) = writer {
+            drop(stop);
+            // A panic there was told when it came.
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn head(&self) -> RwLockReadGuard<'_, Head> {
+        self.0.head.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn head_mut(&self) -> RwLockWriteGuard<'_, Head> {
+        self.0.head.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The series with these labels.
+    pub(crate) fn series(&self, labels: &Labels) -> Result<SeriesId, Refused> {
+        self.head_mut().series(labels)
+    }
+
+    /// Takes samples of one time; gives those that were refused.
+    pub(crate) fn append(&self, at: i64, samples: &[(SeriesId, f64)]) -> Vec<(SeriesId, Refused)> {
+        let (mut taken, mut refused) = (Vec::with_capacity(samples.len()), Vec::new());
+        let mut head = self.head_mut();
+        for &(id, value) in samples {
+            match head.append(id, Sample { at, value }) {
+                Ok(()) => taken.push((id, value)),
+                Err(why) => refused.push((id, why)),
+            }
+        }
+        self.0.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        // Under the head's lock, so that the log has a series' samples in their order.
+        held(&self.0.gather).add(&head, at, &taken);
+        refused
+    }
+
+    /// Notes what a page says about a family.
+    pub(crate) fn learn(&self, what: &str, name: &str, says: &str) {
+        let known = |m: &Meaning| match what {
+            "TYPE" => m.kind == says,
+            "HELP" => m.help == says,
+            _ => m.unit == says,
+        };
+        let meanings = self.0.meanings.read().unwrap_or_else(PoisonError::into_inner);
+        if meanings.get(name).is_some_and(known) {
+            return;
+        }
+        drop(meanings);
+        let mut meanings = self.0.meanings.write().unwrap_or_else(PoisonError::into_inner);
+        if meanings.len() >= MEANINGS_MAX && !meanings.contains_key(name) {
+            return;
+        }
+        let meaning = meanings.entry(name.to_owned()).or_default();
+        match what {
+            "TYPE" => meaning.kind = says.to_owned(),
+            "HELP" => meaning.help = says.to_owned(),
+            _ => meaning.unit = says.to_owned(),
+        }
+    }
+
+    pub(crate) fn meanings(&self) -> BTreeMap<String, Meaning> {
+        self.0.meanings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the log is not written any more, if so.
+    pub fn log_failure(&self) -> Option<String> {
+        held(&self.0.failed).clone()
+    }
+
+    pub(crate) fn targets(&self) -> MutexGuard<'_, BTreeMap<(String, String), TargetStatus>> {
+        held(&self.0.targets)
+    }
+}
+
+impl Source for Monitor {
+    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
+        self.head().select(matchers, from, to)
+    }
+}
+
+/// A damaged log is set aside, so that a node can be watched while somebody looks into it.
+fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, StartError> {
+    let open = |head: &mut Head| -> Result<_, String> {
+        let disk = FileDisk::open(dir).map_err(|e| e.to_string())?;
+        let options = synod_wal::Options { segment_bytes: 16 << 20, spares_max: 1 };
+        SeriesLog::open(disk, options, head).map_err(|e| e.to_string())
+    };
+    let told = |why: String| StartError(format!("the series' log in {}: {why}", dir.display()));
+    match open(head) {
+        Ok((log, recovered)) => {
+            if recovered.samples > 0 || recovered.skipped > 0 {
+                let (samples, skipped) = (recovered.samples, recovered.skipped);
+                tracing::info!("{samples} samples are back from the log, {skipped} skipped");
+            }
+            Ok(log)
+        }
+        Err(why) => {
+            let aside = dir.with_extension(format!("damaged-{}", now_ms() / 1_000));
+            std::fs::rename(dir, &aside).map_err(|_| told(why.clone()))?;
+            tracing::error!(
+                "the series' log is damaged ({why}); it was moved to {} and a new one begun",
+                aside.display()
+            );
+            *head = Head::new(head.limits());
+            open(head).map(|(log, _)| log).map_err(told)
+        }
+    }
+}
+
+fn write_loop(shared: &Shared, mut log: SeriesLog<FileDisk>, stop: &std::sync::mpsc::Receiver<()>) {
+    let mut dropped = std::time::Instant::now();
+    loop {
+        let end =
+            stop.recv_timeout(shared.settings.sync_every) == Err(RecvTimeoutError::Disconnected);
+        let batch = held(&shared.gather).take();
+        if !batch.is_empty() && held(&shared.failed).is_none() {
+            match log.write(&batch, now_ms() - shared.settings.limits.retention) {
+                Ok(segment) => held(&shared.gather).segment(segment),
+                Err(e) => {
+                    tracing::error!(
+                        "the series' log cannot be written: {e}; series are kept in memory only \
+                         until the next start"
+                    );
+                    *held(&shared.failed) = Some(e.to_string());
+                }
+            }
+        }
+        if dropped.elapsed() >= DROP_EVERY {
+            dropped = std::time::Instant::now();
+            shared.head.write().unwrap_or_else(PoisonError::into_inner).drop_old();
+        }
+        if end {
+            return;
+        }
+    }
+}
