@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Layer of each crate, and the crates of its own layer that it may see.
-const LAYERS: [(&str, u8, &[&str]); 14] = [
+const LAYERS: [(&str, u8, &[&str]); 17] = [
     ("synod-base", 0, &[]),
     ("synod-consensus", 1, &[]),
     ("synod-mvcc", 1, &[]),
     ("synod-coord", 1, &["synod-mvcc"]),
+    ("synod-promql", 1, &[]),
     ("synod-wal", 2, &[]),
+    ("synod-tsdb", 2, &["synod-wal"]),
     ("synod-store", 2, &[]),
     ("synod-etcd-proto", 2, &[]),
     ("synod-cell", 3, &[]),
     ("synod-host", 3, &["synod-cell"]),
     ("synod-door-etcd", 4, &[]),
+    ("synod-door-prom", 4, &[]),
     ("synod-sim", 4, &[]),
     ("synod-client", 4, &[]),
     ("synod", 5, &[]),
@@ -24,7 +27,7 @@ const LAYERS: [(&str, u8, &[&str]); 14] = [
 ];
 
 /// Crates without clock, entropy, socket, file or thread.
-const PURE: [&str; 6] = ["base", "consensus", "mvcc", "coord", "cell", "sim"];
+const PURE: [&str; 7] = ["base", "consensus", "mvcc", "coord", "promql", "cell", "sim"];
 
 /// What a pure crate must not name, and why.
 const BANNED: [(&str, &str); 10] = [

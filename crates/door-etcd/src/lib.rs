@@ -43,4 +43,4 @@ mod watch;
 pub use convert::txn_request;
 pub use door::{Door, DoorConfig, ETCD_VERSION};
 pub use families::{Family, METRICS};
-pub use server::{Serving, serve};
+pub use server::{MorePages, PageAnswer, Serving, serve};

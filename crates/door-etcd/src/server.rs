@@ -8,9 +8,9 @@ use crate::traffic::Metered;
 use crate::watch::stream::WatchStream;
 use crate::{error, gateway, pages, services};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,6 +18,8 @@ use hyper_util::server::conn::auto;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use tokio::net::TcpListener;
@@ -36,6 +38,8 @@ const WATCH_REQUESTS: usize = 16;
 const WATCH_ANSWERS: usize = 64;
 /// Largest request of a stream of renewals.
 const RENEWAL_BYTES: usize = 1 << 10;
+/// Bytes of a request to one of [`MorePages`].
+const MORE_BYTES_MAX: usize = 40 << 20;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -55,9 +59,25 @@ impl Serving {
     }
 }
 
+/// Pages of another door on the same ports.
+pub trait MorePages: Send + Sync + 'static {
+    /// Whether this path is one of them.
+    fn is_mine(&self, path: &str) -> bool;
+
+    /// Answers a request to one of them.
+    fn answer(&self, request: Request<Bytes>) -> PageAnswer;
+}
+
+/// See [`MorePages::answer`].
+pub type PageAnswer = Pin<Box<dyn Future<Output = Response<Bytes>> + Send>>;
+
 /// Serves the door on these addresses, on the present runtime.
-pub async fn serve(door: Door, addresses: &[SocketAddr]) -> std::io::Result<Serving> {
-    let site = Site { routes: services::routes(&door), door };
+pub async fn serve(
+    door: Door,
+    addresses: &[SocketAddr],
+    more: Option<Arc<dyn MorePages>>,
+) -> std::io::Result<Serving> {
+    let site = Site { routes: services::routes(&door), door, more };
     let mut serving = Serving { tasks: Vec::new(), addresses: Vec::new() };
     for address in addresses {
         let listener = TcpListener::bind(address).await.map_err(|e| {
@@ -110,6 +130,7 @@ async fn accept(listener: TcpListener, site: Site) {
 pub(crate) struct Site {
     pub door: Door,
     pub routes: Routes,
+    more: Option<Arc<dyn MorePages>>,
 }
 
 impl Site {
@@ -147,6 +168,9 @@ impl Site {
         }
         if gateway::is_mine(&path) {
             return gateway::answer(&mut self, request).await;
+        }
+        if let Some(more) = self.more.filter(|more| more.is_mine(&path)) {
+            return answer_more(&*more, request).await;
         }
         let query = request.uri().query().unwrap_or("").to_owned();
         let page = self.door.page(request.method(), &path, &query).await;
@@ -248,6 +272,22 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     body.map_err(Into::into).boxed_unsync()
+}
+
+async fn answer_more(more: &dyn MorePages, request: Request<Incoming>) -> Response<OtherBody> {
+    let (head, body) = request.into_parts();
+    match Limited::new(body, MORE_BYTES_MAX).collect().await {
+        Ok(body) => {
+            let request = Request::from_parts(head, body.to_bytes());
+            more.answer(request).await.map(|b| boxed(Full::new(b)))
+        }
+        Err(e) => {
+            let why = format!("reading the request: {e} (at most {MORE_BYTES_MAX} bytes)\n");
+            let mut response = Response::new(boxed(Full::new(Bytes::from(why))));
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            response
+        }
+    }
 }
 
 fn grpc_response(body: OtherBody) -> Response<OtherBody> {

@@ -5,6 +5,7 @@ mod bench;
 mod client;
 mod etcd;
 mod journal;
+mod monitor;
 mod node;
 mod progress;
 mod settings;

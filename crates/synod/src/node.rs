@@ -1,11 +1,12 @@
 //! One node: its member, its doors, and how it ends.
 
-use crate::Outcome;
 use crate::settings::{ServerArgs, Settings, addresses};
+use crate::{Outcome, monitor};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_cell::Work;
-use synod_door_etcd::Door;
+use synod_door_etcd::{Door, MorePages};
 use synod_host::Handle;
 use synod_mvcc::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,7 +74,10 @@ async fn serve(settings: &Settings) -> Outcome {
     let door = Door::new(handle.clone(), settings.door());
     let mut listening = clients.clone();
     listening.extend(&http);
-    let serving = synod_door_etcd::serve(door, &listening).await.map_err(|e| e.to_string())?;
+    let monitor = monitor::start(settings, &handle)?;
+    let pages = monitor.clone().map(|m| Arc::new(monitor::Pages(m)) as Arc<dyn MorePages>);
+    let serving = synod_door_etcd::serve(door, &listening, pages).await;
+    let serving = serving.map_err(|e| e.to_string())?;
     // Supervisors wait for this line, as etcd writes it.
     tracing::info!(
         name = settings.name,
@@ -81,15 +85,20 @@ async fn serve(settings: &Settings) -> Outcome {
         clients = settings.listen_client_urls,
         "ready to serve client requests"
     );
-    tokio::select! {
-        end = handle.stopped() => return end,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let end = tokio::select! {
+        end = handle.stopped() => Some(end),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    if end.is_none() {
+        tracing::info!("stopping");
+        serving.close();
+        leave(&handle).await;
     }
-    tracing::info!("stopping");
-    serving.close();
-    leave(&handle).await;
-    Ok(())
+    if let Some(monitor) = monitor {
+        monitor.close();
+    }
+    end.unwrap_or(Ok(()))
 }
 
 /// Hands leadership over before leaving, so that nobody has to wait for an

@@ -113,6 +113,16 @@ settings! {
     feed_bytes: usize = 32 << 20, "SYNOD_FEED_BYTES", "BYTES";
     /// Threads that serve clients; 0: by the number of cores [default: 0]
     door_threads: usize = 0, "SYNOD_DOOR_THREADS", "COUNT";
+    /// Watch this node and its peers: series of the last hours, Prometheus's HTTP API [default: true]
+    monitor: bool = true, "SYNOD_MONITOR", "BOOL";
+    /// How long series are kept, s [default: 7200]
+    monitor_retention_s: u64 = 7_200, "SYNOD_MONITOR_RETENTION_S", "SECONDS";
+    /// Most series that are kept [default: 200000]
+    monitor_series: usize = 200_000, "SYNOD_MONITOR_SERIES", "COUNT";
+    /// What was scraped or pushed is durable after so long, ms [default: 5000]
+    monitor_sync_ms: u64 = 5_000, "SYNOD_MONITOR_SYNC_MS", "MS";
+    /// How often this node scrapes itself, ms; its peers five times less often [default: 1000]
+    monitor_scrape_ms: u64 = 1_000, "SYNOD_MONITOR_SCRAPE_MS", "MS";
     /// error, warn, info, debug or trace [default: info]
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]
@@ -205,6 +215,11 @@ impl Settings {
         }
         if (self.segment_bytes as usize) < 4 * self.max_request_bytes.max(1 << 18) {
             return Err("segment-bytes must be at least four times max-request-bytes".into());
+        }
+        if self.monitor && (self.monitor_scrape_ms < 100 || self.monitor_retention_s == 0) {
+            return Err(
+                "monitor-scrape-ms must be at least 100, monitor-retention-s at least 1".into()
+            );
         }
         self.cluster_state().map(drop)
     }

@@ -80,7 +80,7 @@ impl Plan {
         let handle = synod_host::start(config).await.expect("the member starts");
         let door = Door::new(handle.clone(), DoorConfig::default());
         let any = "127.0.0.1:0".parse().expect("an address");
-        let serving = synod_door_etcd::serve(door, &[any]).await.expect("the door opens");
+        let serving = synod_door_etcd::serve(door, &[any], None).await.expect("the door opens");
         Node { handle, serving }
     }
 }

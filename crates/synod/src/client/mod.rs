@@ -10,6 +10,8 @@ mod keys;
 mod leases;
 mod locks;
 mod members;
+mod page;
+mod query;
 mod reports;
 mod service;
 mod status;
@@ -22,6 +24,7 @@ pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
 pub use leases::LeaseArgs;
 pub use locks::{LockArgs, SessionArgs};
 pub use members::{CompactArgs, MemberArgs};
+pub use query::{QueryArgs, TargetsArgs};
 pub use service::ServiceArgs;
 pub use status::StatusArgs;
 pub use txn::TxnArgs;
@@ -70,6 +73,10 @@ pub enum ClientCommand {
     Status(StatusArgs),
     /// Forget superseded versions up to a revision
     Compact(CompactArgs),
+    /// Ask the series that the nodes keep, in PromQL
+    Query(QueryArgs),
+    /// What a node scrapes, and how that goes
+    Targets(TargetsArgs),
 }
 
 impl ClientCommand {
@@ -96,6 +103,8 @@ impl ClientCommand {
                 ClientCommand::Member(a) => a.run().await,
                 ClientCommand::Status(a) => a.run().await,
                 ClientCommand::Compact(a) => a.run().await,
+                ClientCommand::Query(a) => a.run().await,
+                ClientCommand::Targets(a) => a.run().await,
             }
         })
     }

@@ -1,5 +1,6 @@
 //! How the cluster stands, member by member.
 
+use super::page::page;
 use super::{Connect, Format, endpoint};
 use crate::Outcome;
 use clap::Args;
@@ -70,22 +71,6 @@ async fn leadership_reason(url: &str) -> Option<String> {
 async fn protocol(url: &str) -> Option<String> {
     let cell: serde_json::Value = serde_json::from_str(&page(url, "/synod/cell").await?).ok()?;
     Some(cell["protocol"].as_str()?.to_owned())
-}
-
-async fn page(url: &str, path: &str) -> Option<String> {
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
-    tokio::time::timeout(Duration::from_secs(2), get(address, path)).await.ok()?
-}
-
-async fn get(address: &str, path: &str) -> Option<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
 }
 
 fn role(status: &pb::StatusResponse, id: u64) -> &'static str {

@@ -1,0 +1,181 @@
+//! Queries of the series that a node keeps, and what it scrapes.
+
+use super::{Connect, page};
+use crate::Outcome;
+use clap::Args;
+use serde_json::Value;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Steps of a range that names no step: as many as fit a line.
+const STEPS: f64 = 60.0;
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Arguments of `synod query`.
+#[derive(Args)]
+pub struct QueryArgs {
+    /// What is asked, in PromQL
+    #[arg(value_name = "PROMQL")]
+    query: String,
+    /// Not only now, but over so long until now (such as 10m)
+    #[arg(long, value_parser = length, value_name = "DURATION")]
+    range: Option<f64>,
+    /// Between two values of a range (such as 15s) [default: a sixtieth of the range]
+    #[arg(long, value_parser = length, value_name = "DURATION", requires = "range")]
+    step: Option<f64>,
+    /// At this time instead of now: Unix seconds, or RFC 3339
+    #[arg(long, value_name = "TIME", conflicts_with = "range")]
+    time: Option<String>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Arguments of `synod targets`.
+#[derive(Args)]
+pub struct TargetsArgs {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// As PromQL writes it; s.
+fn length(text: &str) -> Result<f64, String> {
+    let ms = synod_promql::duration(text).filter(|ms| *ms > 0);
+    ms.map(|ms| ms as f64 / 1_000.0)
+        .ok_or_else(|| format!("{text:?} is no duration such as 15s or 1h30m"))
+}
+
+/// `data` of an answer of the first endpoint that has one.
+async fn ask(connect: &Connect, path: &str, params: &[(&str, String)]) -> Outcome<Value> {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in params {
+        form.append_pair(name, value);
+    }
+    let path = format!("{path}?{}", form.finish());
+    let mut last = String::from("no endpoint was given");
+    for endpoint in &connect.endpoints {
+        let asked = page::get(endpoint, &path);
+        match tokio::time::timeout(Duration::from_secs(connect.timeout), asked).await {
+            Ok(Ok((_, body))) => {
+                let answer: Value = serde_json::from_str(&body).map_err(|_| {
+                    format!("{endpoint} keeps no series (monitor = false?): {body}")
+                })?;
+                return match answer["error"].as_str() {
+                    Some(why) => Err(why.to_owned()),
+                    None => Ok(answer["data"].clone()),
+                };
+            }
+            Ok(Err(e)) => last = format!("{endpoint}: {e}"),
+            Err(_) => last = format!("{endpoint}: no answer within {} s", connect.timeout),
+        }
+    }
+    Err(format!("no endpoint answers ({last}); is the cluster up? `synod up` starts one here"))
+}
+
+impl QueryArgs {
+    pub async fn run(self) -> Outcome {
+        let mut params = vec![("query", self.query.clone())];
+        let path = match self.range {
+            Some(range) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let now = now.as_secs_f64();
+                params.push(("start", (now - range).to_string()));
+                params.push(("end", now.to_string()));
+                params.push(("step", self.step.unwrap_or(range / STEPS).to_string()));
+                "/api/v1/query_range"
+            }
+            None => {
+                params.extend(self.time.clone().map(|t| ("time", t)));
+                "/api/v1/query"
+            }
+        };
+        let data = ask(&self.connect, path, &params).await?;
+        if self.connect.json() {
+            println!("{data}");
+            return Ok(());
+        }
+        let found = data["result"].as_array().map_or(&[][..], Vec::as_slice);
+        match data["resultType"].as_str() {
+            Some("scalar" | "string") => println!("{}", word(&data["result"][1])),
+            _ if found.is_empty() => println!("nothing matches"),
+            Some("matrix") => found.iter().for_each(print_range),
+            _ => print_table(found),
+        }
+        Ok(())
+    }
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// A series as PromQL writes it.
+fn name_of(series: &Value) -> String {
+    let labels = series["metric"].as_object().into_iter().flatten();
+    synod_promql::Labels::new(labels.map(|(n, v)| (&**n, word(v)))).to_string()
+}
+
+fn print_table(found: &[Value]) {
+    let rows: Vec<(String, &str)> =
+        found.iter().map(|s| (name_of(s), word(&s["value"][1]))).collect();
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in rows {
+        println!("{name:<width$}  {value}");
+    }
+}
+
+fn print_range(series: &Value) {
+    let values = series["values"].as_array().into_iter().flatten();
+    let values: Vec<f64> = values.filter_map(|v| word(&v[1]).parse().ok()).collect();
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let (least, most) =
+        finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(v), m.max(v)));
+    println!("{}", name_of(series));
+    let last = values.last().map_or_else(String::new, f64::to_string);
+    println!("  {}  {least} to {most}, last {last}", spark(&values, least, most));
+}
+
+/// A line of bars, one a value.
+fn spark(values: &[f64], least: f64, most: f64) -> String {
+    let bar = |v: &f64| {
+        if !v.is_finite() {
+            return ' ';
+        }
+        let share = if most > least { (v - least) / (most - least) } else { 0.0 };
+        BARS[((share * 7.0).round() as usize).min(7)]
+    };
+    values.iter().map(bar).collect()
+}
+
+impl TargetsArgs {
+    pub async fn run(self) -> Outcome {
+        let data = ask(&self.connect, "/api/v1/targets", &[]).await?;
+        if self.connect.json() {
+            println!("{data}");
+            return Ok(());
+        }
+        for t in data["activeTargets"].as_array().into_iter().flatten() {
+            let took = t["lastScrapeDuration"].as_f64().unwrap_or(0.0) * 1_000.0;
+            let (labels, error) = (&t["labels"], word(&t["lastError"]));
+            println!(
+                "{:<7} {:<22} {:<12} {:<8} every {}, took {took:.1} ms{}{error}",
+                word(&t["health"]),
+                word(&labels["instance"]),
+                word(&labels["job"]),
+                word(&labels["node"]),
+                word(&t["scrapeInterval"]),
+                if error.is_empty() { "" } else { ": " },
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_go_from_least_to_most() {
+        assert_eq!(spark(&[0.0, 3.5, f64::NAN, 7.0], 0.0, 7.0), "▁▅ █");
+        assert_eq!(spark(&[2.0, 2.0], 2.0, 2.0), "▁▁");
+    }
+}
