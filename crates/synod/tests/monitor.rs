@@ -1,0 +1,96 @@
+//! A cluster that watches itself: real processes, and what each of them saw.
+
+mod common;
+
+use common::Cluster;
+use common::http::http;
+use serde_json::Value;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Quick scrapes, so that nobody waits long.
+const SETTINGS: [&str; 4] = ["--monitor-scrape-ms", "200", "--monitor-sync-ms", "200"];
+
+/// The value of a query that has one, at this node.
+fn ask(cluster: &Cluster, node: usize, query: &str) -> Option<f64> {
+    let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+    let path = format!("/api/v1/query?query={query}");
+    let (status, body) = http(&cluster.endpoint(node), "GET", &path, "");
+    assert_eq!(status, 200, "{body}");
+    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+}
+
+fn until(cluster: &Cluster, node: usize, query: &str, wanted: f64) {
+    let begun = Instant::now();
+    loop {
+        let got = ask(cluster, node, query);
+        if got == Some(wanted) {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "n{node}: {query} is {got:?}, not {wanted}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn synod(cluster: &Cluster, node: usize, args: &[&str]) -> String {
+    let run = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(args)
+        .args(["--endpoints", &cluster.endpoint(node)])
+        .output()
+        .expect("synod runs");
+    assert!(run.status.success(), "{args:?}: {}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).expect("text")
+}
+
+#[test]
+fn every_node_sees_all_and_answers_without_a_quorum() {
+    let mut cluster = Cluster::with_settings(3, &SETTINGS);
+    for node in 0..3 {
+        until(&cluster, node, "count(up{job=\"synod-etcd\"} == 1)", 3.0);
+        until(&cluster, node, "sum(etcd_server_is_leader)", 1.0);
+    }
+    assert_eq!(synod(&cluster, 1, &["query", "count(etcd_server_has_leader)"]), "{}  3\n");
+    let drawn = synod(&cluster, 1, &["query", "up{node=\"n1\"}", "--range", "1m"]);
+    assert!(drawn.contains("▁") && drawn.contains("last 1"), "{drawn}");
+    let targets = synod(&cluster, 1, &["targets"]);
+    assert!(targets.lines().filter(|l| l.starts_with("up ")).count() == 3, "{targets}");
+    let (_, ready) = http(&cluster.endpoint(0), "GET", "/-/ready", "");
+    assert_eq!(ready, "Synod is Ready.\n");
+
+    cluster.kill(1);
+    cluster.kill(2);
+    until(&cluster, 0, "count(up == 0)", 2.0);
+    // What they showed has ended, at once.
+    until(&cluster, 0, "count(etcd_server_has_leader)", 1.0);
+    until(&cluster, 0, "sum(etcd_server_has_leader)", 0.0);
+}
+
+#[test]
+fn series_outlive_a_kill_but_for_what_was_not_synced() {
+    let mut cluster = Cluster::with_settings(1, &SETTINGS);
+    let begun = Instant::now();
+    let count = "count_over_time(up[10m])";
+    let mut before = 0.0;
+    while before < 15.0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{before} samples");
+        std::thread::sleep(Duration::from_millis(100));
+        before = ask(&cluster, 0, count).unwrap_or(0.0);
+    }
+    cluster.kill(0);
+    cluster.spawn(0);
+    cluster.wait_node(0);
+    // 200 ms without a sync, a scrape every 200 ms; a busy machine may take longer.
+    let after = ask(&cluster, 0, count).unwrap_or(0.0);
+    assert!(after >= before - 5.0, "{after} of {before} samples are left");
+    until(&cluster, 0, "up", 1.0);
+}
+
+#[test]
+fn a_node_that_is_not_to_watch_says_so() {
+    let cluster = Cluster::with_settings(1, &["--monitor", "false"]);
+    assert_eq!(http(&cluster.endpoint(0), "GET", "/api/v1/query?query=up", "").0, 404);
+}
