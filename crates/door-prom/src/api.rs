@@ -80,7 +80,7 @@ impl Monitor {
         }
         let (get, post) = (request.method() == Method::GET, request.method() == Method::POST);
         let forms = ["/api/v1/query", "/api/v1/query_range", "/api/v1/labels", "/api/v1/series"];
-        if !get && !(post && forms.contains(&path)) {
+        if !(get || post && forms.contains(&path)) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
         }
         let body: &[u8] = if post { request.body() } else { &[] };
@@ -177,7 +177,7 @@ impl Monitor {
         }
         let (found, limit) = (self.matched(form)?, form.limit().map_err(Failure::bad_data)?);
         let mut out = String::new();
-        list(&mut out, found.iter().take(limit), |out, l| labels(out, l));
+        list(&mut out, found.iter().take(limit), labels);
         Ok(out)
     }
 

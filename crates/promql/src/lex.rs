@@ -185,16 +185,23 @@ impl Lexer<'_> {
         let from = self.at - 1;
         let c = self.first();
         self.at += c.len_utf8().min(self.rest().len());
+        let plain = match c {
+            'a' => Some(7),
+            'b' => Some(8),
+            'f' => Some(12),
+            'n' => Some(b'\n'),
+            'r' => Some(b'\r'),
+            't' => Some(b'\t'),
+            'v' => Some(11),
+            '\\' => Some(b'\\'),
+            c if c == quote => Some(quote as u8),
+            _ => None,
+        };
+        if let Some(byte) = plain {
+            out.push(byte);
+            return Ok(());
+        }
         let digits = match c {
-            'a' => return Ok(out.push(7)),
-            'b' => return Ok(out.push(8)),
-            'f' => return Ok(out.push(12)),
-            'n' => return Ok(out.push(b'\n')),
-            'r' => return Ok(out.push(b'\r')),
-            't' => return Ok(out.push(b'\t')),
-            'v' => return Ok(out.push(11)),
-            '\\' => return Ok(out.push(b'\\')),
-            c if c == quote => return Ok(out.push(quote as u8)),
             'x' => (2, 16),
             'u' => (4, 16),
             'U' => (8, 16),

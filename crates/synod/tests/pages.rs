@@ -4,6 +4,8 @@ mod common;
 
 use common::Cluster;
 use common::http::http;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 #[test]
 fn gateway_and_pages() {

@@ -284,8 +284,9 @@ mod tests {
         disk.crash(|_, _| false);
         let (again, mut log, _) = open(disk);
         let newest = Matcher::new("__name__", "=", "m").expect("a matcher");
-        let last =
-            |head: &Head| head.select(&[newest.clone()], 2_900_000, i64::MAX).expect("whole");
+        let last = |head: &Head| {
+            head.select(std::slice::from_ref(&newest), 2_900_000, i64::MAX).expect("whole")
+        };
         assert_eq!(last(&again).len(), last(&head).len());
         // The retention is a hundred seconds.
         assert!(held(&again).1 >= 100 * 100, "{:?} {before:?}", held(&again));

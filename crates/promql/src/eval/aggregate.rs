@@ -6,7 +6,7 @@ use crate::Error;
 use crate::ast::{Aggregation, Grouping};
 use crate::labels::{Labels, NAME};
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The series of one group.
 struct Group {
@@ -15,7 +15,7 @@ struct Group {
 }
 
 fn groups(columns: Vec<Column>, grouping: &Grouping) -> Vec<Group> {
-    let mut places: HashMap<Labels, usize> = HashMap::new();
+    let mut places: BTreeMap<Labels, usize> = BTreeMap::new();
     let mut all: Vec<Group> = Vec::new();
     for column in columns {
         let labels = if grouping.without {

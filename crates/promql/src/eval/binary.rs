@@ -4,7 +4,7 @@ use super::{ABSENT, Column, Eval, Value, is_stale, operate};
 use crate::Error;
 use crate::ast::{BinaryOp, Many, Matching};
 use crate::labels::Labels;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 impl Eval<'_> {
     pub(super) fn binary(
@@ -96,7 +96,7 @@ impl Eval<'_> {
                 )));
             }
         }
-        let mut taken: HashMap<Labels, Vec<bool>> = HashMap::new();
+        let mut taken: BTreeMap<Labels, Vec<bool>> = BTreeMap::new();
         let mut all = Vec::new();
         for column in &many {
             let signature = signature(&column.labels, matching);
@@ -168,8 +168,8 @@ fn signature(labels: &Labels, matching: &Matching) -> Labels {
     }
 }
 
-fn by_signature(columns: &[Column], matching: &Matching) -> HashMap<Labels, Vec<usize>> {
-    let mut all: HashMap<Labels, Vec<usize>> = HashMap::new();
+fn by_signature(columns: &[Column], matching: &Matching) -> BTreeMap<Labels, Vec<usize>> {
+    let mut all: BTreeMap<Labels, Vec<usize>> = BTreeMap::new();
     for (i, column) in columns.iter().enumerate() {
         all.entry(signature(&column.labels, matching)).or_default().push(i);
     }

@@ -84,24 +84,8 @@ impl Eval<'_> {
         let columns = self.vector(&args[0], query)?;
         let first = self.scalar(&args[1], query)?;
         // NaN as a bound gives NaN.
-        let low = |v: f64, b: f64| {
-            if b.is_nan() {
-                b
-            } else if v < b {
-                b
-            } else {
-                v
-            }
-        };
-        let high = |v: f64, b: f64| {
-            if b.is_nan() {
-                b
-            } else if v > b {
-                b
-            } else {
-                v
-            }
-        };
+        let low = |v: f64, b: f64| if b.is_nan() || v < b { b } else { v };
+        let high = |v: f64, b: f64| if b.is_nan() || v > b { b } else { v };
         match name {
             "clamp_min" => self.map_steps(columns, |i, v| low(v, first[i])),
             "clamp_max" => self.map_steps(columns, |i, v| high(v, first[i])),

@@ -2,7 +2,7 @@
 
 use super::{ABSENT, Column, is_stale};
 use crate::labels::{Labels, NAME};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Relative difference of neighbouring buckets that is taken for an error of rounding.
 const SMALL_DELTA: f64 = 1e-12;
@@ -10,7 +10,7 @@ const SMALL_DELTA: f64 = 1e-12;
 /// For each histogram (series that are alike but for `le`) the quantile at each step.
 pub(super) fn quantiles(q: &[f64], columns: Vec<Column>) -> Vec<Column> {
     let mut order: Vec<Labels> = Vec::new();
-    let mut groups: HashMap<Labels, Vec<(f64, Vec<f64>)>> = HashMap::new();
+    let mut groups: BTreeMap<Labels, Vec<(f64, Vec<f64>)>> = BTreeMap::new();
     for column in columns {
         let Ok(bound) = bound(column.labels.get("le")) else { continue };
         let labels = column.labels.without(&["le".into(), NAME.into()]);

@@ -12,7 +12,7 @@ use crate::ast::{At, BinaryOp, Expr, Kind, Node, When};
 use crate::labels::{Labels, Matcher};
 use crate::{Error, ErrorKind};
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// The value that ends a series: a NaN of these very bits.
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
@@ -291,7 +291,7 @@ impl Eval<'_> {
 
     /// Columns of the same labels become one, if they never have a value at one step.
     pub(crate) fn merged(&self, columns: Vec<Column>) -> Result<Vec<Column>, Error> {
-        let mut places: HashMap<Labels, usize> = HashMap::with_capacity(columns.len());
+        let mut places: BTreeMap<Labels, usize> = BTreeMap::new();
         let mut all: Vec<Column> = Vec::with_capacity(columns.len());
         for column in columns {
             match places.get(&column.labels) {

@@ -129,8 +129,18 @@ fn print_range(series: &Value) {
     let (least, most) =
         finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(v), m.max(v)));
     println!("{}", name_of(series));
-    let last = values.last().map_or_else(String::new, f64::to_string);
-    println!("  {}  {least} to {most}, last {last}", spark(&values, least, most));
+    let last = values.last().copied().unwrap_or(f64::NAN);
+    let bars = spark(&values, least, most);
+    println!("  {bars}  {} to {}, last {}", short(least), short(most), short(last));
+}
+
+/// Four digits tell enough beside a picture.
+fn short(v: f64) -> String {
+    if v == v.trunc() || !v.is_finite() {
+        return v.to_string();
+    }
+    let digits = (3 - v.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    format!("{v:.digits$}")
 }
 
 /// A line of bars, one a value.
@@ -177,5 +187,7 @@ mod tests {
     fn bars_go_from_least_to_most() {
         assert_eq!(spark(&[0.0, 3.5, f64::NAN, 7.0], 0.0, 7.0), "▁▅ █");
         assert_eq!(spark(&[2.0, 2.0], 2.0, 2.0), "▁▁");
+        let all = [3.0, 0.0288888, 1234.56, -1.5, f64::NAN].map(short);
+        assert_eq!(all, ["3", "0.02889", "1235", "-1.500", "NaN"]);
     }
 }
