@@ -146,9 +146,15 @@ impl World {
             && self.leader().is_some_and(|l| {
                 let Some(up) = &self.machines[l].up else { return false };
                 let (members, status) = (up.cell.membership(), up.cell.consensus_status());
-                // The end of a change must be agreed on, not only be in a log.
+                // The end of a change must be agreed on, not only be in a log; and those
+                // that are left must know it, or they still ask the old voters.
+                let knows = |m: &&crate::machine::Machine| {
+                    m.up.as_ref().is_some_and(|up| up.cell.membership() == members)
+                };
+                let left = self.machines.iter().filter(|m| m.number != who);
                 !members.is_joint()
                     && status.commit == status.last
+                    && left.filter(knows).count() > self.machines.len() / 2
                     && self.machines.iter().all(|m| members.voters.contains(&m.id))
                     && members.all().len() == self.machines.len()
             })

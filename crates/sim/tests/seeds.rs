@@ -64,7 +64,9 @@ fn regressions() {
         check(Protocol::Raft, seed);
     }
     check(Protocol::Paxos, 1025);
-    check(Protocol::Zab, 787);
+    for seed in [787, 1358] {
+        check(Protocol::Zab, seed);
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub fn etcd(root: &Path, args: &[&str]) -> Result<(), String> {
         eprint!("{line}");
         text += &line;
     }
+    text += &nothing(root, &synod, seconds)?;
     text += &keys(root, &synod, &sides)?;
     text += &gaps(root, &synod, &sides)?;
     write_part(&root.join("docs/benchmarks.md"), "compare etcd", &text)
@@ -88,6 +89,25 @@ fn table_row(row: &Row, samples: &[Vec<Sample>; 2]) -> String {
         mean(b, |s| s.cpu_s_per_1000),
         row.bar,
     )
+}
+
+/// One node's reads beside a server on tonic that does nothing, interleaved.
+fn nothing(root: &Path, synod: &Path, seconds: &str) -> Result<String, String> {
+    let sides = [Side::Synod(synod.to_owned(), "raft"), Side::Nothing(synod.to_owned())];
+    let mut rates: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    for which in [0, 1, 1, 0] {
+        let servers = sides[which].start(root, 1)?;
+        rates[which].push(load(synod, &["get"], 1, seconds, &servers)?.per_second);
+    }
+    let mean = |r: &[f64]| r.iter().sum::<f64>() / r.len() as f64;
+    let (ours, bound) = (mean(&rates[0]), mean(&rates[1]));
+    let line = format!(
+        "\nOne node's linearizable get beside a tonic server that answers the same without doing \
+         anything: {ours:.0}/s and {bound:.0}/s, {:.0} % (bar: 85 %).\n",
+        100.0 * ours / bound
+    );
+    eprint!("{line}");
+    Ok(line)
 }
 
 /// A million keys on one node: memory, and the time to be ready again.

@@ -21,6 +21,8 @@ pub enum Side {
     Synod(PathBuf, &'static str),
     /// etcd's.
     Etcd(PathBuf),
+    /// A tonic server that does nothing.
+    Nothing(PathBuf),
 }
 
 /// Server processes; ended when dropped.
@@ -151,7 +153,11 @@ fn flags(dir: &Path, i: usize, nodes: usize) -> Vec<String> {
 impl Side {
     /// Starts a fresh cluster and waits until every node takes writes.
     pub fn start(&self, root: &Path, nodes: usize) -> Result<Servers, String> {
-        let name = if matches!(self, Side::Etcd(_)) { "etcd" } else { "synod" };
+        let name = match self {
+            Side::Synod(..) => "synod",
+            Side::Etcd(_) => "etcd",
+            Side::Nothing(_) => "nothing",
+        };
         let dir = fresh_dir(root, name)?;
         let mut servers = Servers { side: self.clone(), nodes, children: Vec::new(), dir };
         servers.launch()?;
@@ -164,6 +170,10 @@ impl Side {
             Side::Synod(program, protocol) => {
                 let own = ["server", "--listen-http-urls=", "--protocol", protocol];
                 (program, own.map(str::to_owned).into_iter().chain(flags).collect())
+            }
+            Side::Nothing(program) => {
+                let listen = format!("127.0.0.1:{}", PORTS[i]);
+                (program, ["bench", "nothing", "--listen", &listen].map(str::to_owned).to_vec())
             }
             Side::Etcd(program) => {
                 let own = ["--log-level=error", "--quota-backend-bytes=8589934592"];

@@ -8,6 +8,7 @@ mod conn;
 mod detector;
 mod failover;
 mod loads;
+mod nothing;
 mod servers;
 mod service;
 mod session;
@@ -55,6 +56,9 @@ enum Load {
     /// The process that reports
     #[command(hide = true)]
     Reporter(detector::ReporterArgs),
+    /// A server that does nothing, to compare with
+    #[command(hide = true)]
+    Nothing(nothing::NothingArgs),
     /// Deliver each write to many watchers
     Watch(watch::WatchArgs),
     /// Write steadily and report the longest time without a success
@@ -151,6 +155,7 @@ pub fn run(args: BenchArgs) -> Outcome {
         .map_err(|e| format!("cannot start a runtime: {e}"))?;
     runtime.block_on(async {
         match args.load {
+            Load::Nothing(a) => nothing::run(a).await,
             Load::Put(c) => loads::run("put", c, loads::Kind::Put).await,
             Load::Get(c) => loads::run("get", c, loads::Kind::Get).await,
             Load::Range(c) => loads::run("range", c, loads::Kind::Range).await,
