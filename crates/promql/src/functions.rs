@@ -27,7 +27,7 @@ const V: Kind = Kind::Vector;
 const M: Kind = Kind::Matrix;
 
 /// All of them, by name.
-pub const FUNCTIONS: [Function; 79] = [
+pub const FUNCTIONS: [Function; 82] = [
     f("abs", &[V], V),
     f("absent", &[V], V),
     f("absent_over_time", &[M], V),
@@ -57,6 +57,7 @@ pub const FUNCTIONS: [Function; 79] = [
     f("exp", &[V], V),
     f("first_over_time", &[M], V),
     f("floor", &[V], V),
+    f("histogram_fraction", &[S, S, V], V),
     f("histogram_quantile", &[S, V], V),
     f("holt_winters", &[M, S, S], V),
     Function { optional: 1, ..f("hour", &[V], V) },
@@ -108,6 +109,8 @@ pub const FUNCTIONS: [Function; 79] = [
     // give nothing, as in Prometheus.
     f("histogram_avg", &[V], V),
     f("histogram_count", &[V], V),
+    f("histogram_stddev", &[V], V),
+    f("histogram_stdvar", &[V], V),
     f("histogram_sum", &[V], V),
 ];
 

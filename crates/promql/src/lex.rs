@@ -115,19 +115,32 @@ impl Lexer<'_> {
         }
     }
 
+    /// Digits, without the underscores that may stand before each.
+    fn digits(&mut self, digit: impl Fn(char) -> bool) -> String {
+        let mut text = String::new();
+        loop {
+            text += &self.take_while(&digit);
+            let between = self.first() == '_' && self.rest()[1..].starts_with(&digit);
+            if !between {
+                return text;
+            }
+            self.at += 1;
+        }
+    }
+
     fn number(&mut self) -> Result<Token, Error> {
         let from = self.at;
         let lower = self.rest().get(..2).unwrap_or_default().to_ascii_lowercase();
         if lower == "0x" {
             self.at += 2;
-            let digits = self.take_while(|c| c.is_ascii_hexdigit());
-            let number = u64::from_str_radix(&digits, 16);
+            let digits = self.digits(|c| c.is_ascii_hexdigit());
+            let number = i64::from_str_radix(&digits, 16);
             return match number {
                 Ok(n) => Ok(Token::Number(n as f64)),
                 Err(_) => self.fail(from, format!("bad number {:?}", &self.text[from..self.at])),
             };
         }
-        let whole = self.take_while(|c| c.is_ascii_digit());
+        let whole = self.digits(|c| c.is_ascii_digit());
         if self.first().is_ascii_alphabetic() && !matches!(self.first(), 'e' | 'E') {
             self.at = from;
             let text = self.take_while(|c| c.is_ascii_alphanumeric());
@@ -140,7 +153,7 @@ impl Lexer<'_> {
         if self.first() == '.' {
             self.at += 1;
             text += ".";
-            text += &self.take_while(|c| c.is_ascii_digit());
+            text += &self.digits(|c| c.is_ascii_digit());
         }
         if matches!(self.first(), 'e' | 'E') {
             self.at += 1;
@@ -155,9 +168,14 @@ impl Lexer<'_> {
             self.take_while(|c| c.is_ascii_alphanumeric() || c == '_');
             return self.fail(from, format!("bad number {:?}", &self.text[from..self.at]));
         }
-        match text.parse() {
-            Ok(n) => Ok(Token::Number(n)),
-            Err(_) => self.fail(from, format!("bad number {text:?}")),
+        // As in Go, a whole number that begins with 0 is octal if it can be.
+        let octal = text.len() > 1 && text.starts_with('0');
+        if octal && let Ok(n) = i64::from_str_radix(&text, 8) {
+            return Ok(Token::Number(n as f64));
+        }
+        match text.parse::<f64>() {
+            Ok(n) if n.is_finite() => Ok(Token::Number(n)),
+            _ => self.fail(from, format!("bad number {text:?}")),
         }
     }
 
@@ -223,6 +241,9 @@ impl Lexer<'_> {
     }
 }
 
+/// The longest length of time, ms: 292 years, what nanoseconds in 64 bits hold.
+pub const DURATION_MAX: i64 = i64::MAX / 1_000_000;
+
 /// `1h30m` and the like, ms: units in descending order, each at most once.
 pub fn duration(text: &str) -> Option<i64> {
     const UNITS: [(&str, i64); 7] = [
@@ -248,5 +269,5 @@ pub fn duration(text: &str) -> Option<i64> {
         total = total.checked_add(number.checked_mul(UNITS[which].1)?)?;
         rest = &unit[end..];
     }
-    last.map(|_| total)
+    last.filter(|_| total <= DURATION_MAX).map(|_| total)
 }

@@ -6,11 +6,16 @@ use crate::ast::{
 };
 use crate::functions;
 use crate::labels::{Matcher, NAME};
-use crate::lex::{Placed, Token, tokens};
+use crate::lex::{DURATION_MAX, Placed, Token, tokens};
 use std::ops::Range;
 
 /// How deep expressions may nest: each level is a frame of the stack.
-const DEPTH_MAX: usize = 200;
+const DEPTH_MAX: usize = 100;
+/// Words that no series' name may be.
+const RESERVED: [&str; 6] = ["atan2", "bool", "group_left", "group_right", "ignoring", "on"];
+/// How high an expression may be: a chain of operators has a level for each, and all other
+/// levels count twice.
+const HEIGHT_MAX: usize = 400;
 /// Bytes of a query.
 const QUERY_BYTES_MAX: usize = 1 << 20;
 
@@ -20,7 +25,7 @@ pub fn parse(text: &str) -> Result<Node, Error> {
         let why = format!("the query is longer than {QUERY_BYTES_MAX} bytes");
         return Err(Error::parse(0..0, why));
     }
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, height: 0 };
     if *parser.peek() == Token::End {
         return Err(Error::parse(0..0, "no expression found in input"));
     }
@@ -54,6 +59,8 @@ struct Parser {
     tokens: Vec<Placed>,
     at: usize,
     depth: usize,
+    /// How high the expression is that was read last: see [`HEIGHT_MAX`].
+    height: usize,
 }
 
 type Parsed = Result<Node, Error>;
@@ -108,6 +115,15 @@ impl Parser {
         found
     }
 
+    /// One level more above what was read last, by what it takes of the stack.
+    fn grow(&mut self, by: usize) -> Result<(), Error> {
+        self.height += by;
+        if self.height > HEIGHT_MAX {
+            return self.fail("the expression has too many levels");
+        }
+        Ok(())
+    }
+
     fn binary_op(&self) -> Option<BinaryOp> {
         match self.peek() {
             Token::Sign(s) => BinaryOp::named(s),
@@ -128,7 +144,10 @@ impl Parser {
             let (returns_bool, matching) = self.modifiers(op)?;
             // The power is the only one that goes from the right.
             let next = op.precedence() + u8::from(op != BinaryOp::Pow);
+            let below = self.height;
             let right = self.expr(next)?;
+            self.height = self.height.max(below);
+            self.grow(1)?;
             left = binary(op, left, right, returns_bool, matching, sign)?;
         }
         self.depth -= 1;
@@ -197,6 +216,7 @@ impl Parser {
         }
         // It binds like a product, weaker than a power.
         let inner = self.expr(BinaryOp::Mul.precedence() + 1)?;
+        self.grow(2)?;
         let span = from..inner.span.end;
         if !matches!(inner.kind(), Kind::Scalar | Kind::Vector) {
             let why = format!(
@@ -216,6 +236,7 @@ impl Parser {
 
     fn primary(&mut self) -> Parsed {
         let from = self.span().start;
+        self.height = 0;
         let expr = match self.peek().clone() {
             Token::Number(n) => {
                 self.next();
@@ -233,6 +254,7 @@ impl Parser {
             Token::Sign("(") => {
                 self.next();
                 let inner = self.expr(1)?;
+                self.grow(2)?;
                 self.expect(")", "paren expression")?;
                 Expr::Paren(Box::new(inner))
             }
@@ -259,6 +281,9 @@ impl Parser {
             _ => {}
         }
         if !calls {
+            if RESERVED.contains(&&*lower) {
+                return Err(Error::parse(from, format!("unexpected <{lower}>")));
+            }
             return Ok(Expr::Vector(self.selector(Some(name))?));
         }
         let Some(function) = functions::named(&name) else {
@@ -275,10 +300,14 @@ impl Parser {
         if self.takes(")") {
             return Ok(args);
         }
+        let mut below = 0;
         loop {
             args.push(self.expr(1)?);
+            below = self.height.max(below);
             if !self.takes(",") {
                 self.expect(")", place)?;
+                self.height = below;
+                self.grow(2)?;
                 return Ok(args);
             }
         }
@@ -379,7 +408,7 @@ impl Parser {
         };
         let place = self.span();
         self.next();
-        if label == NAME && *named && op == "=" {
+        if label == NAME && *named {
             return Err(Error::parse(from, "metric name must not be set twice"));
         }
         let matcher = Matcher::new(&label, op, &value);
@@ -419,6 +448,7 @@ impl Parser {
     fn range(&mut self, node: Node) -> Parsed {
         let range = self.duration("a range")?;
         let from = node.span.start;
+        self.grow(2)?;
         if self.takes(":") {
             let step = match self.peek() {
                 Token::Sign("]") => None,
@@ -451,7 +481,7 @@ impl Parser {
     fn duration(&mut self, what: &str) -> Result<i64, Error> {
         let ms = match self.peek() {
             Token::Duration(ms) => *ms,
-            Token::Number(s) if *s * 1_000.0 < i64::MAX as f64 => (*s * 1_000.0) as i64,
+            Token::Number(s) if *s * 1_000.0 <= DURATION_MAX as f64 => (*s * 1_000.0) as i64,
             other => {
                 return self
                     .fail(format!("unexpected {} as {what}, expected duration", show(other)));
@@ -469,7 +499,9 @@ impl Parser {
         if !minus {
             self.takes("+");
         }
-        if matches!(self.peek(), Token::Number(n) if *n == 0.0) {
+        if matches!(self.peek(), Token::Number(n) if *n == 0.0)
+            || *self.peek() == Token::Duration(0)
+        {
             self.next();
             return Ok(0);
         }

@@ -4,7 +4,7 @@ use super::over_time::{Sum, mean, quantile, variance};
 use super::{ABSENT, Column, Eval, Query, Value, is_stale};
 use crate::Error;
 use crate::ast::{Aggregation, Grouping};
-use crate::labels::{Labels, NAME};
+use crate::labels::Labels;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -14,15 +14,19 @@ struct Group {
     members: Vec<Column>,
 }
 
+fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
+    if grouping.without {
+        labels.nameless().without(&grouping.labels)
+    } else {
+        labels.only(&grouping.labels)
+    }
+}
+
 fn groups(columns: Vec<Column>, grouping: &Grouping) -> Vec<Group> {
     let mut places: BTreeMap<Labels, usize> = BTreeMap::new();
     let mut all: Vec<Group> = Vec::new();
     for column in columns {
-        let labels = if grouping.without {
-            column.labels.nameless().without(&grouping.labels)
-        } else {
-            column.labels.only(&grouping.labels)
-        };
+        let labels = group_labels(&column.labels, grouping);
         let at = *places.entry(labels.clone()).or_insert_with(|| {
             all.push(Group { labels, members: Vec::new() });
             all.len() - 1
@@ -42,8 +46,16 @@ impl Eval<'_> {
         query: Query,
     ) -> Result<Vec<Column>, Error> {
         use Aggregation::{Bottomk, CountValues, LimitRatio, Limitk, Topk};
-        let groups = groups(columns, grouping);
         let steps = query.steps();
+        if op == CountValues {
+            return match param {
+                Some(Value::Text(label)) if !label.is_empty() => {
+                    Ok(counted(columns, &label, grouping, steps))
+                }
+                _ => Err(Error::execution("invalid label name \"\" in count_values")),
+            };
+        }
+        let groups = groups(columns, grouping);
         let number = match &param {
             Some(Value::Scalar(values)) => values.clone(),
             _ => Vec::new(),
@@ -53,10 +65,6 @@ impl Eval<'_> {
                 check_counts(op, &number)?;
                 Ok(groups.into_iter().flat_map(|g| chosen(op, &number, g)).collect())
             }
-            CountValues => match param {
-                Some(Value::Text(label)) => Ok(counted(groups, &label, steps)),
-                _ => Err(Error::execution("count_values takes the name of a label")),
-            },
             _ => {
                 self.take(groups.len().saturating_mul(steps))?;
                 let one = |group: Group| {
@@ -158,26 +166,25 @@ fn nan_last(a: f64, b: f64, own: f64) -> Ordering {
     }
 }
 
-/// How many members have which value, under that value in a label.
-fn counted(groups: Vec<Group>, label: &str, steps: usize) -> Vec<Column> {
-    let mut all = Vec::new();
-    for group in groups {
-        let mut counts: Vec<(String, Vec<f64>)> = Vec::new();
-        for column in &group.members {
-            for (step, v) in column.values.iter().enumerate().filter(|(_, v)| !is_stale(**v)) {
-                let text = number_text(*v);
-                let at = counts.iter().position(|(t, _)| *t == text).unwrap_or_else(|| {
-                    counts.push((text, vec![ABSENT; steps]));
-                    counts.len() - 1
-                });
-                let count = &mut counts[at].1[step];
-                *count = if is_stale(*count) { 1.0 } else { *count + 1.0 };
-            }
+/// How many series have which value, under that value in a label. The label is set
+/// before the series are grouped.
+fn counted(columns: Vec<Column>, label: &str, grouping: &Grouping, steps: usize) -> Vec<Column> {
+    let mut by = grouping.clone();
+    if !by.without {
+        by.labels.push(label.to_owned());
+    }
+    let mut places: BTreeMap<Labels, usize> = BTreeMap::new();
+    let mut all: Vec<Column> = Vec::new();
+    for column in &columns {
+        for (step, v) in column.values.iter().enumerate().filter(|(_, v)| !is_stale(**v)) {
+            let labels = group_labels(&column.labels.with(label, &number_text(*v)), &by);
+            let at = *places.entry(labels).or_insert_with_key(|labels| {
+                all.push(Column { labels: labels.clone(), values: vec![ABSENT; steps] });
+                all.len() - 1
+            });
+            let count = &mut all[at].values[step];
+            *count = if is_stale(*count) { 1.0 } else { *count + 1.0 };
         }
-        let base = if label == NAME { group.labels.nameless() } else { group.labels };
-        all.extend(
-            counts.into_iter().map(|(v, values)| Column { labels: base.with(label, &v), values }),
-        );
     }
     all
 }

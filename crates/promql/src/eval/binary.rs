@@ -146,7 +146,11 @@ fn pair(
             values.push(ABSENT);
             continue;
         }
+        let (a, b) = if swapped { (o, m) } else { (m, o) };
+        let value = outcome(operate(op, a, b), returns_bool);
+        // What a comparison filters out may match as often as it likes.
         if let Some(seen) = &mut seen
+            && !is_stale(value)
             && std::mem::replace(&mut seen[step], true)
         {
             return Err(Error::execution(
@@ -154,8 +158,7 @@ fn pair(
                  (group_left/group_right)",
             ));
         }
-        let (a, b) = if swapped { (o, m) } else { (m, o) };
-        values.push(outcome(operate(op, a, b), returns_bool));
+        values.push(value);
     }
     Ok(values)
 }

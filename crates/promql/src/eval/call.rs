@@ -5,6 +5,8 @@ use super::{ABSENT, Column, Eval, Query, Value, is_stale};
 use crate::Error;
 use crate::ast::{Expr, Node};
 use crate::labels::{Labels, Matcher, NAME};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 
 impl Eval<'_> {
     pub(super) fn call(&self, name: &str, args: &[Node], query: Query) -> Result<Value, Error> {
@@ -49,7 +51,13 @@ impl Eval<'_> {
                 let q = self.scalar(&args[0], query)?;
                 self.merged(super::histogram::quantiles(&q, self.vector(&args[1], query)?))?
             }
-            "histogram_avg" | "histogram_count" | "histogram_sum" => {
+            "histogram_fraction" => {
+                let (lower, upper) = (self.scalar(&args[0], query)?, self.scalar(&args[1], query)?);
+                let columns = self.vector(&args[2], query)?;
+                self.merged(super::histogram::fractions(&lower, &upper, columns))?
+            }
+            "histogram_avg" | "histogram_count" | "histogram_sum" | "histogram_stddev"
+            | "histogram_stdvar" => {
                 self.vector(&args[0], query)?;
                 Vec::new()
             }
@@ -83,12 +91,9 @@ impl Eval<'_> {
     fn clamp(&self, name: &str, args: &[Node], query: Query) -> Result<Vec<Column>, Error> {
         let columns = self.vector(&args[0], query)?;
         let first = self.scalar(&args[1], query)?;
-        // NaN as a bound gives NaN.
-        let low = |v: f64, b: f64| if b.is_nan() || v < b { b } else { v };
-        let high = |v: f64, b: f64| if b.is_nan() || v > b { b } else { v };
         match name {
-            "clamp_min" => self.map_steps(columns, |i, v| low(v, first[i])),
-            "clamp_max" => self.map_steps(columns, |i, v| high(v, first[i])),
+            "clamp_min" => self.map_steps(columns, |i, v| greater(v, first[i])),
+            "clamp_max" => self.map_steps(columns, |i, v| smaller(v, first[i])),
             _ => {
                 let last = self.scalar(&args[2], query)?;
                 let mut columns = columns;
@@ -100,7 +105,7 @@ impl Eval<'_> {
                     }
                 }
                 columns.retain(|c| !c.is_empty());
-                self.map_steps(columns, |i, v| high(low(v, first[i]), last[i]))
+                self.map_steps(columns, |i, v| greater(first[i], smaller(last[i], v)))
             }
         }
     }
@@ -124,16 +129,11 @@ impl Eval<'_> {
             _ => (scalar(1)?, &args[0]),
         };
         let second = scalar(2)?;
-        if matches!(name, "double_exponential_smoothing" | "holt_winters") {
-            let bad = |v: &&f64| !(**v > 0.0 && **v < 1.0);
-            if let Some(bad) = param.iter().chain(&second).find(bad) {
-                let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");
-                return Err(Error::execution(why));
-            }
-        }
         let windows = self.windows(matrix, query)?;
         let range = windows.range;
         let named = matches!(name, "last_over_time" | "first_over_time");
+        // A bad factor matters only at a step that has samples.
+        let bad = Cell::new(None);
         let columns = windows.each(named, |step, window, end| match name {
             "rate" => extrapolated(window, end, range, true, true),
             "increase" => extrapolated(window, end, range, true, false),
@@ -149,12 +149,35 @@ impl Eval<'_> {
                 Some(quantile(param[step], window.iter().map(|s| s.value).collect()))
             }
             "double_exponential_smoothing" | "holt_winters" => {
-                smoothed(window, param[step], second[step])
+                // NaN passes, as in Prometheus.
+                let bad_factor = |v: &f64| *v <= 0.0 || *v >= 1.0;
+                let factors = [param[step], second[step]];
+                bad.set(factors.into_iter().find(bad_factor).or(bad.get()));
+                smoothed(window, factors[0], factors[1])
             }
             _ => plain(name, window),
         });
-        self.merged(columns)
+        if let Some(bad) = bad.get() {
+            let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");
+            return Err(Error::execution(why));
+        }
+        self.distinct(columns)
     }
+}
+
+/// The greater one: an infinity even beside NaN, else NaN if either is.
+fn greater(a: f64, b: f64) -> f64 {
+    let infinite = a == f64::INFINITY || b == f64::INFINITY;
+    match (infinite, a.is_nan() || b.is_nan()) {
+        (true, _) => f64::INFINITY,
+        (false, true) => f64::NAN,
+        (false, false) => a.max(b),
+    }
+}
+
+/// The smaller one; as [`greater`].
+fn smaller(a: f64, b: f64) -> f64 {
+    -greater(-a, -b)
 }
 
 fn seconds(ms: i64) -> f64 {
@@ -195,9 +218,20 @@ fn labels_asked_for(node: &Node) -> Labels {
         Expr::Vector(s) | Expr::Matrix { selector: s, .. } => &s.matchers,
         _ => return Labels::default(),
     };
-    let once = |m: &&Matcher| matchers.iter().filter(|o| o.name == m.name).count() == 1;
-    let asked = matchers.iter().filter(|m| m.name != NAME).filter(once);
-    Labels::new(asked.filter_map(|m| Some((&*m.name, m.equal_to()?))))
+    // Only the first equality of a label counts; what comes after it takes it away.
+    let mut asked: BTreeMap<&str, &str> = BTreeMap::new();
+    for matcher in matchers.iter().filter(|m| m.name != NAME) {
+        match matcher.equal_to() {
+            Some(value) if !equal_before(matchers, matcher) => asked.insert(&matcher.name, value),
+            _ => asked.remove(&*matcher.name),
+        };
+    }
+    Labels::new(asked)
+}
+
+fn equal_before(matchers: &[Matcher], matcher: &Matcher) -> bool {
+    let before = matchers.iter().take_while(|m| !std::ptr::eq(*m, matcher));
+    before.filter(|m| m.name == matcher.name).any(|m| m.equal_to().is_some())
 }
 
 /// By the value at the only step of an instant query; NaN last.

@@ -1,7 +1,7 @@
-//! `histogram_quantile` over series with an upper bound in the label `le`.
+//! `histogram_quantile` and `histogram_fraction` over series with an upper bound in the label `le`.
 
 use super::{ABSENT, Column, is_stale};
-use crate::labels::{Labels, NAME};
+use crate::labels::Labels;
 use std::collections::BTreeMap;
 
 /// Relative difference of neighbouring buckets that is taken for an error of rounding.
@@ -9,11 +9,26 @@ const SMALL_DELTA: f64 = 1e-12;
 
 /// For each histogram (series that are alike but for `le`) the quantile at each step.
 pub(super) fn quantiles(q: &[f64], columns: Vec<Column>) -> Vec<Column> {
+    each(q.len(), columns, |step, buckets| quantile(q[step], buckets))
+}
+
+/// For each histogram which part of its observations lies between two values.
+pub(super) fn fractions(lower: &[f64], upper: &[f64], columns: Vec<Column>) -> Vec<Column> {
+    each(lower.len(), columns, |step, buckets| fraction(lower[step], upper[step], buckets))
+}
+
+/// Computes a value of each histogram's buckets at each step: (upper bound, cumulative
+/// count) pairs in order of the bounds.
+fn each(
+    steps: usize,
+    columns: Vec<Column>,
+    of: impl Fn(usize, Vec<(f64, f64)>) -> f64,
+) -> Vec<Column> {
     let mut order: Vec<Labels> = Vec::new();
     let mut groups: BTreeMap<Labels, Vec<(f64, Vec<f64>)>> = BTreeMap::new();
     for column in columns {
         let Ok(bound) = bound(column.labels.get("le")) else { continue };
-        let labels = column.labels.without(&["le".into(), NAME.into()]);
+        let labels = column.labels.without(&["le".into()]);
         let group = groups.entry(labels.clone()).or_insert_with(|| {
             order.push(labels);
             Vec::new()
@@ -25,32 +40,15 @@ pub(super) fn quantiles(q: &[f64], columns: Vec<Column>) -> Vec<Column> {
         let at = |step: usize| {
             let there = buckets.iter().map(|(bound, values)| (*bound, values[step]));
             let there: Vec<(f64, f64)> = there.filter(|(_, count)| !is_stale(*count)).collect();
-            if there.is_empty() { ABSENT } else { quantile(q[step], there) }
+            if there.is_empty() { ABSENT } else { of(step, cumulative(there)) }
         };
-        let values = (0..q.len()).map(at).collect();
-        Column { labels, values }
+        Column { labels: labels.nameless(), values: (0..steps).map(at).collect() }
     };
     order.into_iter().map(one).filter(|c| !c.is_empty()).collect()
 }
 
-fn bound(text: &str) -> Result<f64, std::num::ParseFloatError> {
-    match text {
-        "+Inf" => Ok(f64::INFINITY),
-        other => other.parse(),
-    }
-}
-
-/// Of (upper bound, cumulative count) pairs.
-fn quantile(q: f64, mut buckets: Vec<(f64, f64)>) -> f64 {
-    if q.is_nan() {
-        return f64::NAN;
-    }
-    if q < 0.0 {
-        return f64::NEG_INFINITY;
-    }
-    if q > 1.0 {
-        return f64::INFINITY;
-    }
+/// In order of the bounds, none twice, with counts that never fall.
+fn cumulative(mut buckets: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
     buckets.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -60,10 +58,59 @@ fn quantile(q: f64, mut buckets: Vec<(f64, f64)>) -> f64 {
         same
     });
     monotone(&mut buckets);
-    let Some(&(last, total)) = buckets.last() else { return f64::NAN };
-    if last != f64::INFINITY || buckets.len() < 2 || total == 0.0 || total.is_nan() {
+    buckets
+}
+
+fn bound(text: &str) -> Result<f64, std::num::ParseFloatError> {
+    match text {
+        "+Inf" => Ok(f64::INFINITY),
+        other => other.parse(),
+    }
+}
+
+/// The number of observations, if there are some and a last bucket for all the rest.
+fn total(buckets: &[(f64, f64)]) -> Option<f64> {
+    let &(last, total) = buckets.last()?;
+    (last == f64::INFINITY && total != 0.0).then_some(total)
+}
+
+fn fraction(lower: f64, upper: f64, buckets: Vec<(f64, f64)>) -> f64 {
+    let Some(total) = total(&buckets) else { return f64::NAN };
+    if lower.is_nan() || upper.is_nan() {
         return f64::NAN;
     }
+    if lower >= upper {
+        return 0.0;
+    }
+    (rank(upper, &buckets, total) - rank(lower, &buckets, total)) / total
+}
+
+/// How many observations are at most `value`, by interpolation.
+fn rank(value: f64, buckets: &[(f64, f64)], total: f64) -> f64 {
+    let mut below = (if buckets[0].0 > 0.0 { 0.0 } else { f64::NEG_INFINITY }, 0.0);
+    if value <= below.0 {
+        return 0.0;
+    }
+    for &(bound, count) in buckets {
+        if value < bound {
+            return below.1 + (count - below.1) * (value - below.0) / (bound - below.0);
+        }
+        below = (bound, count);
+    }
+    total
+}
+
+fn quantile(q: f64, buckets: Vec<(f64, f64)>) -> f64 {
+    if q.is_nan() {
+        return f64::NAN;
+    }
+    if q < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if q > 1.0 {
+        return f64::INFINITY;
+    }
+    let Some(total) = total(&buckets).filter(|_| buckets.len() > 1) else { return f64::NAN };
     let rank = q * total;
     let at = buckets.partition_point(|(_, count)| *count < rank).min(buckets.len() - 1);
     if at == buckets.len() - 1 {

@@ -4,9 +4,9 @@ use super::Column;
 use crate::Error;
 use std::cmp::Ordering;
 
-fn check_name(name: &str, function: &str) -> Result<(), Error> {
+fn check_name(name: &str, which: &str, function: &str) -> Result<(), Error> {
     if name.is_empty() {
-        let why = format!("invalid destination label name in {function}(): {name:?}");
+        let why = format!("invalid {which} label name in {function}(): {name:?}");
         return Err(Error::execution(why));
     }
     Ok(())
@@ -22,7 +22,7 @@ pub(super) fn replace(mut columns: Vec<Column>, texts: &[String]) -> Result<Vec<
     let anchored = anchored.map_err(|_| {
         Error::execution(format!("invalid regular expression in label_replace(): {pattern}"))
     })?;
-    check_name(to, "label_replace")?;
+    check_name(to, "destination", "label_replace")?;
     for column in &mut columns {
         if let Some(found) = anchored.captures(column.labels.get(from)) {
             let mut value = String::new();
@@ -38,7 +38,10 @@ pub(super) fn join(mut columns: Vec<Column>, texts: &[String]) -> Result<Vec<Col
     let [to, separator, from @ ..] = texts else {
         return Err(Error::execution("label_join takes two strings and more"));
     };
-    check_name(to, "label_join")?;
+    check_name(to, "destination", "label_join")?;
+    for name in from {
+        check_name(name, "source", "label_join")?;
+    }
     for column in &mut columns {
         let values: Vec<&str> = from.iter().map(|name| column.labels.get(name)).collect();
         column.labels = column.labels.with(to, &values.join(separator));
@@ -108,11 +111,15 @@ fn days_before(year: i64, month: i64) -> i64 {
     365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 - 719_468
 }
 
-/// Year, month and day of a day since the epoch.
+/// Year, month and day of a day since the epoch: the year is guessed by its mean length,
+/// which is never off by more than one.
 fn civil(days: i64) -> (i64, i64, i64) {
-    let mut year = 1970 + days.div_euclid(366);
+    let mut year = 1970 + (days * 400).div_euclid(146_097);
     while days_before(year + 1, 1) <= days {
         year += 1;
+    }
+    while days_before(year, 1) > days {
+        year -= 1;
     }
     let month = (1..=12).rev().find(|m| days_before(year, *m) <= days).unwrap_or(1);
     (year, month, days - days_before(year, month) + 1)

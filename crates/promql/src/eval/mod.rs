@@ -12,7 +12,7 @@ use crate::ast::{At, BinaryOp, Expr, Kind, Node, When};
 use crate::labels::{Labels, Matcher};
 use crate::{Error, ErrorKind};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The value that ends a series: a NaN of these very bits.
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
@@ -23,6 +23,10 @@ pub const ABSENT: f64 = STALE;
 pub fn is_stale(value: f64) -> bool {
     value.to_bits() == STALE.to_bits()
 }
+
+/// No time that a query looks at is beyond this, ms (or below its negative): room for
+/// ranges and steps.
+const TIME_MAX: i64 = i64::MAX / 4;
 
 /// A value and when: Unix time, ms.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -163,6 +167,9 @@ pub fn evaluate(
     source: &dyn Source,
     limits: Limits,
 ) -> Result<Answer, Error> {
+    if query.start.min(query.end) < -TIME_MAX || query.start.max(query.end) > TIME_MAX {
+        return Err(Error::execution("the time of the query is out of bounds"));
+    }
     let eval = Eval { source, limits, outer: query, taken: Cell::new(0) };
     if node.kind() == Kind::Matrix {
         if query.steps() != 1 {
@@ -232,7 +239,14 @@ impl Eval<'_> {
             Expr::Paren(inner) => self.value(inner, query),
             Expr::Minus(inner) => Ok(match self.value(inner, query)? {
                 Value::Scalar(values) => Value::Scalar(values.into_iter().map(|v| -v).collect()),
-                Value::Vector(columns) => Value::Vector(self.map(columns, |v| -v)?),
+                Value::Vector(mut columns) => {
+                    for column in &mut columns {
+                        let there = column.values.iter_mut().filter(|v| !is_stale(**v));
+                        there.for_each(|v| *v = -*v);
+                        column.labels = column.labels.nameless();
+                    }
+                    Value::Vector(self.distinct(columns)?)
+                }
                 text => text,
             }),
             Expr::Vector(selector) => Ok(Value::Vector(self.instant(selector, query)?)),
@@ -316,6 +330,15 @@ impl Eval<'_> {
         Ok(all)
     }
 
+    /// The columns, if no two have the same labels, not even at different steps.
+    pub(crate) fn distinct(&self, columns: Vec<Column>) -> Result<Vec<Column>, Error> {
+        let mut seen = BTreeSet::new();
+        if columns.iter().all(|c| seen.insert(&c.labels)) {
+            return Ok(columns);
+        }
+        Err(Error::execution("vector cannot contain metrics with the same labelset"))
+    }
+
     /// When a selector looks, instead of at `step`.
     pub(crate) fn time(&self, when: &When, step: i64) -> i64 {
         let at = match when.at {
@@ -324,7 +347,7 @@ impl Eval<'_> {
             Some(At::Start) => self.outer.start,
             Some(At::End) => self.outer.end,
         };
-        at.saturating_sub(when.offset)
+        at.saturating_sub(when.offset).clamp(-TIME_MAX, TIME_MAX)
     }
 }
 

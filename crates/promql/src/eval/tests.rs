@@ -1,3 +1,5 @@
+mod newer;
+
 use super::*;
 use crate::labels::all_take;
 use crate::parse;
