@@ -177,7 +177,7 @@ fn the_generator_makes_queries() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn made_queries_have_an_answer_or_an_error(text in query()) {
