@@ -135,15 +135,12 @@ fn chosen(op: Aggregation, numbers: &[f64], group: Group) -> Vec<Column> {
         }
         let keep = match op {
             Aggregation::LimitRatio => {
-                (number.abs().min(1.0) * there.len() as f64).round() as usize
+                there.retain(|i| within_ratio(&kept[*i].labels, number));
+                there.len()
             }
             _ => number.max(0.0) as usize,
         };
-        let from = match op {
-            Aggregation::LimitRatio if number < 0.0 => there.len() - keep,
-            _ => 0,
-        };
-        for (place, &i) in there.iter().skip(from).take(keep).enumerate() {
+        for (place, &i) in there.iter().take(keep).enumerate() {
             kept[i].values[step] = group.members[i].values[step];
             rank[i] = rank[i].min(place);
         }
@@ -154,6 +151,23 @@ fn chosen(op: Aggregation, numbers: &[f64], group: Group) -> Vec<Column> {
     let mut kept: Vec<Option<Column>> = kept.into_iter().map(Some).collect();
     let ordered = order.into_iter().filter_map(|i| kept[i].take());
     ordered.filter(|c| !c.is_empty()).collect()
+}
+
+/// Whether `limit_ratio` keeps a series: its labels' hash lies below the ratio, or, for a
+/// negative one, at or above its complement. So a series is always in or always out, and
+/// `r` and `r - 1` share nothing and leave nothing out.
+fn within_ratio(labels: &Labels, ratio: f64) -> bool {
+    // FNV-1a, and a mixer since its upper bits alone are poor.
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for (name, value) in labels.iter() {
+        for byte in name.bytes().chain([0xff]).chain(value.bytes()).chain([0xff]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^= hash >> 32;
+    let place = hash as f64 / u64::MAX as f64;
+    if ratio >= 0.0 { place < ratio } else { place >= 1.0 + ratio }
 }
 
 /// Compares `a` with `b`; whichever is NaN comes last. `own` is the left one's value.

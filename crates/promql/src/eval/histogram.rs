@@ -92,6 +92,9 @@ fn rank(value: f64, buckets: &[(f64, f64)], total: f64) -> f64 {
         return 0.0;
     }
     for &(bound, count) in buckets {
+        if value < bound && below.0 == f64::NEG_INFINITY {
+            return count;
+        }
         if value < bound {
             return below.1 + (count - below.1) * (value - below.0) / (bound - below.0);
         }

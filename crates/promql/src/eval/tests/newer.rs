@@ -41,6 +41,16 @@ fn series_in_the_order_of_labels_and_some_of_them() {
     assert_eq!(order("sort_by_label(a, \"none\", \"i\")"), "x1 x9 x10 y");
     assert_eq!(at(&m, 0, "limitk(3, a)").len(), 3);
     assert_eq!(at(&m, 0, "limitk(0, a)").len(), 0);
+    // All of 200 series: a ratio takes about its part, and always the same ones.
+    let lines: Vec<String> = (0..200).map(|i| format!("s{{i=\"{i}\"}} | 1 1")).collect();
+    let many = memory(&lines.iter().map(|l| &**l).collect::<Vec<_>>());
+    let kept = at(&many, 0, "limit_ratio(0.3, s)");
+    assert!((40..80).contains(&kept.len()), "{}", kept.len());
+    let odd = "limit_ratio(0.3, s{i=~\".*[13579]\"})";
+    assert!(at(&many, 10, odd).iter().all(|s| kept.contains(s)));
+    assert_eq!(at(&many, 0, "limit_ratio(1, s)").len(), 200);
+    assert_eq!(at(&many, 0, "limit_ratio(-1, s)").len(), 200);
+    assert_eq!(at(&many, 0, "limit_ratio(0, s)").len(), 0);
     // A ratio and its complement share nothing and leave nothing out.
     assert_eq!(at(&m, 0, "limit_ratio(0.25, a) or limit_ratio(-0.75, a)").len(), 4);
     assert!(at(&m, 0, "limit_ratio(0.25, a) and limit_ratio(-0.75, a)").is_empty());
@@ -53,7 +63,11 @@ fn fractions_of_histograms() {
         "h_bucket{le=\"0.2\"} | 90",
         "h_bucket{le=\"+Inf\"} | 100",
         "open_bucket{le=\"0.1\"} | 50",
+        "low_bucket{le=\"-1\"} | 50",
+        "low_bucket{le=\"+Inf\"} | 100",
     ]);
+    // A bucket without a lower end cannot be divided.
+    assert_eq!(at(&m, 0, "histogram_fraction(-Inf, -5, low_bucket)"), ["{} 0.5"]);
     assert_eq!(at(&m, 0, "histogram_fraction(0, 0.15, h_bucket)"), ["{} 0.7"]);
     assert_eq!(at(&m, 0, "histogram_fraction(0.1, Inf, h_bucket)"), ["{} 0.5"]);
     assert_eq!(at(&m, 0, "histogram_fraction(-Inf, 0.05, h_bucket)"), ["{} 0.25"]);
