@@ -16,6 +16,7 @@
 mod data;
 mod peer;
 mod queries;
+mod random;
 
 use data::{BASE, Data};
 use peer::Prometheus;
@@ -188,8 +189,9 @@ fn every_function_is_asked_for() {
 fn queries_answer_as_in_prometheus() {
     let data = Data::new();
     let server = Prometheus::start(&data.text());
-    let queries = queries::all();
+    let mut queries = queries::all();
     assert!(queries.len() >= QUERIES_MIN, "only {} queries", queries.len());
+    queries.extend(random::all());
     let instants = [613, 1_700, 2_105, 3_500, 3_807].map(|s| Query::instant(BASE + s * 1_000 + 13));
     let ranges = [(300, 3_900, 97), (1_207, 2_300, 31)]
         .map(|(from, to, step)| (BASE + from * 1_000 + 13, BASE + to * 1_000 + 13, step * 1_000))
