@@ -127,26 +127,27 @@ pub enum Aggregation {
 }
 
 impl Aggregation {
+    /// All, with how they are written.
+    pub(crate) const ALL: [(&str, Aggregation); 14] = [
+        ("sum", Aggregation::Sum),
+        ("avg", Aggregation::Avg),
+        ("min", Aggregation::Min),
+        ("max", Aggregation::Max),
+        ("count", Aggregation::Count),
+        ("group", Aggregation::Group),
+        ("stddev", Aggregation::Stddev),
+        ("stdvar", Aggregation::Stdvar),
+        ("topk", Aggregation::Topk),
+        ("bottomk", Aggregation::Bottomk),
+        ("quantile", Aggregation::Quantile),
+        ("count_values", Aggregation::CountValues),
+        ("limitk", Aggregation::Limitk),
+        ("limit_ratio", Aggregation::LimitRatio),
+    ];
+
     /// By its name.
     pub fn named(name: &str) -> Option<Aggregation> {
-        use Aggregation::*;
-        Some(match name {
-            "sum" => Sum,
-            "avg" => Avg,
-            "min" => Min,
-            "max" => Max,
-            "count" => Count,
-            "group" => Group,
-            "stddev" => Stddev,
-            "stdvar" => Stdvar,
-            "topk" => Topk,
-            "bottomk" => Bottomk,
-            "quantile" => Quantile,
-            "count_values" => CountValues,
-            "limitk" => Limitk,
-            "limit_ratio" => LimitRatio,
-            _ => return None,
-        })
+        Aggregation::ALL.iter().find(|(written, _)| *written == name).map(|(_, op)| *op)
     }
 
     /// Whether it takes a parameter before the series.
@@ -188,28 +189,29 @@ pub enum BinaryOp {
 }
 
 impl BinaryOp {
+    /// All, with how they are written.
+    pub(crate) const ALL: [(&str, BinaryOp); 16] = [
+        ("+", BinaryOp::Add),
+        ("-", BinaryOp::Sub),
+        ("*", BinaryOp::Mul),
+        ("/", BinaryOp::Div),
+        ("%", BinaryOp::Mod),
+        ("^", BinaryOp::Pow),
+        ("atan2", BinaryOp::Atan2),
+        ("==", BinaryOp::Eq),
+        ("!=", BinaryOp::Ne),
+        (">", BinaryOp::Gt),
+        ("<", BinaryOp::Lt),
+        (">=", BinaryOp::Ge),
+        ("<=", BinaryOp::Le),
+        ("and", BinaryOp::And),
+        ("or", BinaryOp::Or),
+        ("unless", BinaryOp::Unless),
+    ];
+
     /// By how it is written.
     pub fn named(text: &str) -> Option<BinaryOp> {
-        use BinaryOp::*;
-        Some(match text {
-            "+" => Add,
-            "-" => Sub,
-            "*" => Mul,
-            "/" => Div,
-            "%" => Mod,
-            "^" => Pow,
-            "atan2" => Atan2,
-            "==" => Eq,
-            "!=" => Ne,
-            ">" => Gt,
-            "<" => Lt,
-            ">=" => Ge,
-            "<=" => Le,
-            "and" => And,
-            "or" => Or,
-            "unless" => Unless,
-            _ => return None,
-        })
+        BinaryOp::ALL.iter().find(|(written, _)| *written == text).map(|(_, op)| *op)
     }
 
     /// What binds tighter is greater.

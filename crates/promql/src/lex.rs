@@ -244,17 +244,19 @@ impl Lexer<'_> {
 /// The longest length of time, ms: 292 years, what nanoseconds in 64 bits hold.
 pub const DURATION_MAX: i64 = i64::MAX / 1_000_000;
 
+/// Units of time, ms.
+pub const UNITS: [(&str, i64); 7] = [
+    ("y", 365 * 86_400_000),
+    ("w", 7 * 86_400_000),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
 /// `1h30m` and the like, ms: units in descending order, each at most once.
 pub fn duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, i64); 7] = [
-        ("y", 365 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
     let (mut rest, mut total, mut last) = (text, 0i64, None);
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;

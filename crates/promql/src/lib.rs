@@ -23,6 +23,7 @@ pub mod functions;
 mod labels;
 mod lex;
 mod parse;
+mod print;
 
 pub use ast::{Kind, Node};
 pub use eval::{

@@ -36,6 +36,15 @@ pub fn parse(text: &str) -> Result<Node, Error> {
     }
 }
 
+/// Whether a series' name can stand without quotes.
+pub(crate) fn is_bare_name(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let word = RESERVED.contains(&&*lower) || ["inf", "nan"].contains(&&*lower);
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let first = name.chars().next().is_some_and(|c| part(c) && !c.is_ascii_digit());
+    first && !word && name.chars().all(part)
+}
+
 /// Reads a selector alone, as `match[]` has it.
 pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, Error> {
     match parse(text)? {

@@ -178,3 +178,24 @@ fn what_is_no_query_is_told_with_its_place() {
     let deep = "(".repeat(100_000);
     assert!(parse(&deep).expect_err("too deep").to_string().contains("nests deeper"));
 }
+
+#[test]
+fn expressions_print_as_they_are_read() {
+    for (query, printed) in [
+        ("sum(a{x='1'})by(y)", "sum by (y) (a{x=\"1\"})"),
+        ("topk without() (3,a)", "topk without () (3, a)"),
+        ("a+on(x)group_left b*-c^2", "a + on (x) group_left () b * -c ^ 2"),
+        ("(a>bool 1)[90m:10]@end()offset-5s", "(a > bool 1)[1h30m:10s] @ end() offset -5s"),
+        ("rate(a[1d1ms]@ -1.5)", "rate(a[1d1ms] @ -1.500)"),
+        ("a offset 1w and ignoring(x) b", "a offset 1w and ignoring (x) b"),
+        ("{__name__='on'}", "{__name__=\"on\"}"),
+        ("{__name__='',x='1'}", "{__name__=\"\", x=\"1\"}"),
+        ("{'a','ä b'!~'c'}", "a{\"ä b\"!~\"c\"}"),
+        ("0x10 + 1e3 - -inf", "16 + 1000 - -Inf"),
+        ("time() * 5m + nan", "time() * 300 + NaN"),
+    ] {
+        let node = parse(query).unwrap_or_else(|e| panic!("{query}: {e}"));
+        assert_eq!(node.to_string(), printed, "{query}");
+        assert_eq!(parse(printed).expect(printed).to_string(), printed);
+    }
+}

@@ -186,6 +186,20 @@ fn every_function_is_asked_for() {
 }
 
 #[test]
+fn printed_queries_are_the_same_queries() {
+    let mut read = 0;
+    for text in queries::all().into_iter().chain(random::all()) {
+        let Ok(node) = parse(&text) else { continue };
+        let printed = node.to_string();
+        let again = parse(&printed).unwrap_or_else(|e| panic!("{text}: {printed}: {e}"));
+        assert_eq!(again.to_string(), printed, "{text}");
+        assert_eq!(again.kind(), node.kind(), "{text}: {printed}");
+        read += 1;
+    }
+    assert!(read > 2_500, "{read}");
+}
+
+#[test]
 fn queries_answer_as_in_prometheus() {
     let data = Data::new();
     let server = Prometheus::start(&data.text());

@@ -1,0 +1,138 @@
+//! Expressions as text.
+
+use crate::ast::{Aggregation, At, BinaryOp, Expr, Grouping, Many, Matching, Node, Selector, When};
+use crate::labels::{NAME, quoted};
+use crate::lex::UNITS;
+use crate::parse::is_bare_name;
+use std::fmt::{self, Display, Formatter};
+
+/// Reads back as the same expression.
+impl Display for Node {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.expr {
+            Expr::Number(n) if n.is_infinite() => {
+                f.write_str(if *n > 0.0 { "Inf" } else { "-Inf" })
+            }
+            Expr::Number(n) => write!(f, "{n}"),
+            Expr::Text(text) => f.write_str(&quoted(text)),
+            Expr::Vector(s) => write!(f, "{s}{}", s.time),
+            Expr::Matrix { selector, range } => {
+                write!(f, "{selector}[{}]{}", duration(*range), selector.time)
+            }
+            Expr::Subquery { inner, range, step, time } => {
+                let step = step.map(duration).unwrap_or_default();
+                write!(f, "{inner}[{}:{step}]{time}", duration(*range))
+            }
+            Expr::Call { function, args } => {
+                let args: Vec<String> = args.iter().map(Node::to_string).collect();
+                write!(f, "{}({})", function.name, args.join(", "))
+            }
+            Expr::Aggregate { op, param, inner, grouping } => {
+                write!(f, "{}{grouping} (", aggregation(*op))?;
+                if let Some(param) = param {
+                    write!(f, "{param}, ")?;
+                }
+                write!(f, "{inner})")
+            }
+            Expr::Binary { op, left, right, returns_bool, matching } => {
+                let returns_bool = if *returns_bool { " bool" } else { "" };
+                write!(f, "{left} {}{returns_bool}{matching} {right}", operator(*op))
+            }
+            Expr::Minus(inner) => write!(f, "-{inner}"),
+            Expr::Paren(inner) => write!(f, "({inner})"),
+        }
+    }
+}
+
+/// The matchers alone.
+impl Display for Selector {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let names = self.matchers.iter().filter(|m| m.name == NAME).count();
+        let name = self.matchers.first().filter(|m| m.name == NAME && names == 1);
+        let name = name.and_then(|m| m.equal_to()).filter(|name| is_bare_name(name));
+        let rest = &self.matchers[usize::from(name.is_some())..];
+        f.write_str(name.unwrap_or_default())?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let matcher =
+            |m: &crate::Matcher| format!("{}{}{}", label(&m.name), m.op(), quoted(&m.value));
+        let rest: Vec<String> = rest.iter().map(matcher).collect();
+        write!(f, "{{{}}}", rest.join(", "))
+    }
+}
+
+impl Display for When {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.at {
+            None => {}
+            Some(At::Start) => f.write_str(" @ start()")?,
+            Some(At::End) => f.write_str(" @ end()")?,
+            Some(At::Time(ms)) => {
+                let (sign, ms) = (if ms < 0 { "-" } else { "" }, ms.unsigned_abs());
+                write!(f, " @ {sign}{}.{:03}", ms / 1_000, ms % 1_000)?;
+            }
+        }
+        match self.offset {
+            0 => Ok(()),
+            ms if ms < 0 => write!(f, " offset -{}", duration(-ms)),
+            ms => write!(f, " offset {}", duration(ms)),
+        }
+    }
+}
+
+impl Display for Grouping {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match (self.without, self.labels.is_empty()) {
+            (false, true) => Ok(()),
+            (true, _) => write!(f, " without ({})", list(&self.labels)),
+            (false, false) => write!(f, " by ({})", list(&self.labels)),
+        }
+    }
+}
+
+impl Display for Matching {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if *self == Matching::default() {
+            return Ok(());
+        }
+        let which = if self.on { "on" } else { "ignoring" };
+        write!(f, " {which} ({})", list(&self.labels))?;
+        match self.many {
+            Many::Neither => Ok(()),
+            Many::Left => write!(f, " group_left ({})", list(&self.include)),
+            Many::Right => write!(f, " group_right ({})", list(&self.include)),
+        }
+    }
+}
+
+fn list(labels: &[String]) -> String {
+    labels.iter().map(|l| label(l)).collect::<Vec<_>>().join(", ")
+}
+
+fn label(name: &str) -> String {
+    let mut chars = name.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let plain = first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain { name.to_owned() } else { quoted(name) }
+}
+
+/// As [`crate::duration`] reads it.
+fn duration(mut ms: i64) -> String {
+    let mut text = String::new();
+    for (unit, length) in UNITS {
+        if ms >= length {
+            text += &format!("{}{unit}", ms / length);
+            ms %= length;
+        }
+    }
+    text
+}
+
+fn operator(op: BinaryOp) -> &'static str {
+    BinaryOp::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
+}
+
+fn aggregation(op: Aggregation) -> &'static str {
+    Aggregation::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
+}
