@@ -68,6 +68,11 @@ impl Data {
         data
     }
 
+    /// How many series.
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
     /// As OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();

@@ -230,10 +230,13 @@ fn queries_answer_as_in_prometheus() {
         }
     }
     println!(
-        "{} queries, {compared} answers compared ({errors} of them errors, {empty} empty), {} differ",
+        "{} series, {} queries, {compared} answers compared ({errors} of them errors, {empty} \
+         empty), {} differ",
+        data.len(),
         queries.len(),
         wrong.len()
     );
-    assert!(compared > 2 * (errors + empty), "most answers must have values");
+    let told = compared - errors - empty;
+    assert!(told > 5_000, "only {told} answers have values");
     assert!(wrong.is_empty(), "{} differ:\n\n{}", wrong.len(), wrong.join("\n\n"));
 }
