@@ -135,3 +135,21 @@ pub fn txn(data: &[u8]) -> bool {
     );
     true
 }
+
+/// The bytes as a query in PromQL. One that is read prints as text that reads as the same.
+pub fn query(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(node) = synod_promql::parse(text) else { return false };
+    let printed = node.to_string();
+    let again = synod_promql::parse(&printed).map(|n| n.to_string());
+    assert_eq!(again.as_deref(), Ok(&*printed), "{text:?} changed when it was printed");
+    true
+}
+
+/// The bytes as a page that a target shows, by the rules of both formats.
+pub fn page(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let reads = |openmetrics| synod_door_prom::parse(text, openmetrics, |_| Ok(()), |_, _, _| {});
+    let (plain, open) = (reads(false), reads(true));
+    plain.is_ok() || open.is_ok()
+}

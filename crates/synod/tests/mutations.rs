@@ -311,3 +311,21 @@ fn commands_and_transactions() {
     let seeds: Vec<_> = transactions(40).iter().map(|(txn, _)| txn.encode_to_vec()).collect();
     run("txn", &seeds, entries::txn);
 }
+
+#[test]
+fn queries_and_pages() {
+    let queries = [
+        "sum by (job) (rate(http_requests_total{code=~\"5..\"}[5m] offset 1h)) > bool 0.5",
+        "a * on (x, y) group_left (z) b or -c ^ 2 unless {__name__=~\"m.*\"} @ 12.5",
+        "max_over_time(deriv(m[1h30m])[1d:5m] @ end()) and absent(up{job=\"a\\n\"})",
+        "histogram_quantile(0.9, h_bucket) + label_replace(a, \"b\", \"$1\", 'c', `(.*)`)",
+    ];
+    let seeds: Vec<_> = queries.iter().map(|q| q.as_bytes().to_vec()).collect();
+    run("query", &seeds, entries::query);
+    let pages = [
+        "# HELP a Things.\n# TYPE a counter\na{b=\"c\",d=\"\\\"\"} 1.5 1500\nx +Inf\n",
+        "# TYPE h histogram\nh_bucket{le=\"0.1\"} 3 # {t=\"x\"} 0.05\nh_count 3 1.5\n# EOF\n",
+    ];
+    let seeds: Vec<_> = pages.iter().map(|p| p.as_bytes().to_vec()).collect();
+    run("page", &seeds, entries::page);
+}
