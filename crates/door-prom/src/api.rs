@@ -72,6 +72,10 @@ impl Monitor {
         let path = request.uri().path();
         match path {
             "/-/healthy" => return plain(StatusCode::OK, TEXT, "Synod is Healthy.\n".into()),
+            _ if !self.is_ready() => {
+                let why = "Service Unavailable: the series' log is being read\n".into();
+                return plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
+            }
             "/-/ready" => return plain(StatusCode::OK, TEXT, "Synod is Ready.\n".into()),
             "/api/v1/write" if request.method() == Method::POST => {
                 return push::write(self, request);

@@ -19,6 +19,8 @@ use tokio::time::MissedTickBehavior;
 const PAGE_BYTES_MAX: usize = 64 << 20;
 /// How often the list of targets is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the log is back.
+const READY_AFTER: Duration = Duration::from_millis(20);
 /// What a scraper reads, best first.
 const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.6,\
                       text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
@@ -80,6 +82,10 @@ impl Target {
 /// Keeps a task for each target.
 pub(crate) async fn manage(monitor: Monitor, targets: impl Fn() -> Vec<Target>) {
     let mut tasks: HashMap<(String, String), (Target, JoinHandle<()>)> = HashMap::new();
+    // What is scraped is later than all that the log holds.
+    while !monitor.is_ready() {
+        tokio::time::sleep(READY_AFTER).await;
+    }
     let mut ticker = tokio::time::interval(LOOK_EVERY);
     loop {
         ticker.tick().await;

@@ -5,7 +5,7 @@ use crate::scrape::{self, Target, TargetStatus};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
@@ -13,9 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_host::FileDisk;
 use synod_promql::{Labels, Matcher, Sample, Series, Source};
 use synod_tsdb::{Gather, Head, Limits, Refused, SeriesId, SeriesLog};
+use synod_wal::JournalError;
 
 /// How often what is too old is dropped.
 const DROP_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of a segment of the log.
+const SEGMENT_BYTES: u64 = 4 << 20;
 /// Families whose meaning is kept.
 const MEANINGS_MAX: usize = 20_000;
 
@@ -70,6 +73,8 @@ pub(crate) struct Shared {
     meanings: RwLock<BTreeMap<String, Meaning>>,
     pub targets: Mutex<BTreeMap<(String, String), TargetStatus>>,
     pub started: SystemTime,
+    /// What the log holds is back.
+    ready: AtomicBool,
     /// Samples taken.
     pub taken: AtomicU64,
     /// Why the log is not written any more.
@@ -87,35 +92,42 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 impl Monitor {
-    /// Brings back what the log holds, and begins to scrape what `targets` names (it is
-    /// asked again every second). Call it within a runtime: its tasks run there.
+    /// Begins to bring back what the log holds; once that is done, to scrape what `targets`
+    /// names (it is asked again every second). Nobody has to wait for it: until then its
+    /// pages say that it is not ready. Call it within a runtime: its tasks run there.
     pub fn start(
         settings: Settings,
         targets: impl Fn() -> Vec<Target> + Send + 'static,
     ) -> Result<Monitor, StartError> {
-        let mut head = Head::new(settings.limits);
-        let log = open_log(&settings.dir, &mut head)?;
         let shared = Arc::new(Shared {
+            head: RwLock::new(Head::new(settings.limits)),
             settings,
-            head: RwLock::new(head),
             gather: Mutex::default(),
             meanings: RwLock::default(),
             targets: Mutex::default(),
             started: SystemTime::now(),
+            ready: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             failed: Mutex::default(),
             writer: Mutex::default(),
         });
         let (stop, stopped) = channel();
-        let writing = shared.clone();
+        let own = shared.clone();
         let thread = std::thread::Builder::new().name("series-log".into()).spawn(move || {
-            write_loop(&writing, log, &stopped);
+            let log = bring_back(&own);
+            own.ready.store(true, Ordering::Release);
+            write_loop(&own, log, &stopped);
         });
         let thread = thread.map_err(|e| StartError(format!("starting the log's thread: {e}")))?;
         *held(&shared.writer) = Some((stop, thread));
         let monitor = Monitor(shared);
         tokio::spawn(scrape::manage(monitor.clone(), targets));
         Ok(monitor)
+    }
+
+    /// Whether what the log holds is back.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
     }
 
     /// Makes durable what was taken, and ends the log. Blocks.
@@ -201,15 +213,36 @@ impl Source for Monitor {
     }
 }
 
+/// Opens the log, with what it holds in the head. `None`: there can be none, which was
+/// told; series are kept in memory only.
+fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
+    let mut head = Head::new(shared.settings.limits);
+    let log = open_log(&shared.settings.dir, &mut head);
+    *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
+    match log {
+        Ok(log) => Some(log),
+        Err(why) => {
+            shared.give_up(&why);
+            None
+        }
+    }
+}
+
+impl Shared {
+    fn give_up(&self, why: &str) {
+        tracing::error!(
+            "the series' log in {}: {why}; series are kept in memory only until the next start",
+            self.settings.dir.display()
+        );
+        *held(&self.failed) = Some(why.to_owned());
+    }
+}
+
 /// A damaged log is set aside, so that a node can be watched while somebody looks into it.
-fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, StartError> {
-    let open = |head: &mut Head| -> Result<_, String> {
-        let disk = FileDisk::open(dir).map_err(|e| e.to_string())?;
-        let options = synod_wal::Options { segment_bytes: 16 << 20, spares_max: 1 };
-        SeriesLog::open(disk, options, head).map_err(|e| e.to_string())
-    };
-    let told = |why: String| StartError(format!("the series' log in {}: {why}", dir.display()));
-    match open(head) {
+fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, String> {
+    let disk = || FileDisk::open(dir).map_err(|e| e.to_string());
+    let options = || synod_wal::Options { segment_bytes: SEGMENT_BYTES, spares_max: 1 };
+    match SeriesLog::open(disk()?, options(), head) {
         Ok((log, recovered)) => {
             if recovered.samples > 0 || recovered.skipped > 0 {
                 let (samples, skipped) = (recovered.samples, recovered.skipped);
@@ -217,34 +250,37 @@ fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, StartErr
             }
             Ok(log)
         }
-        Err(why) => {
+        Err(why @ JournalError::Damaged { .. }) => {
             let aside = dir.with_extension(format!("damaged-{}", now_ms() / 1_000));
-            std::fs::rename(dir, &aside).map_err(|_| told(why.clone()))?;
+            std::fs::rename(dir, &aside).map_err(|e| format!("{why}; nor can it be moved: {e}"))?;
             tracing::error!(
                 "the series' log is damaged ({why}); it was moved to {} and a new one begun",
                 aside.display()
             );
             *head = Head::new(head.limits());
-            open(head).map(|(log, _)| log).map_err(told)
+            let opened = SeriesLog::open(disk()?, options(), head);
+            opened.map(|(log, _)| log).map_err(|e| e.to_string())
         }
+        Err(why) => Err(why.to_string()),
     }
 }
 
-fn write_loop(shared: &Shared, mut log: SeriesLog<FileDisk>, stop: &std::sync::mpsc::Receiver<()>) {
+fn write_loop(
+    shared: &Shared,
+    mut log: Option<SeriesLog<FileDisk>>,
+    stop: &std::sync::mpsc::Receiver<()>,
+) {
     let mut dropped = std::time::Instant::now();
     loop {
         let end =
             stop.recv_timeout(shared.settings.sync_every) == Err(RecvTimeoutError::Disconnected);
         let batch = held(&shared.gather).take();
-        if !batch.is_empty() && held(&shared.failed).is_none() {
-            match log.write(&batch, now_ms() - shared.settings.limits.retention) {
+        if let Some(open) = log.as_mut().filter(|_| !batch.is_empty()) {
+            match open.write(&batch, now_ms() - shared.settings.limits.retention) {
                 Ok(segment) => held(&shared.gather).segment(segment),
                 Err(e) => {
-                    tracing::error!(
-                        "the series' log cannot be written: {e}; series are kept in memory only \
-                         until the next start"
-                    );
-                    *held(&shared.failed) = Some(e.to_string());
+                    shared.give_up(&e.to_string());
+                    log = None;
                 }
             }
         }

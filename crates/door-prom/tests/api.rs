@@ -100,7 +100,13 @@ impl Door {
 fn start(dir: &TempDir) -> Monitor {
     let mut settings = Settings::in_dir(&dir.path().join("series"));
     settings.sync_every = Duration::from_millis(20);
-    Monitor::start(settings, Vec::new).expect("it starts")
+    let monitor = Monitor::start(settings, Vec::new).expect("it starts");
+    let begun = std::time::Instant::now();
+    while !monitor.is_ready() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the log is not back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    monitor
 }
 
 fn now_ms() -> i64 {

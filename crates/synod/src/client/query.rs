@@ -54,6 +54,7 @@ async fn ask(connect: &Connect, path: &str, params: &[(&str, String)]) -> Outcom
     for endpoint in &connect.endpoints {
         let asked = page::get(endpoint, &path);
         match tokio::time::timeout(Duration::from_secs(connect.timeout), asked).await {
+            Ok(Ok((503, why))) => last = format!("{endpoint}: {}", why.trim_end()),
             Ok(Ok((_, body))) => {
                 let answer: Value = serde_json::from_str(&body).map_err(|_| {
                     format!("{endpoint} keeps no series (monitor = false?): {body}")
