@@ -120,8 +120,11 @@ impl Door {
     ) -> Result<(), Status> {
         let path = node_path(text)?;
         let mut leader = self.leadership();
-        let mut led_by = *leader.borrow_and_update();
+        leader.mark_unchanged();
         self.read_barrier(false).await?;
+        // The one that answered; what is followed is looked at only now and then, and
+        // may not have heard of it.
+        let mut led_by = (self.handle().term(), self.handle().leader().map_or(0, |l| l.0));
         let (mut seen, mut header) = self.see(&path).await?;
         let begun = v1::FileEvent {
             kind: Kind::Begun.into(),
