@@ -154,13 +154,14 @@ async fn ask(
 ) -> Result<String, Error> {
     loop {
         let (number, channel) = client.endpoints.current();
+        let cleaned = acquisitions.cleaned();
         let done = ElectionClient::new(channel).campaign(request.clone()).await;
         match client.note(number, done) {
             Ok(answer) => return Ok(answer.into_inner().sequencer),
             Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
             // It may be the place of a call that was given up a moment ago.
             Err(Error::Refused(s)) if s.code() == Code::AlreadyExists => {
-                if !acquisitions.left().await {
+                if !acquisitions.left(cleaned).await {
                     return Err(Error::Refused(s));
                 }
             }

@@ -48,8 +48,8 @@ pub(crate) struct Acquisitions {
     /// The number of the latest: by it a call that is made again finds its own place,
     /// and never another's.
     latest: AtomicU64,
-    /// How many that were given up are being cleaned up after.
-    leaving: Arc<watch::Sender<usize>>,
+    /// Those that were given up.
+    leaving: Arc<watch::Sender<Leaving>>,
 }
 
 /// A lock that was taken. It is held as long as its session is safe and it was
@@ -60,6 +60,15 @@ pub struct Lock {
     sequencer: Sequencer,
     held: bool,
     runtime: Handle,
+}
+
+/// Acquisitions that were given up.
+#[derive(Clone, Copy, Default)]
+struct Leaving {
+    /// Not cleaned up after yet.
+    open: usize,
+    /// Cleaned up after.
+    done: u64,
 }
 
 impl Acquisitions {
@@ -74,15 +83,22 @@ impl Acquisitions {
         Unanswered { client, request: Some(request), leaving, runtime: Handle::current() }
     }
 
+    /// How many were cleaned up after so far.
+    pub fn cleaned(&self) -> u64 {
+        self.leaving.borrow().done
+    }
+
     /// Waits until those that were given up are cleaned up after; `false`: there are
-    /// none.
-    pub async fn left(&self) -> bool {
+    /// none, and there were none since that many had been. (An answer may have been on
+    /// its way while the last of them was.)
+    pub async fn left(&self, cleaned: u64) -> bool {
         let mut leaving = self.leaving.subscribe();
-        if *leaving.borrow() == 0 {
-            return false;
+        let now = *leaving.borrow();
+        if now.open == 0 {
+            return now.done != cleaned;
         }
         // The sender lives in this value.
-        let _ = leaving.wait_for(|count| *count == 0).await;
+        let _ = leaving.wait_for(|l| l.open == 0).await;
         true
     }
 
@@ -144,6 +160,7 @@ impl Acquisitions {
                 request.wait_ms = (left.as_millis() as u64).max(1);
             }
             let (number, channel) = client.endpoints.current();
+            let cleaned = self.cleaned();
             let done = LockClient::new(channel).acquire(request.clone()).await;
             match client.note(number, done) {
                 Ok(answer) => return Ok(answer.into_inner().sequencer),
@@ -157,7 +174,7 @@ impl Acquisitions {
                 }
                 // It may be the place of a call that was given up a moment ago.
                 Err(Error::Refused(s)) if s.code() == Code::AlreadyExists => {
-                    if !self.left().await {
+                    if !self.left(cleaned).await {
                         return Err(Error::Refused(s));
                     }
                 }
@@ -172,7 +189,7 @@ impl Acquisitions {
 pub(crate) struct Unanswered {
     client: Client,
     request: Option<v1::LockAcquireRequest>,
-    leaving: Arc<watch::Sender<usize>>,
+    leaving: Arc<watch::Sender<Leaving>>,
     runtime: Handle,
 }
 
@@ -187,10 +204,10 @@ impl Drop for Unanswered {
     fn drop(&mut self) {
         let Some(request) = self.request.take() else { return };
         let (client, leaving) = (self.client.clone(), self.leaving.clone());
-        leaving.send_modify(|count| *count += 1);
+        leaving.send_modify(|l| l.open += 1);
         self.runtime.spawn(async move {
             leave(&client, v1::LockAcquireRequest { r#try: true, wait_ms: 0, ..request }).await;
-            leaving.send_modify(|count| *count -= 1);
+            leaving.send_modify(|l| *l = Leaving { open: l.open - 1, done: l.done + 1 });
         });
     }
 }
@@ -259,5 +276,21 @@ async fn release(client: &Client, sequencer: &Sequencer) -> Result<(), Error> {
             Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
             Err(e) => return Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_from_before_the_last_was_cleaned_up_after_is_asked_for_again() {
+        let all = Acquisitions::default();
+        let before = all.cleaned();
+        assert!(!all.left(before).await, "none was given up");
+        all.leaving.send_modify(|l| l.open += 1);
+        all.leaving.send_modify(|l| *l = Leaving { open: 0, done: 1 });
+        assert!(all.left(before).await, "one was, meanwhile");
+        assert!(!all.left(all.cleaned()).await, "not since then");
     }
 }
