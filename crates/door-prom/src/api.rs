@@ -3,15 +3,17 @@
 use crate::form::Form;
 use crate::json::{self, Failure, labels, list, plain, respond, text};
 use crate::push;
-use crate::scrape::Health;
+use crate::read;
 use crate::store::{Monitor, now_ms};
+use crate::targets::{Health, TargetStatus};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 use synod_promql::{
-    Kind, Labels, Limits, Matcher, NAME, Query, Series, Source, evaluate, parse, parse_selector,
+    Kind, Labels, Limits, Matcher, NAME, Query, Series, Source, duration_text, evaluate, parse,
+    parse_selector,
 };
 
 /// Steps of a range query, at most.
@@ -19,16 +21,12 @@ const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 9] = [
-    "/api/v1/read",
-    "/api/v1/otlp/v1/metrics",
+const NOT_BUILT: [&str; 5] = [
     "/api/v1/query_exemplars",
     "/api/v1/format_query",
     "/api/v1/parse_query",
     "/api/v1/alertmanagers",
-    "/api/v1/status/config",
     "/api/v1/status/walreplay",
-    "/federate",
 ];
 
 /// A source that gives up when its time is over.
@@ -77,9 +75,29 @@ impl Monitor {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
             }
             "/-/ready" => return plain(StatusCode::OK, TEXT, "Synod is Ready.\n".into()),
+            "/-/reload" if matches!(*request.method(), Method::POST | Method::PUT) => {
+                return match self.reload() {
+                    Ok(()) => plain(StatusCode::OK, TEXT, String::new()),
+                    Err(why) => {
+                        let why = format!("failed to reload config: {why}\n");
+                        plain(StatusCode::INTERNAL_SERVER_ERROR, TEXT, why)
+                    }
+                };
+            }
             "/api/v1/write" if request.method() == Method::POST => {
                 return push::write(self, request);
             }
+            "/api/v1/read" if request.method() == Method::POST => {
+                return read::remote(self, request);
+            }
+            "/api/v1/otlp/v1/metrics" if request.method() == Method::POST => {
+                return push::otlp::answer(self, request);
+            }
+            "/federate" if request.method() == Method::GET => {
+                let form = Form::new(request.uri().query().unwrap_or_default(), &[]);
+                return read::federate(self, &form);
+            }
+            _ if path.starts_with("/metrics/job") => return push::gateway::answer(self, request),
             _ => {}
         }
         let (get, post) = (request.method() == Method::GET, request.method() == Method::POST);
@@ -99,10 +117,11 @@ impl Monitor {
             "/api/v1/series" => self.series_api(form),
             "/api/v1/labels" => self.names(form, |l| l.iter().map(|(n, _)| n.to_owned()).collect()),
             "/api/v1/metadata" => self.metadata(form),
-            "/api/v1/targets" => Ok(self.targets_api()),
+            "/api/v1/targets" => self.targets_api(form),
             // None are loaded: there is no way to yet.
             "/api/v1/rules" => Ok("{\"groups\":[]}".into()),
             "/api/v1/alerts" => Ok("{\"alerts\":[]}".into()),
+            "/api/v1/status/config" => Ok(format!("{{\"yaml\":{}}}", text(&self.config().shown()))),
             "/api/v1/status/buildinfo" => Ok(build_info()),
             "/api/v1/status/runtimeinfo" => Ok(self.runtime_info()),
             "/api/v1/status/flags" => Ok(self.flags()),
@@ -216,33 +235,36 @@ impl Monitor {
         Ok(out + "}")
     }
 
-    fn targets_api(&self) -> String {
-        let targets = self.targets().clone();
+    fn targets_api(&self, form: &Form) -> Result<String, Failure> {
+        let (active, dropped) = match form.get("state").unwrap_or("any") {
+            "active" => (true, false),
+            "dropped" => (false, true),
+            "any" => (true, true),
+            other => return Err(Failure::bad_data(format!("state {other:?} is not known"))),
+        };
+        let job = form.get("scrapePool");
+        let targets = self.targets();
         let mut out = String::from("{\"activeTargets\":");
-        list(&mut out, targets.values(), |out, s| {
-            let health = match s.health {
-                Health::Unknown => "unknown",
-                Health::Up => "up",
-                Health::Down => "down",
-            };
-            out.push_str("{\"discoveredLabels\":{},\"labels\":");
-            labels(out, &s.target.labels());
-            let last = s.last.unwrap_or(SystemTime::UNIX_EPOCH);
-            let _ = write!(
-                out,
-                ",\"scrapePool\":{},\"scrapeUrl\":{url},\"globalUrl\":{url},\"lastError\":{},\
-                 \"lastScrape\":\"{}\",\"lastScrapeDuration\":{},\"health\":\"{health}\",\
-                 \"scrapeInterval\":\"{}ms\",\"scrapeTimeout\":\"{}ms\"}}",
-                text(&s.target.job),
-                text(&s.error),
-                humantime::format_rfc3339_millis(last),
-                s.took.as_secs_f64(),
-                s.target.every.as_millis(),
-                s.target.timeout.as_millis(),
-                url = text(&s.target.url),
-            );
+        let wanted = targets
+            .active
+            .values()
+            .filter(|s| active && job.is_none_or(|job| job == s.target.job.name));
+        list(&mut out, wanted, target);
+        out.push_str(",\"droppedTargets\":");
+        let shown =
+            targets.dropped.iter().filter(|(j, _)| dropped && job.is_none_or(|job| job == **j));
+        let shown = shown.flat_map(|(job, (_, some))| some.iter().map(move |labels| (job, labels)));
+        list(&mut out, shown, |out, (job, discovered)| {
+            out.push_str("{\"discoveredLabels\":");
+            labels(out, discovered);
+            let _ = write!(out, ",\"scrapePool\":{}}}", text(job));
         });
-        out + ",\"droppedTargets\":[],\"droppedTargetCounts\":{}}"
+        out.push_str(",\"droppedTargetCounts\":{");
+        for (i, (job, (count, _))) in targets.dropped.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            let _ = write!(out, "{comma}{}:{count}", text(job));
+        }
+        Ok(out + "}}")
     }
 
     fn runtime_info(&self) -> String {
@@ -305,6 +327,32 @@ impl Monitor {
     }
 }
 
+fn target(out: &mut String, status: &TargetStatus) {
+    let health = match status.health {
+        Health::Unknown => "unknown",
+        Health::Up => "up",
+        Health::Down => "down",
+    };
+    out.push_str("{\"discoveredLabels\":");
+    labels(out, &status.target.discovered);
+    out.push_str(",\"labels\":");
+    labels(out, &status.target.labels);
+    let last = status.last.unwrap_or(SystemTime::UNIX_EPOCH);
+    let _ = write!(
+        out,
+        ",\"scrapePool\":{},\"scrapeUrl\":{url},\"globalUrl\":{url},\"lastError\":{},\
+         \"lastScrape\":\"{}\",\"lastScrapeDuration\":{},\"health\":\"{health}\",\
+         \"scrapeInterval\":\"{}\",\"scrapeTimeout\":\"{}\"}}",
+        text(&status.target.job.name),
+        text(&status.error),
+        humantime::format_rfc3339_millis(last),
+        status.took.as_secs_f64(),
+        duration_text(status.target.every.as_millis() as i64),
+        duration_text(status.target.timeout.as_millis() as i64),
+        url = text(&status.target.url),
+    );
+}
+
 fn check_range(start: i64, end: i64, step: i64) -> Result<(), Failure> {
     if end < start {
         return Err(Failure::bad_data(
@@ -327,7 +375,7 @@ fn check_range(start: i64, end: i64, step: i64) -> Result<(), Failure> {
 }
 
 fn not_found(path: &str) -> Failure {
-    if NOT_BUILT.contains(&path) || path.starts_with("/metrics/job") {
+    if NOT_BUILT.contains(&path) {
         let why = format!("{path} is not built yet");
         return Failure { status: StatusCode::NOT_IMPLEMENTED, kind: "internal", why };
     }

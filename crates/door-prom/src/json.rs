@@ -41,14 +41,19 @@ pub(crate) fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-fn number(out: &mut String, v: f64) {
+/// A number as Prometheus writes it.
+pub(crate) fn value_text(v: f64) -> String {
     if v.is_nan() {
-        out.push_str("\"NaN\"");
+        "NaN".into()
     } else if v.is_infinite() {
-        out.push_str(if v > 0.0 { "\"+Inf\"" } else { "\"-Inf\"" });
+        if v > 0.0 { "+Inf".into() } else { "-Inf".into() }
     } else {
-        let _ = write!(out, "\"{v}\"");
+        v.to_string()
     }
+}
+
+fn number(out: &mut String, v: f64) {
+    let _ = write!(out, "\"{}\"", value_text(v));
 }
 
 /// Seconds with as many decimals as there are.

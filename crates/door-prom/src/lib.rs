@@ -1,8 +1,9 @@
 //! Monitoring: what Prometheus's users expect of it, in this process.
 //!
 //! **What it is**: a [`Monitor`] that scrapes targets (its own node and its peers without
-//! being told), takes what others push by remote-write, keeps the series of the last hours
-//! in memory and in a log, and answers Prometheus's HTTP API from them.
+//! being told, others by a `prometheus.yml`), takes what others push (remote-write, the
+//! Pushgateway's API, OTLP), keeps the series of the last hours in memory and in a log,
+//! sends them on, and answers Prometheus's HTTP API from them.
 //!
 //! **Why a crate**: the clock, the sockets and the threads of monitoring. It depends on no
 //! quorum: a node answers from what it has seen itself.
@@ -14,18 +15,28 @@
 //!
 //! **Must not know**: consensus, the keyspace.
 //!
-//! **Absences** (they answer with an error that says so): rules and alerts, the
-//! Pushgateway's API, OTLP, federation, remote-write 2.0 and remote-read, exemplars,
+//! **Absences** (they answer with an error that says so): rules and alerts, exemplars,
 //! native histograms, blocks on disk, queries over other nodes' series.
 
 mod api;
+mod client;
+pub mod config;
+mod discovery;
 mod exposition;
 mod form;
 mod json;
 mod push;
+mod read;
+pub mod relabel;
 mod scrape;
+mod scraper;
+mod send;
 mod store;
+mod targets;
 
+pub use discovery::Registry;
 pub use exposition::{BadLine, Line, Meaning, parse};
-pub use scrape::{Health, Target, TargetStatus};
+pub use scrape::Surroundings;
+pub use send::ReceiverStatus;
 pub use store::{Monitor, Settings, StartError};
+pub use targets::{Health, INTERVAL, Target, TargetStatus};

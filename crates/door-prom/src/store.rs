@@ -1,7 +1,12 @@
 //! The monitor: series in memory, their log, and the thread that writes it.
 
+use crate::config::Config;
 use crate::exposition::Meaning;
-use crate::scrape::{self, Target, TargetStatus};
+use crate::push::gateway::{self, Gateway};
+use crate::push::otlp::Sums;
+use crate::scrape::{self, Surroundings};
+use crate::send::{self, Outbox, ReceiverStatus};
+use crate::targets::{TargetKey, TargetStatus};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -35,6 +40,8 @@ pub struct Settings {
     pub query: synod_promql::Limits,
     /// How long a query may take, at most.
     pub query_timeout: Duration,
+    /// A `prometheus.yml` with what is scraped, evaluated and sent besides.
+    pub config: Option<PathBuf>,
 }
 
 impl Settings {
@@ -46,7 +53,15 @@ impl Settings {
             sync_every: Duration::from_secs(5),
             query: synod_promql::Limits::default(),
             query_timeout: Duration::from_secs(120),
+            config: None,
         }
+    }
+}
+
+impl Settings {
+    /// Where what was pushed to the gateway is kept.
+    fn pushed_file(&self) -> PathBuf {
+        self.dir.with_extension("pushed")
     }
 }
 
@@ -66,12 +81,25 @@ impl std::error::Error for StartError {}
 #[derive(Clone)]
 pub struct Monitor(pub(crate) Arc<Shared>);
 
+/// What is known of all targets.
+#[derive(Default)]
+pub(crate) struct Targets {
+    pub active: BTreeMap<TargetKey, TargetStatus>,
+    /// By job: how many relabelling dropped, and some of them.
+    pub dropped: BTreeMap<String, (usize, Vec<Labels>)>,
+}
+
 pub(crate) struct Shared {
     pub settings: Settings,
     head: RwLock<Head>,
     gather: Mutex<Gather>,
     meanings: RwLock<BTreeMap<String, Meaning>>,
-    pub targets: Mutex<BTreeMap<(String, String), TargetStatus>>,
+    config: RwLock<Arc<Config>>,
+    pub targets: Mutex<Targets>,
+    gateway: Gateway,
+    sums: Sums,
+    /// Those that what is taken is sent on to.
+    outboxes: RwLock<Vec<Arc<Outbox>>>,
     pub started: SystemTime,
     /// What the log holds is back.
     ready: AtomicBool,
@@ -92,19 +120,21 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 impl Monitor {
-    /// Begins to bring back what the log holds; once that is done, to scrape what `targets`
-    /// names (it is asked again every second). Nobody has to wait for it: until then its
-    /// pages say that it is not ready. Call it within a runtime: its tasks run there.
-    pub fn start(
-        settings: Settings,
-        targets: impl Fn() -> Vec<Target> + Send + 'static,
-    ) -> Result<Monitor, StartError> {
+    /// Begins to bring back what the log holds; once that is done, to scrape the cluster
+    /// around it and what the configuration names. Nobody has to wait for it: until then
+    /// its pages say that it is not ready. Call it within a runtime: its tasks run there.
+    pub fn start(settings: Settings, around: Surroundings) -> Result<Monitor, StartError> {
+        let config = read_config(&settings).map_err(StartError)?;
         let shared = Arc::new(Shared {
             head: RwLock::new(Head::new(settings.limits)),
             settings,
             gather: Mutex::default(),
             meanings: RwLock::default(),
+            config: RwLock::new(Arc::new(config)),
             targets: Mutex::default(),
+            gateway: Gateway::default(),
+            sums: Sums::default(),
+            outboxes: RwLock::default(),
             started: SystemTime::now(),
             ready: AtomicBool::new(false),
             taken: AtomicU64::new(0),
@@ -115,14 +145,29 @@ impl Monitor {
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("series-log".into()).spawn(move || {
             let log = bring_back(&own);
+            own.gateway.load(&own.settings.pushed_file());
             own.ready.store(true, Ordering::Release);
             write_loop(&own, log, &stopped);
         });
         let thread = thread.map_err(|e| StartError(format!("starting the log's thread: {e}")))?;
         *held(&shared.writer) = Some((stop, thread));
         let monitor = Monitor(shared);
-        tokio::spawn(scrape::manage(monitor.clone(), targets));
+        tokio::spawn(scrape::manage(monitor.clone(), around));
+        tokio::spawn(gateway::keep(monitor.clone()));
+        tokio::spawn(send::manage(monitor.clone()));
         Ok(monitor)
+    }
+
+    /// Reads the configuration file again; what it says counts from then on. If it cannot
+    /// be read, all stays as it was.
+    pub fn reload(&self) -> Result<(), String> {
+        let config = read_config(&self.0.settings)?;
+        *self.0.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.0.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether what the log holds is back.
@@ -166,6 +211,9 @@ impl Monitor {
         self.0.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
         // Under the head's lock, so that the log has a series' samples in their order.
         held(&self.0.gather).add(&head, at, &taken);
+        for outbox in self.outboxes().iter() {
+            outbox.put(at, &taken);
+        }
         refused
     }
 
@@ -202,7 +250,32 @@ impl Monitor {
         held(&self.0.failed).clone()
     }
 
-    pub(crate) fn targets(&self) -> MutexGuard<'_, BTreeMap<(String, String), TargetStatus>> {
+    pub(crate) fn outboxes(&self) -> RwLockReadGuard<'_, Vec<Arc<Outbox>>> {
+        self.0.outboxes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How sending on to others goes.
+    pub fn receivers(&self) -> Vec<ReceiverStatus> {
+        self.outboxes().iter().map(|outbox| outbox.status()).collect()
+    }
+
+    pub(crate) fn send_to(&self, outboxes: Vec<Arc<Outbox>>) {
+        *self.0.outboxes.write().unwrap_or_else(PoisonError::into_inner) = outboxes;
+    }
+
+    pub(crate) fn gateway(&self) -> &Gateway {
+        &self.0.gateway
+    }
+
+    pub(crate) fn pushed_file(&self) -> PathBuf {
+        self.0.settings.pushed_file()
+    }
+
+    pub(crate) fn sums(&self) -> &Sums {
+        &self.0.sums
+    }
+
+    pub(crate) fn targets(&self) -> MutexGuard<'_, Targets> {
         held(&self.0.targets)
     }
 }
@@ -211,6 +284,17 @@ impl Source for Monitor {
     fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
         self.head().select(matchers, from, to)
     }
+}
+
+fn read_config(settings: &Settings) -> Result<Config, String> {
+    let Some(file) = &settings.config else { return Ok(Config::default()) };
+    let config = Config::load(file)?;
+    let (jobs, file) = (config.jobs.len(), file.display());
+    tracing::info!("read {file}: {jobs} scrape jobs");
+    for field in &config.ignored {
+        tracing::warn!("{file}: {field} has no effect here");
+    }
+    Ok(config)
 }
 
 /// Opens the log, with what it holds in the head. `None`: there can be none, which was

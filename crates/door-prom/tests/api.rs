@@ -1,12 +1,11 @@
 //! The HTTP API, shape by shape, as Grafana, promtool and remote-write senders use it.
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+mod common;
+
+use common::{Door, now_ms};
+use http::{Method, StatusCode};
 use prost::Message;
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use synod_door_prom::{Monitor, Settings};
-use tempfile::TempDir;
 
 /// Messages of remote-write 1.0, from its specification.
 #[derive(Clone, Message)]
@@ -48,38 +47,14 @@ fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> TimeSeries {
     }
 }
 
-struct Door {
-    monitor: Monitor,
-    dir: TempDir,
+/// What these tests send.
+trait Sends {
+    /// As Grafana sends it.
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String);
+    async fn write(&self, all: Vec<TimeSeries>) -> (StatusCode, String);
 }
 
-impl Door {
-    fn open() -> Door {
-        let dir = tempfile::tempdir().expect("a folder");
-        Door { monitor: start(&dir), dir }
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: Vec<u8>,
-    ) -> Response<Bytes> {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.monitor.answer(request.body(Bytes::from(body)).expect("a request")).await
-    }
-
-    async fn get(&self, path: &str) -> (StatusCode, Value) {
-        let answer = self.send(Method::GET, path, &[], Vec::new()).await;
-        let value = serde_json::from_slice(answer.body()).expect("JSON");
-        (answer.status(), value)
-    }
-
-    /// As Grafana sends it.
+impl Sends for Door {
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let mut text = form_urlencoded::Serializer::new(String::new());
         text.extend_pairs(form);
@@ -95,22 +70,6 @@ impl Door {
         let answer = self.send(Method::POST, "/api/v1/write", &headers, body).await;
         (answer.status(), String::from_utf8_lossy(answer.body()).into_owned())
     }
-}
-
-fn start(dir: &TempDir) -> Monitor {
-    let mut settings = Settings::in_dir(&dir.path().join("series"));
-    settings.sync_every = Duration::from_millis(20);
-    let monitor = Monitor::start(settings, Vec::new).expect("it starts");
-    let begun = std::time::Instant::now();
-    while !monitor.is_ready() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the log is not back");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    monitor
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
 /// Ten minutes of two counters, a sample every fifteen seconds.
@@ -129,7 +88,7 @@ async fn fill(door: &Door) -> i64 {
 
 #[tokio::test]
 async fn what_grafana_asks_is_answered_in_its_shapes() {
-    let door = Door::open();
+    let door = Door::open("");
     let end = fill(&door).await / 1_000;
     // The data source's check of health.
     let (status, sum) = door.post("/api/v1/query", &[("query", "1+1"), ("time", "4")]).await;
@@ -173,7 +132,7 @@ async fn what_grafana_asks_is_answered_in_its_shapes() {
 
 #[tokio::test]
 async fn errors_say_what_where_and_why() {
-    let door = Door::open();
+    let door = Door::open("");
     let end = fill(&door).await / 1_000;
     let kind = |v: &Value| v["errorType"].as_str().unwrap_or_default().to_owned();
     for (path, status, expected, words) in [
@@ -203,7 +162,7 @@ async fn errors_say_what_where_and_why() {
 
 #[tokio::test]
 async fn what_is_pushed_is_taken_or_refused_with_its_reason() {
-    let door = Door::open();
+    let door = Door::open("");
     let now = now_ms();
     let one = |at: i64, value: f64| vec![series(&[("__name__", "m"), ("a", "b")], &[(at, value)])];
     assert_eq!(door.write(one(now, 1.0)).await.0, StatusCode::NO_CONTENT);
@@ -218,7 +177,7 @@ async fn what_is_pushed_is_taken_or_refused_with_its_reason() {
         let (status, why) = door.write(all).await;
         assert!(status == StatusCode::BAD_REQUEST && why.contains(words), "{status} {why}");
     }
-    let newer = [("content-type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")];
+    let newer = [("content-type", "application/x-protobuf;proto=io.prometheus.write.v9.Request")];
     let answer = door.send(Method::POST, "/api/v1/write", &newer, Vec::new()).await;
     assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let garbage = door.send(Method::POST, "/api/v1/write", &[], vec![0xff; 40]).await;
@@ -231,12 +190,11 @@ async fn what_is_pushed_is_taken_or_refused_with_its_reason() {
 
 #[tokio::test]
 async fn what_was_pushed_is_there_after_a_restart() {
-    let door = Door::open();
+    let mut door = Door::open("");
     let end = (fill(&door).await / 1_000).to_string();
     let ask = [("query", "sum(requests_total)"), ("time", &*end)];
     let before = door.post("/api/v1/query", &ask).await;
     assert!(before.1.contains("\"1320\""), "{}", before.1);
-    door.monitor.close();
-    let again = Door { monitor: start(&door.dir), dir: door.dir };
-    assert_eq!(again.post("/api/v1/query", &ask).await, before);
+    door.restart();
+    assert_eq!(door.post("/api/v1/query", &ask).await, before);
 }

@@ -32,6 +32,7 @@ pub use eval::{
 pub use labels::{Labels, Matcher, NAME, all_take, quoted};
 pub use lex::duration;
 pub use parse::{parse, parse_selector};
+pub use print::duration_text;
 
 use std::fmt;
 use std::ops::Range;

@@ -17,11 +17,11 @@ impl Display for Node {
             Expr::Text(text) => f.write_str(&quoted(text)),
             Expr::Vector(s) => write!(f, "{s}{}", s.time),
             Expr::Matrix { selector, range } => {
-                write!(f, "{selector}[{}]{}", duration(*range), selector.time)
+                write!(f, "{selector}[{}]{}", duration_text(*range), selector.time)
             }
             Expr::Subquery { inner, range, step, time } => {
-                let step = step.map(duration).unwrap_or_default();
-                write!(f, "{inner}[{}:{step}]{time}", duration(*range))
+                let step = step.map(duration_text).unwrap_or_default();
+                write!(f, "{inner}[{}:{step}]{time}", duration_text(*range))
             }
             Expr::Call { function, args } => {
                 let args: Vec<String> = args.iter().map(Node::to_string).collect();
@@ -75,8 +75,8 @@ impl Display for When {
         }
         match self.offset {
             0 => Ok(()),
-            ms if ms < 0 => write!(f, " offset -{}", duration(-ms)),
-            ms => write!(f, " offset {}", duration(ms)),
+            ms if ms < 0 => write!(f, " offset -{}", duration_text(-ms)),
+            ms => write!(f, " offset {}", duration_text(ms)),
         }
     }
 }
@@ -117,8 +117,8 @@ fn label(name: &str) -> String {
     if plain { name.to_owned() } else { quoted(name) }
 }
 
-/// As [`crate::duration`] reads it.
-fn duration(mut ms: i64) -> String {
+/// A duration in ms, as [`crate::duration`] reads it.
+pub fn duration_text(mut ms: i64) -> String {
     let mut text = String::new();
     for (unit, length) in UNITS {
         if ms >= length {

@@ -4,15 +4,22 @@ use crate::Outcome;
 use crate::settings::Settings;
 use bytes::Bytes;
 use http::Request;
+use std::sync::Arc;
 use std::time::Duration;
+use synod_coord::{InstanceRecord, ServiceMode, instance_key, prefix_range};
 use synod_door_etcd::{MorePages, PageAnswer};
-use synod_door_prom::{Monitor, Settings as MonitorSettings, Target};
+use synod_door_prom::config::Job;
+use synod_door_prom::{INTERVAL, Monitor, Settings as MonitorSettings, Surroundings};
 use synod_host::Handle;
+use synod_mvcc::RangeRequest;
+use synod_promql::{Labels, duration_text};
 
 /// Peers are scraped so many times less often than the node itself.
 const PEERS_RARER: u32 = 5;
 /// The job of all nodes: etcd's dashboards and alerts look for its name in it.
 const JOB: &str = "synod-etcd";
+/// Instances of a service that are looked at, at most.
+const INSTANCES_MAX: i64 = 10_000;
 
 /// A monitor's pages on the door's ports.
 pub struct Pages(pub Monitor);
@@ -37,29 +44,70 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     own.limits.retention = settings.monitor_retention_s as i64 * 1_000;
     own.limits.series = settings.monitor_series;
     own.sync_every = Duration::from_millis(settings.monitor_sync_ms);
-    let (handle, every) = (handle.clone(), Duration::from_millis(settings.monitor_scrape_ms));
-    let monitor = Monitor::start(own, move || members(&handle, every));
-    monitor.map(Some).map_err(|e| e.to_string())
+    let config = &settings.monitor_config;
+    own.config = (!config.as_os_str().is_empty()).then(|| config.clone());
+    let every = Duration::from_millis(settings.monitor_scrape_ms);
+    let (looks, registered) = (handle.clone(), handle.clone());
+    let around = Surroundings {
+        job: Job::new(JOB, every),
+        members: Arc::new(move || members(&looks, every)),
+        registry: Arc::new(move |service| instances(&registered, service)),
+    };
+    Monitor::start(own, around).map(Some).map_err(|e| e.to_string())
+}
+
+/// Reads the configuration again, if there is one; a mistake in it is told.
+pub fn reload(monitor: Option<&Monitor>) {
+    if let Some(Err(why)) = monitor.map(Monitor::reload) {
+        tracing::error!("the monitor's configuration stays as it was: {why}");
+    }
 }
 
 /// The members of the cluster, as this one knows them.
-fn members(handle: &Handle, every: Duration) -> Vec<Target> {
+fn members(handle: &Handle, every: Duration) -> Vec<Labels> {
     let published = handle.published();
-    let target = |(id, member): (&_, &synod_mvcc::MemberInfo)| {
+    let labels = |(id, member): (&_, &synod_mvcc::MemberInfo)| {
         let url = member.client_urls.first()?;
-        let instance = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
         let every = if *id == handle.id() { every } else { every * PEERS_RARER };
-        Some(Target {
-            job: JOB.into(),
-            url: format!("http://{instance}/metrics"),
-            instance,
-            labels: vec![
-                ("cluster".into(), format!("{:x}", handle.cluster_id())),
-                ("node".into(), member.name.clone()),
-            ],
-            every,
-            timeout: every.min(Duration::from_secs(10)),
-        })
+        Some(Labels::new([
+            ("__address__", address),
+            (INTERVAL, &duration_text(every.as_millis() as i64)),
+            ("cluster", &format!("{:x}", handle.cluster_id())),
+            ("node", &member.name),
+        ]))
     };
-    published.members().iter().filter_map(target).collect()
+    published.members().iter().filter_map(labels).collect()
+}
+
+/// The instances of a service, as this node's copy of the registry has them: without a
+/// quorum, and perhaps a moment old.
+fn instances(handle: &Handle, service: &str) -> Result<Vec<Labels>, String> {
+    let prefix = instance_key(service, "");
+    let range = prefix_range(prefix.as_bytes());
+    let request = RangeRequest { range, limit: INSTANCES_MAX, ..RangeRequest::default() };
+    let found = handle.published().range(&request).map_err(|e| e.to_string())?;
+    let found = found.map_err(|e| format!("the registry of {service}: {e:?}"))?;
+    let labels = |kv: &synod_mvcc::KeyValue| {
+        let record = InstanceRecord::decode(&kv.value).filter(|r| !r.address.is_empty())?;
+        let name = String::from_utf8_lossy(&kv.key[prefix.len()..]).into_owned();
+        let healthy = match record.healthy {
+            Some(true) => "true",
+            Some(false) => "false",
+            None => "unknown",
+        };
+        let mode = match record.mode {
+            ServiceMode::ActivePassive => "active/passive",
+            ServiceMode::ActiveActive => "active/active",
+        };
+        Some(Labels::new([
+            ("__address__", &*record.address),
+            ("__meta_synod_service", service),
+            ("__meta_synod_instance", &name),
+            ("__meta_synod_mode", mode),
+            ("__meta_synod_active", if record.active { "true" } else { "false" }),
+            ("__meta_synod_healthy", healthy),
+        ]))
+    };
+    Ok(found.kvs.iter().filter_map(labels).collect())
 }

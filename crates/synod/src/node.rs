@@ -61,6 +61,7 @@ async fn serve(settings: &Settings) -> Outcome {
     let config = settings.host()?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
     let handle = tokio::select! {
         started = synod_host::start(config) => started.map_err(|e| e.to_string())?,
         _ = terminate.recv() => return Ok(()),
@@ -85,10 +86,13 @@ async fn serve(settings: &Settings) -> Outcome {
         clients = settings.listen_client_urls,
         "ready to serve client requests"
     );
-    let end = tokio::select! {
-        end = handle.stopped() => Some(end),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+    let end = loop {
+        tokio::select! {
+            end = handle.stopped() => break Some(end),
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => monitor::reload(monitor.as_ref()),
+        }
     };
     if end.is_none() {
         tracing::info!("stopping");

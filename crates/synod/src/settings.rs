@@ -123,6 +123,8 @@ settings! {
     monitor_sync_ms: u64 = 5_000, "SYNOD_MONITOR_SYNC_MS", "MS";
     /// How often this node scrapes itself, ms; its peers five times less often [default: 1000]
     monitor_scrape_ms: u64 = 1_000, "SYNOD_MONITOR_SCRAPE_MS", "MS";
+    /// A prometheus.yml: what is scraped, evaluated and sent on besides; read again on SIGHUP [default: none]
+    monitor_config: PathBuf = PathBuf::new(), "SYNOD_MONITOR_CONFIG", "FILE";
     /// error, warn, info, debug or trace [default: info]
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]

@@ -1,0 +1,453 @@
+//! From the file as it stands to what it means; errors name the place.
+
+use super::yaml::{self, File, Section};
+use super::{Alertmanagers, Config, Discovery, Group, Job, Record, RemoteWrite, ScrapeLimits};
+use crate::relabel::{Action, Pattern, Rule};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// How often files of targets are looked at: cheap, and a change is to count at once.
+const FILES_EVERY: Duration = Duration::from_secs(5);
+const REGISTRY_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of a configuration file, at most.
+const FILE_BYTES_MAX: usize = 16 << 20;
+/// Samples of a request of remote-write, unless the file says.
+const SEND_SAMPLES: usize = 2_000;
+
+type Checked<T> = Result<T, String>;
+
+/// Reads YAML; errors name line and column.
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Checked<T> {
+    if text.len() > FILE_BYTES_MAX {
+        return Err(format!("{} bytes; the limit is {FILE_BYTES_MAX}", text.len()));
+    }
+    serde_saphyr::from_str(text).map_err(|e| e.to_string())
+}
+
+pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
+    // A file of comments is an empty mapping.
+    let file: File = read::<Option<File>>(text)?.unwrap_or_default();
+    let mut ignored = Vec::new();
+    note(&mut ignored, "", file.ignored());
+    note(&mut ignored, "global", file.global.ignored());
+    note(&mut ignored, "storage.exemplars", file.storage.exemplars.ignored());
+    note(&mut ignored, "storage.tsdb.retention", file.storage.tsdb.retention.ignored());
+    let global = &file.global;
+    let mut scrapes = file.scrape_configs.clone();
+    for pattern in &file.scrape_config_files {
+        for path in crate::discovery::glob(&joined(base, pattern))? {
+            let place = |e| format!("{}: {e}", path.display());
+            let text = std::fs::read_to_string(&path).map_err(|e| place(e.to_string()))?;
+            let more: Option<yaml::ScrapeFile> = read(&text).map_err(place)?;
+            scrapes.extend(more.unwrap_or_default().scrape_configs);
+        }
+    }
+    let mut jobs: Vec<Job> = Vec::new();
+    for (i, scrape) in scrapes.iter().enumerate() {
+        let place = match &*scrape.job_name {
+            "" => format!("scrape_configs[{i}]"),
+            name => format!("scrape_configs[{i}] ({name})"),
+        };
+        let made = job(scrape, global, base, &mut Notes { place: &place, ignored: &mut ignored });
+        let made = made.map_err(|e| format!("{place}: {e}"))?;
+        if jobs.iter().any(|j| j.name == made.name) {
+            return Err(format!("{place}: there is another job of this name"));
+        }
+        jobs.push(made);
+    }
+    let alerting = &file.alerting;
+    let mut alertmanagers = Vec::new();
+    for (i, one) in alerting.alertmanagers.iter().enumerate() {
+        let place = format!("alerting.alertmanagers[{i}]");
+        let mut notes = Notes { place: &place, ignored: &mut ignored };
+        alertmanagers.push(managers(one, base, &mut notes).map_err(|e| format!("{place}: {e}"))?);
+    }
+    let mut remote_write: Vec<RemoteWrite> = Vec::new();
+    for (i, one) in file.remote_write.iter().enumerate() {
+        let place = format!("remote_write[{i}]");
+        let mut notes = Notes { place: &place, ignored: &mut ignored };
+        let made = remote(one, base, i, &mut notes).map_err(|e| format!("{place}: {e}"))?;
+        if remote_write.iter().any(|r| r.name == made.name) {
+            return Err(format!("{place}: there is another of the name {:?}", made.name));
+        }
+        remote_write.push(made);
+    }
+    let every = time(&global.evaluation_interval, "global.evaluation_interval", MINUTE)?;
+    let tsdb = &file.storage.tsdb;
+    Ok(Config {
+        jobs,
+        rule_files: file.rule_files.iter().map(|p| joined(base, p)).collect(),
+        evaluation_every: every,
+        rule_query_offset: time(
+            &global.rule_query_offset,
+            "global.rule_query_offset",
+            Duration::ZERO,
+        )?,
+        external_labels: global.external_labels.clone().into_iter().collect(),
+        alertmanagers,
+        alert_relabel: rules(&alerting.alert_relabel_configs, "alerting.alert_relabel_configs")?,
+        remote_write,
+        out_of_order: option(&tsdb.out_of_order_time_window, "out_of_order_time_window")?,
+        retention: option(&tsdb.retention.time, "storage.tsdb.retention.time")?,
+        retention_bytes: bytes(&tsdb.retention.size, "storage.tsdb.retention.size")?,
+        ignored,
+    })
+}
+
+/// Where we are in the file, and what had no effect so far.
+struct Notes<'a> {
+    place: &'a str,
+    ignored: &'a mut Vec<String>,
+}
+
+impl Notes<'_> {
+    fn add(&mut self, fields: Vec<&'static str>) {
+        note(self.ignored, self.place, fields);
+    }
+}
+
+fn note(ignored: &mut Vec<String>, place: &str, fields: Vec<&'static str>) {
+    let dot = if place.is_empty() { "" } else { "." };
+    ignored.extend(fields.iter().map(|field| format!("{place}{dot}{field}")));
+}
+
+fn job(
+    scrape: &yaml::Scrape,
+    global: &yaml::Global,
+    base: &Path,
+    notes: &mut Notes<'_>,
+) -> Checked<Job> {
+    if scrape.job_name.is_empty() {
+        return Err("job_name is missing".into());
+    }
+    notes.add(scrape.ignored());
+    let usual = time(&global.scrape_interval, "global.scrape_interval", MINUTE)?;
+    let every = time(&scrape.scrape_interval, "scrape_interval", usual)?;
+    let usual = time(&global.scrape_timeout, "global.scrape_timeout", Duration::from_secs(10))?;
+    let timeout = time(&scrape.scrape_timeout, "scrape_timeout", usual.min(every))?;
+    if every.is_zero() {
+        return Err("scrape_interval must be above 0".into());
+    }
+    if timeout > every {
+        return Err("scrape_timeout is longer than scrape_interval".into());
+    }
+    let limits = ScrapeLimits {
+        body: match bytes(&scrape.body_size_limit, "body_size_limit")? {
+            Some(bytes) => bytes,
+            None => bytes(&global.body_size_limit, "global.body_size_limit")?.unwrap_or(0),
+        },
+        samples: scrape.sample_limit.or(global.sample_limit).unwrap_or(0),
+        labels: scrape.label_limit.or(global.label_limit).unwrap_or(0),
+        label_name: scrape.label_name_length_limit.or(global.label_name_length_limit).unwrap_or(0),
+        label_value: scrape
+            .label_value_length_limit
+            .or(global.label_value_length_limit)
+            .unwrap_or(0),
+        targets: scrape.target_limit.or(global.target_limit).unwrap_or(0),
+    };
+    let fallback = match scrape.fallback_scrape_protocol.as_deref() {
+        None => false,
+        Some("PrometheusText0.0.4" | "PrometheusText1.0.0") => true,
+        Some(other) => {
+            return Err(format!(
+                "fallback_scrape_protocol: {other:?} is not one that is read here"
+            ));
+        }
+    };
+    let found = Sources {
+        fixed: &scrape.static_configs,
+        file: &scrape.file_sd_configs,
+        http: &scrape.http_sd_configs,
+        dns: &scrape.dns_sd_configs,
+        synod: &scrape.synod_sd_configs,
+    };
+    Ok(Job {
+        name: scrape.job_name.clone(),
+        every,
+        timeout,
+        scheme: scheme(&scrape.scheme)?,
+        path: scrape.metrics_path.clone().unwrap_or_else(|| "/metrics".into()),
+        params: scrape.params.clone().into_iter().collect(),
+        honor_labels: scrape.honor_labels,
+        honor_timestamps: scrape.honor_timestamps.unwrap_or(true),
+        end_timed: scrape.track_timestamps_staleness,
+        fallback,
+        relabel: rules(&scrape.relabel_configs, "relabel_configs")?,
+        metric_relabel: rules(&scrape.metric_relabel_configs, "metric_relabel_configs")?,
+        limits,
+        discovery: discovery(&found, base, notes)?,
+        http: http(scrape.http(), base, notes)?,
+    })
+}
+
+fn scheme(scheme: &Option<String>) -> Checked<String> {
+    match scheme.as_deref() {
+        None => Ok("http".into()),
+        Some(known @ ("http" | "https")) => Ok(known.into()),
+        Some(other) => Err(format!("scheme: {other:?} is neither http nor https")),
+    }
+}
+
+/// What a section says of where its targets are.
+struct Sources<'a> {
+    fixed: &'a [yaml::Static],
+    file: &'a [yaml::FileSd],
+    http: &'a [yaml::HttpSd],
+    dns: &'a [yaml::DnsSd],
+    synod: &'a [yaml::SynodSd],
+}
+
+fn discovery(found: &Sources<'_>, base: &Path, notes: &mut Notes<'_>) -> Checked<Vec<Discovery>> {
+    let mut all = Vec::new();
+    if !found.fixed.is_empty() {
+        let group = |s: &yaml::Static| Group {
+            targets: s.targets.clone(),
+            labels: s.labels.clone().into_iter().collect(),
+        };
+        let groups: Vec<Group> = found.fixed.iter().map(group).collect();
+        for target in groups.iter().flat_map(|g| &g.targets) {
+            if target.contains('/') {
+                return Err(format!(
+                    "static_configs: {target:?} is no HOST:PORT (the path goes to metrics_path, \
+                     the scheme to scheme)"
+                ));
+            }
+        }
+        all.push(Discovery::Static(groups));
+    }
+    for file in found.file {
+        for pattern in &file.files {
+            let known = [".yml", ".yaml", ".json"].iter().any(|e| pattern.ends_with(e));
+            if !known {
+                return Err(format!(
+                    "file_sd_configs: {pattern:?} must end with .yml, .yaml or .json"
+                ));
+            }
+        }
+        let every = time(&file.refresh_interval, "file_sd_configs.refresh_interval", FILES_EVERY)?;
+        let patterns = file.files.iter().map(|p| joined(base, p)).collect();
+        all.push(Discovery::File { patterns, every: every.min(FILES_EVERY) });
+    }
+    for one in found.http {
+        notes.add(one.ignored());
+        let uri: http::Uri =
+            one.url.parse().map_err(|e| format!("http_sd_configs: url {:?}: {e}", one.url))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(format!("http_sd_configs: url {:?} is not http or https", one.url));
+        }
+        let every = time(&one.refresh_interval, "http_sd_configs.refresh_interval", MINUTE)?;
+        let http = Box::new(http(one.http(), base, notes)?);
+        all.push(Discovery::Http { url: one.url.clone(), every, http });
+    }
+    for one in found.dns {
+        all.push(dns(one)?);
+    }
+    for one in found.synod {
+        let name = "synod_sd_configs.refresh_interval";
+        let every = time(&one.refresh_interval, name, REGISTRY_EVERY)?;
+        all.push(Discovery::Registry { services: one.services.clone(), every });
+    }
+    Ok(all)
+}
+
+fn dns(one: &yaml::DnsSd) -> Checked<Discovery> {
+    if one.names.is_empty() {
+        return Err("dns_sd_configs: names is empty".into());
+    }
+    let kind = match &*one.r#type.as_deref().unwrap_or("SRV").to_ascii_uppercase() {
+        "A" => Record::A,
+        "AAAA" => Record::Aaaa,
+        "MX" => Record::Mx,
+        "NS" => Record::Ns,
+        "SRV" => Record::Srv,
+        other => {
+            return Err(format!("dns_sd_configs: type {other:?} is none of A, AAAA, MX, NS, SRV"));
+        }
+    };
+    let port = match (kind, one.port) {
+        (Record::Srv, _) => 0,
+        (_, Some(port)) => port,
+        (_, None) => return Err("dns_sd_configs: records other than SRV need port".into()),
+    };
+    let every =
+        time(&one.refresh_interval, "dns_sd_configs.refresh_interval", Duration::from_secs(30))?;
+    Ok(Discovery::Dns { names: one.names.clone(), kind, port, every })
+}
+
+fn managers(
+    one: &yaml::Alertmanager,
+    base: &Path,
+    notes: &mut Notes<'_>,
+) -> Checked<Alertmanagers> {
+    notes.add(one.ignored());
+    if !matches!(one.api_version.as_deref(), None | Some("v2")) {
+        return Err("api_version: only v2 is spoken".into());
+    }
+    let found = Sources {
+        fixed: &one.static_configs,
+        file: &one.file_sd_configs,
+        http: &one.http_sd_configs,
+        dns: &one.dns_sd_configs,
+        synod: &one.synod_sd_configs,
+    };
+    Ok(Alertmanagers {
+        discovery: discovery(&found, base, notes)?,
+        scheme: scheme(&one.scheme)?,
+        path_prefix: one.path_prefix.clone(),
+        timeout: time(&one.timeout, "timeout", Duration::from_secs(10))?,
+        relabel: rules(&one.relabel_configs, "relabel_configs")?,
+        http: http(one.http(), base, notes)?,
+    })
+}
+
+fn remote(
+    one: &yaml::RemoteWrite,
+    base: &Path,
+    number: usize,
+    notes: &mut Notes<'_>,
+) -> Checked<RemoteWrite> {
+    notes.add(one.ignored());
+    notes.add(one.queue_config.ignored());
+    let uri: http::Uri = one.url.parse().map_err(|e| format!("url {:?}: {e}", one.url))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(format!("url {:?} is not http or https", one.url));
+    }
+    let version2 = match one.protobuf_message.as_deref() {
+        None | Some("prometheus.WriteRequest") => false,
+        Some("io.prometheus.write.v2.Request") => true,
+        Some(other) => return Err(format!("protobuf_message: {other:?} is not known")),
+    };
+    let queue = &one.queue_config;
+    let name = if one.name.is_empty() { format!("{number}") } else { one.name.clone() };
+    Ok(RemoteWrite {
+        name,
+        url: one.url.clone(),
+        timeout: time(&one.remote_timeout, "remote_timeout", Duration::from_secs(30))?,
+        headers: one.headers.clone().into_iter().collect(),
+        relabel: rules(&one.write_relabel_configs, "write_relabel_configs")?,
+        version2,
+        samples_max: queue.max_samples_per_send.unwrap_or(SEND_SAMPLES).max(1),
+        deadline: time(
+            &queue.batch_send_deadline,
+            "queue_config.batch_send_deadline",
+            Duration::from_secs(5),
+        )?,
+        backoff: (
+            time(&queue.min_backoff, "queue_config.min_backoff", Duration::from_millis(30))?,
+            time(&queue.max_backoff, "queue_config.max_backoff", Duration::from_secs(5))?,
+        ),
+        retry_429: queue.retry_on_http_429,
+        age_max: time(&queue.sample_age_limit, "queue_config.sample_age_limit", Duration::ZERO)?,
+        http: http(one.http(), base, notes)?,
+    })
+}
+
+/// Files are named by the configuration's folder, and only one way to authorise is meant.
+fn http(mut http: yaml::Http, base: &Path, notes: &mut Notes<'_>) -> Checked<yaml::Http> {
+    notes.add(http.tls_config.ignored());
+    let ways = [
+        http.basic_auth.is_some(),
+        http.authorization.is_some(),
+        !http.bearer_token.is_empty() || !http.bearer_token_file.is_empty(),
+    ];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        return Err("only one of basic_auth, authorization and bearer_token can be used".into());
+    }
+    let tls = &mut http.tls_config;
+    let files =
+        [&mut http.bearer_token_file, &mut tls.ca_file, &mut tls.cert_file, &mut tls.key_file];
+    let mut all: Vec<&mut String> = files.into_iter().collect();
+    if let Some(basic) = &mut http.basic_auth {
+        all.extend([&mut basic.username_file, &mut basic.password_file]);
+    }
+    if let Some(authorization) = &mut http.authorization {
+        if authorization.r#type.eq_ignore_ascii_case("basic") {
+            return Err("authorization.type: use basic_auth for basic".into());
+        }
+        all.push(&mut authorization.credentials_file);
+    }
+    all.extend(http.http_headers.values_mut().flat_map(|h| &mut h.files));
+    for file in all.into_iter().filter(|f| !f.is_empty()) {
+        *file = joined(base, file);
+    }
+    Ok(http)
+}
+
+fn rules(all: &[yaml::Relabel], place: &str) -> Checked<Vec<Rule>> {
+    let named =
+        |(i, one): (usize, &yaml::Relabel)| rule(one).map_err(|e| format!("{place}[{i}]: {e}"));
+    all.iter().enumerate().map(named).collect()
+}
+
+fn rule(one: &yaml::Relabel) -> Checked<Rule> {
+    let action = one.action.as_deref().unwrap_or("replace");
+    let action = Action::named(action).ok_or_else(|| format!("action {action:?} is not known"))?;
+    let mut rule = Rule::new(action);
+    rule.source = one.source_labels.clone();
+    rule.target = one.target_label.clone();
+    rule.modulus = one.modulus;
+    if let Some(separator) = &one.separator {
+        rule.separator = separator.clone();
+    }
+    if let Some(regex) = &one.regex {
+        rule.pattern = Pattern::new(regex)?;
+    }
+    if let Some(replacement) = &one.replacement {
+        rule.replacement = replacement.clone();
+    }
+    rule.check()?;
+    Ok(rule)
+}
+
+fn joined(base: &Path, file: &str) -> String {
+    base.join(file).to_string_lossy().into_owned()
+}
+
+fn option(text: &Option<String>, name: &str) -> Checked<Option<Duration>> {
+    let Some(text) = text else { return Ok(None) };
+    let ms = if text == "0" { Some(0) } else { synod_promql::duration(text) };
+    let ms = ms.ok_or_else(|| format!("{name}: {text:?} is no duration (such as 15s or 1m30s)"))?;
+    Ok(Some(Duration::from_millis(ms.max(0) as u64)))
+}
+
+fn time(text: &Option<String>, name: &str, usual: Duration) -> Checked<Duration> {
+    Ok(option(text, name)?.unwrap_or(usual))
+}
+
+fn bytes(text: &Option<String>, name: &str) -> Checked<Option<u64>> {
+    let Some(text) = text else { return Ok(None) };
+    size(text).map(Some).ok_or_else(|| format!("{name}: {text:?} is no size (such as 10MB)"))
+}
+
+/// A number of bytes with a unit, each 1,024 times the one before, as Prometheus has it.
+pub fn size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    let unit = text[end..].trim_start();
+    let letters = unit.strip_suffix('B').unwrap_or(unit).trim_end_matches('i');
+    let power = match letters {
+        "" => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        "P" => 5,
+        _ => return None,
+    };
+    Some((number * 1024f64.powi(power)) as u64)
+}
+
+/// Groups of targets as files and HTTP answers have them; YAML or JSON, which is YAML.
+pub(crate) fn groups(text: &str) -> Checked<Vec<Group>> {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(deny_unknown_fields, default)]
+    struct Listed {
+        targets: Vec<String>,
+        labels: BTreeMap<String, String>,
+    }
+    let all: Option<Vec<Listed>> = read(text)?;
+    let group = |g: Listed| Group { targets: g.targets, labels: g.labels.into_iter().collect() };
+    Ok(all.unwrap_or_default().into_iter().map(group).collect())
+}

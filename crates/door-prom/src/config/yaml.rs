@@ -1,0 +1,326 @@
+//! `prometheus.yml` as it stands: the names of Prometheus 3.x. What is known and has no
+//! effect here is noted, so that it can be told; what is unknown is an error.
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use std::collections::BTreeMap;
+
+/// A field that is known and not acted on: whether it is there.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Ignored(bool);
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Ignored, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Ignored(true))
+    }
+}
+
+/// A mapping of the file.
+pub trait Section {
+    /// Fields that are there and have no effect.
+    fn ignored(&self) -> Vec<&'static str>;
+}
+
+/// A mapping's fields, and those without effect.
+macro_rules! section {
+    (
+        $(#[$doc:meta])* $name:ident {
+            $($field:ident: $kind:ty,)*
+            ; $($none:ident),* $(,)?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Debug, Default, serde::Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $(pub $field: $kind,)*
+            $(pub $none: Ignored,)*
+        }
+
+        impl Section for $name {
+            fn ignored(&self) -> Vec<&'static str> {
+                let all: &[(&'static str, Ignored)] = &[$((stringify!($none), self.$none)),*];
+                all.iter().filter(|(_, is)| is.0).map(|(name, _)| *name).collect()
+            }
+        }
+    };
+}
+
+/// The same with the fields of an outgoing HTTP client among its own.
+macro_rules! http_section {
+    (
+        $(#[$doc:meta])* $name:ident {
+            $($field:ident: $kind:ty,)*
+            ; $($none:ident),* $(,)?
+        }
+    ) => {
+        section! {
+            $(#[$doc])* $name {
+                $($field: $kind,)*
+                basic_auth: Option<BasicAuth>,
+                authorization: Option<Authorization>,
+                bearer_token: String,
+                bearer_token_file: String,
+                tls_config: Tls,
+                follow_redirects: Option<bool>,
+                http_headers: BTreeMap<String, HeaderValues>,
+                ; oauth2, proxy_url, no_proxy, proxy_from_environment,
+                proxy_connect_header, enable_http2, $($none),*
+            }
+        }
+
+        impl $name {
+            /// How requests are made.
+            pub fn http(&self) -> Http {
+                Http {
+                    basic_auth: self.basic_auth.clone(),
+                    authorization: self.authorization.clone(),
+                    bearer_token: self.bearer_token.clone(),
+                    bearer_token_file: self.bearer_token_file.clone(),
+                    tls_config: self.tls_config.clone(),
+                    follow_redirects: self.follow_redirects.unwrap_or(true),
+                    http_headers: self.http_headers.clone(),
+                }
+            }
+        }
+    };
+}
+
+/// The HTTP client's fields of any section.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Http {
+    pub basic_auth: Option<BasicAuth>,
+    pub authorization: Option<Authorization>,
+    pub bearer_token: String,
+    pub bearer_token_file: String,
+    pub tls_config: Tls,
+    pub follow_redirects: bool,
+    pub http_headers: BTreeMap<String, HeaderValues>,
+}
+
+section! {
+    BasicAuth {
+        username: String,
+        username_file: String,
+        password: String,
+        password_file: String,
+        ;
+    }
+}
+
+section! {
+    Authorization {
+        r#type: String,
+        credentials: String,
+        credentials_file: String,
+        ; credentials_ref
+    }
+}
+
+section! {
+    Tls {
+        ca: String,
+        ca_file: String,
+        cert: String,
+        cert_file: String,
+        key: String,
+        key_file: String,
+        server_name: String,
+        insecure_skip_verify: bool,
+        min_version: String,
+        ; max_version
+    }
+}
+
+section! {
+    HeaderValues {
+        values: Vec<String>,
+        secrets: Vec<String>,
+        files: Vec<String>,
+        ;
+    }
+}
+
+section! {
+    /// The whole file.
+    File {
+        global: Global,
+        scrape_configs: Vec<Scrape>,
+        scrape_config_files: Vec<String>,
+        rule_files: Vec<String>,
+        alerting: Alerting,
+        remote_write: Vec<RemoteWrite>,
+        storage: Storage,
+        ; remote_read, tracing, otlp, runtime
+    }
+}
+
+section! {
+    /// What other files that `scrape_config_files` names hold.
+    ScrapeFile { scrape_configs: Vec<Scrape>, ; }
+}
+
+section! {
+    Global {
+        scrape_interval: Option<String>,
+        scrape_timeout: Option<String>,
+        evaluation_interval: Option<String>,
+        rule_query_offset: Option<String>,
+        external_labels: BTreeMap<String, String>,
+        body_size_limit: Option<String>,
+        sample_limit: Option<usize>,
+        label_limit: Option<usize>,
+        label_name_length_limit: Option<usize>,
+        label_value_length_limit: Option<usize>,
+        target_limit: Option<usize>,
+        ; scrape_protocols, query_log_file, scrape_failure_log_file, keep_dropped_targets,
+        metric_name_validation_scheme, metric_name_escaping_scheme,
+        convert_classic_histograms_to_nhcb, always_scrape_classic_histograms,
+        scrape_native_histograms, extra_scrape_metrics
+    }
+}
+
+section! {
+    Storage { tsdb: Tsdb, exemplars: Exemplars, ; }
+}
+
+section! {
+    Tsdb { out_of_order_time_window: Option<String>, retention: Retention, ; }
+}
+
+section! {
+    Retention { time: Option<String>, size: Option<String>, ; percentage }
+}
+
+section! {
+    Exemplars { ; max_exemplars }
+}
+
+http_section! {
+    Scrape {
+        job_name: String,
+        scrape_interval: Option<String>,
+        scrape_timeout: Option<String>,
+        metrics_path: Option<String>,
+        scheme: Option<String>,
+        params: BTreeMap<String, Vec<String>>,
+        honor_labels: bool,
+        honor_timestamps: Option<bool>,
+        track_timestamps_staleness: bool,
+        fallback_scrape_protocol: Option<String>,
+        relabel_configs: Vec<Relabel>,
+        metric_relabel_configs: Vec<Relabel>,
+        body_size_limit: Option<String>,
+        sample_limit: Option<usize>,
+        label_limit: Option<usize>,
+        label_name_length_limit: Option<usize>,
+        label_value_length_limit: Option<usize>,
+        target_limit: Option<usize>,
+        static_configs: Vec<Static>,
+        file_sd_configs: Vec<FileSd>,
+        http_sd_configs: Vec<HttpSd>,
+        dns_sd_configs: Vec<DnsSd>,
+        synod_sd_configs: Vec<SynodSd>,
+        ; scrape_protocols, scrape_failure_log_file, keep_dropped_targets,
+        enable_compression, native_histogram_bucket_limit, native_histogram_min_bucket_factor,
+        metric_name_validation_scheme, metric_name_escaping_scheme,
+        convert_classic_histograms_to_nhcb, always_scrape_classic_histograms,
+        scrape_classic_histograms, scrape_native_histograms, extra_scrape_metrics,
+        aws_sd_configs, azure_sd_configs, consul_sd_configs, digitalocean_sd_configs,
+        docker_sd_configs, dockerswarm_sd_configs, ec2_sd_configs, eureka_sd_configs,
+        gce_sd_configs, hetzner_sd_configs, ionos_sd_configs, kubernetes_sd_configs,
+        kuma_sd_configs, lightsail_sd_configs, linode_sd_configs, marathon_sd_configs,
+        nerve_sd_configs, nomad_sd_configs, openstack_sd_configs, ovhcloud_sd_configs,
+        puppetdb_sd_configs, scaleway_sd_configs, serverset_sd_configs, stackit_sd_configs,
+        triton_sd_configs, uyuni_sd_configs, vultr_sd_configs
+    }
+}
+
+section! {
+    Static { targets: Vec<String>, labels: BTreeMap<String, String>, ; }
+}
+
+section! {
+    FileSd { files: Vec<String>, refresh_interval: Option<String>, ; }
+}
+
+http_section! {
+    HttpSd { url: String, refresh_interval: Option<String>, ; }
+}
+
+section! {
+    DnsSd {
+        names: Vec<String>,
+        r#type: Option<String>,
+        port: Option<u16>,
+        refresh_interval: Option<String>,
+        ;
+    }
+}
+
+section! {
+    /// Synod's own: the instances of services in the cluster's registry.
+    SynodSd { services: Vec<String>, refresh_interval: Option<String>, ; }
+}
+
+section! {
+    Relabel {
+        source_labels: Vec<String>,
+        separator: Option<String>,
+        regex: Option<String>,
+        modulus: u64,
+        target_label: String,
+        replacement: Option<String>,
+        action: Option<String>,
+        ;
+    }
+}
+
+section! {
+    Alerting {
+        alert_relabel_configs: Vec<Relabel>,
+        alertmanagers: Vec<Alertmanager>,
+        ;
+    }
+}
+
+http_section! {
+    Alertmanager {
+        static_configs: Vec<Static>,
+        file_sd_configs: Vec<FileSd>,
+        http_sd_configs: Vec<HttpSd>,
+        dns_sd_configs: Vec<DnsSd>,
+        synod_sd_configs: Vec<SynodSd>,
+        scheme: Option<String>,
+        path_prefix: String,
+        timeout: Option<String>,
+        api_version: Option<String>,
+        relabel_configs: Vec<Relabel>,
+        ; alert_relabel_configs, sigv4, consul_sd_configs, kubernetes_sd_configs
+    }
+}
+
+http_section! {
+    RemoteWrite {
+        url: String,
+        name: String,
+        remote_timeout: Option<String>,
+        headers: BTreeMap<String, String>,
+        write_relabel_configs: Vec<Relabel>,
+        protobuf_message: Option<String>,
+        queue_config: Queue,
+        ; send_exemplars, send_native_histograms, metadata_config, sigv4, azuread,
+        google_iam, round_robin_dns
+    }
+}
+
+section! {
+    Queue {
+        max_samples_per_send: Option<usize>,
+        batch_send_deadline: Option<String>,
+        min_backoff: Option<String>,
+        max_backoff: Option<String>,
+        retry_on_http_429: bool,
+        sample_age_limit: Option<String>,
+        ; capacity, min_shards, max_shards
+    }
+}

@@ -1,0 +1,208 @@
+//! What others push: remote-write 1.0 and 2.0 here, the Pushgateway's API and OTLP beside.
+
+mod families;
+pub(crate) mod gateway;
+pub(crate) mod otlp;
+mod otlp_json;
+mod otlp_names;
+pub(crate) mod wire;
+
+use crate::json::plain;
+use crate::store::{Monitor, now_ms};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use prost::Message;
+use std::collections::BTreeMap;
+use synod_promql::{Labels, NAME};
+use synod_tsdb::SeriesId;
+use wire::{WriteRequest, WriteRequest2};
+
+/// Bytes of a body, decoded.
+const BODY_BYTES_MAX: usize = 32 << 20;
+/// How far ahead of this node's clock a sample may be, ms.
+const AHEAD_MAX: i64 = 600_000;
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The message of remote-write 1.0, as a content type names it.
+pub(crate) const VERSION1: &str = "prometheus.WriteRequest";
+/// That of 2.0.
+pub(crate) const VERSION2: &str = "io.prometheus.write.v2.Request";
+
+type Told = (StatusCode, String);
+
+/// What was done with a request.
+#[derive(Default)]
+struct Done {
+    samples: usize,
+    refused: usize,
+    /// Why the first of what was refused was.
+    why: Option<String>,
+}
+
+impl Done {
+    fn refuse(&mut self, why: String) {
+        self.refused += 1;
+        self.why.get_or_insert(why);
+    }
+}
+
+/// Answers `POST /api/v1/write`.
+pub(crate) fn write(monitor: &Monitor, request: &Request<Bytes>) -> Response<Bytes> {
+    let (done, version2) = match take(monitor, request) {
+        Ok(done) => done,
+        Err((status, why)) => return plain(status, TEXT, why + "\n"),
+    };
+    let mut response = match &done.why {
+        None => plain(StatusCode::NO_CONTENT, TEXT, String::new()),
+        Some(why) => {
+            let why = format!("{why} ({} refused in all; the rest was taken)\n", done.refused);
+            plain(StatusCode::BAD_REQUEST, TEXT, why)
+        }
+    };
+    if version2 {
+        let counts = [
+            ("x-prometheus-remote-write-samples-written", done.samples),
+            ("x-prometheus-remote-write-histograms-written", 0),
+            ("x-prometheus-remote-write-exemplars-written", 0),
+        ];
+        for (name, count) in counts {
+            response.headers_mut().insert(name, count.into());
+        }
+    }
+    response
+}
+
+fn take(monitor: &Monitor, request: &Request<Bytes>) -> Result<(Done, bool), Told> {
+    let header =
+        |name| request.headers().get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
+    let kind = header(header::CONTENT_TYPE).unwrap_or("application/x-protobuf");
+    let unsupported = |why: String| (StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    let mut parts = kind.split(';').map(str::trim);
+    if parts.next() != Some("application/x-protobuf") {
+        return Err(unsupported(format!("{kind:?}: only application/x-protobuf is read")));
+    }
+    let proto = parts.find_map(|p| p.strip_prefix("proto=")).unwrap_or(VERSION1);
+    let version2 = match proto {
+        VERSION1 => false,
+        VERSION2 => true,
+        other => return Err(unsupported(format!("{other} is neither {VERSION1} nor {VERSION2}"))),
+    };
+    match header(header::CONTENT_ENCODING) {
+        None | Some("snappy") => {}
+        Some(other) => return Err(unsupported(format!("{other:?}: only snappy is read"))),
+    }
+    let body = unpacked(request.body())?;
+    let bad = |e: prost::DecodeError| (StatusCode::BAD_REQUEST, e.to_string());
+    let mut done = Done::default();
+    let batch = if version2 {
+        of_version2(monitor, WriteRequest2::decode(&*body).map_err(bad)?, &mut done)
+            .map_err(|why| (StatusCode::BAD_REQUEST, why))?
+    } else {
+        of_version1(WriteRequest::decode(&*body).map_err(bad)?, &mut done)
+    };
+    append(monitor, batch, &mut done);
+    Ok((done, version2))
+}
+
+/// A body in snappy's block format.
+pub(crate) fn unpacked(body: &[u8]) -> Result<Vec<u8>, Told> {
+    let bad = |e: snap::Error| (StatusCode::BAD_REQUEST, e.to_string());
+    let length = snap::raw::decompress_len(body).map_err(bad)?;
+    if length > BODY_BYTES_MAX {
+        let why = format!("the body is {length} bytes when decoded; the limit is {BODY_BYTES_MAX}");
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
+    }
+    snap::raw::Decoder::new().decompress_vec(body).map_err(bad)
+}
+
+/// Series with their samples: time and value.
+type Series = (Labels, Vec<(i64, f64)>);
+
+fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
+    let mut all = Vec::with_capacity(written.timeseries.len());
+    for series in written.timeseries {
+        let labels = Labels::new(series.labels.iter().map(|l| (&*l.name, &*l.value)));
+        if !series.histograms.is_empty() {
+            done.refuse(format!("series {labels}: native histograms are not stored"));
+        }
+        let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
+        all.push((labels, samples));
+    }
+    all
+}
+
+/// A request of version 2.0 names each text once, and refers to it by its number.
+fn of_version2(
+    monitor: &Monitor,
+    written: WriteRequest2,
+    done: &mut Done,
+) -> Result<Vec<Series>, String> {
+    let symbols = &written.symbols;
+    if symbols.first().is_some_and(|first| !first.is_empty()) {
+        return Err("symbols[0] is not empty".into());
+    }
+    let symbol = |at: u32| {
+        let found = symbols.get(at as usize);
+        found.map(|s| &**s).ok_or_else(|| format!("there is no symbol {at}"))
+    };
+    let mut all = Vec::with_capacity(written.timeseries.len());
+    for series in written.timeseries {
+        if series.labels_refs.len() % 2 != 0 {
+            return Err("a series refers to a label without a value".into());
+        }
+        let pairs: Result<Vec<(&str, &str)>, String> = series
+            .labels_refs
+            .chunks_exact(2)
+            .map(|pair| Ok((symbol(pair[0])?, symbol(pair[1])?)))
+            .collect();
+        let labels = Labels::new(pairs?);
+        if !series.histograms.is_empty() {
+            done.refuse(format!("series {labels}: native histograms are not stored"));
+        }
+        if let Some(meta) = &series.metadata {
+            let kind = wire::KINDS.get(meta.kind as usize).copied().unwrap_or_default();
+            let says = [
+                ("TYPE", kind),
+                ("HELP", symbol(meta.help_ref)?),
+                ("UNIT", symbol(meta.unit_ref)?),
+            ];
+            for (what, says) in says.into_iter().filter(|(_, says)| !says.is_empty()) {
+                monitor.learn(what, labels.get(NAME), says);
+            }
+        }
+        let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
+        all.push((labels, samples));
+    }
+    Ok(all)
+}
+
+/// Takes what can be taken.
+fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
+    let latest = now_ms() + AHEAD_MAX;
+    let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
+    for (labels, samples) in batch {
+        if labels.get(NAME).is_empty() {
+            done.refuse(format!("series {labels} has no name"));
+            continue;
+        }
+        match monitor.series(&labels) {
+            Err(why) => done.refuse(format!("series {labels}: {why}")),
+            Ok(id) => {
+                for (at, value) in samples {
+                    if at > latest {
+                        done.refuse(format!("series {labels}: a sample is too far in the future"));
+                    } else {
+                        by_time.entry(at).or_default().push((id, value));
+                    }
+                }
+            }
+        }
+    }
+    for (at, samples) in by_time {
+        let refused = monitor.append(at, &samples);
+        done.samples += samples.len() - refused.len();
+        for (id, why) in refused {
+            let labels = monitor.head().labels(id).cloned().unwrap_or_default();
+            done.refuse(format!("series {labels}: {why}"));
+        }
+    }
+}

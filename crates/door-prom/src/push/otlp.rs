@@ -1,0 +1,559 @@
+//! OTLP metrics over HTTP, protobuf or JSON (opentelemetry.proto.collector.metrics.v1).
+//!
+//! Names become Prometheus's: underscores for what its names cannot have, the unit and
+//! `_total` as suffixes. A resource's `service.namespace/service.name` becomes `job`,
+//! `service.instance.id` becomes `instance`, and its other attributes `target_info`. Points
+//! of delta temporality are added up here, from zero at each start of this node.
+
+use crate::json::value_text;
+use crate::push::otlp_json;
+use crate::push::otlp_names::{label_name, metric_name};
+use crate::store::{Monitor, now_ms};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use prost::Message;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use synod_promql::{Labels, NAME, STALE};
+
+/// Bytes of a body, decoded.
+const BODY_BYTES_MAX: u64 = 32 << 20;
+/// Delta series that are added up, at most.
+const SUMS_MAX: usize = 200_000;
+
+/// Running sums of series of delta temporality, each with the end of its latest point.
+#[derive(Default)]
+pub(crate) struct Sums(Mutex<HashMap<Labels, (i64, f64)>>);
+
+/// `ExportMetricsServiceRequest`.
+#[derive(Message)]
+pub(crate) struct Exported {
+    #[prost(message, repeated, tag = "1")]
+    pub resource_metrics: Vec<ResourceMetrics>,
+}
+
+#[derive(Message)]
+pub(crate) struct ResourceMetrics {
+    #[prost(message, optional, tag = "1")]
+    pub resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    pub scope_metrics: Vec<ScopeMetrics>,
+}
+
+#[derive(Message)]
+pub(crate) struct Resource {
+    #[prost(message, repeated, tag = "1")]
+    pub attributes: Vec<KeyValue>,
+}
+
+#[derive(Message)]
+pub(crate) struct ScopeMetrics {
+    #[prost(message, repeated, tag = "2")]
+    pub metrics: Vec<Metric>,
+}
+
+#[derive(Clone, Message)]
+pub(crate) struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(message, optional, tag = "2")]
+    pub value: Option<AnyValue>,
+}
+
+#[derive(Clone, Message)]
+pub(crate) struct AnyValue {
+    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub value: Option<Value>,
+}
+
+#[derive(Clone, prost::Oneof)]
+pub(crate) enum Value {
+    #[prost(string, tag = "1")]
+    Text(String),
+    #[prost(bool, tag = "2")]
+    Bool(bool),
+    #[prost(int64, tag = "3")]
+    Int(i64),
+    #[prost(double, tag = "4")]
+    Double(f64),
+    #[prost(message, tag = "5")]
+    Array(ArrayValue),
+    #[prost(message, tag = "6")]
+    Map(MapValue),
+    #[prost(bytes, tag = "7")]
+    Bytes(Vec<u8>),
+}
+
+#[derive(Clone, Message)]
+pub(crate) struct ArrayValue {
+    #[prost(message, repeated, tag = "1")]
+    pub values: Vec<AnyValue>,
+}
+
+#[derive(Clone, Message)]
+pub(crate) struct MapValue {
+    #[prost(message, repeated, tag = "1")]
+    pub values: Vec<KeyValue>,
+}
+
+#[derive(Message)]
+pub(crate) struct Metric {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub description: String,
+    #[prost(string, tag = "3")]
+    pub unit: String,
+    #[prost(oneof = "Data", tags = "5, 7, 9, 10, 11")]
+    pub data: Option<Data>,
+}
+
+#[derive(prost::Oneof)]
+pub(crate) enum Data {
+    #[prost(message, tag = "5")]
+    Gauge(Numbers),
+    #[prost(message, tag = "7")]
+    Sum(Numbers),
+    #[prost(message, tag = "9")]
+    Histogram(Histograms),
+    #[prost(message, tag = "10")]
+    Exponential(Unread),
+    #[prost(message, tag = "11")]
+    Summary(Summaries),
+}
+
+/// Points that are not read.
+#[derive(Message)]
+pub(crate) struct Unread {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub points: Vec<Vec<u8>>,
+}
+
+#[derive(Message)]
+pub(crate) struct Numbers {
+    #[prost(message, repeated, tag = "1")]
+    pub data_points: Vec<NumberPoint>,
+    /// 1: delta, 2: cumulative; for sums.
+    #[prost(int32, tag = "2")]
+    pub temporality: i32,
+    #[prost(bool, tag = "3")]
+    pub monotonic: bool,
+}
+
+#[derive(Message)]
+pub(crate) struct NumberPoint {
+    #[prost(message, repeated, tag = "7")]
+    pub attributes: Vec<KeyValue>,
+    #[prost(fixed64, tag = "3")]
+    pub time_unix_nano: u64,
+    #[prost(double, optional, tag = "4")]
+    pub as_double: Option<f64>,
+    #[prost(sfixed64, optional, tag = "6")]
+    pub as_int: Option<i64>,
+    #[prost(uint32, tag = "8")]
+    pub flags: u32,
+}
+
+#[derive(Message)]
+pub(crate) struct Histograms {
+    #[prost(message, repeated, tag = "1")]
+    pub data_points: Vec<HistogramPoint>,
+    #[prost(int32, tag = "2")]
+    pub temporality: i32,
+}
+
+#[derive(Message)]
+pub(crate) struct HistogramPoint {
+    #[prost(message, repeated, tag = "9")]
+    pub attributes: Vec<KeyValue>,
+    #[prost(fixed64, tag = "3")]
+    pub time_unix_nano: u64,
+    #[prost(fixed64, tag = "4")]
+    pub count: u64,
+    #[prost(double, optional, tag = "5")]
+    pub sum: Option<f64>,
+    #[prost(fixed64, repeated, tag = "6")]
+    pub bucket_counts: Vec<u64>,
+    #[prost(double, repeated, tag = "7")]
+    pub explicit_bounds: Vec<f64>,
+    #[prost(uint32, tag = "10")]
+    pub flags: u32,
+}
+
+#[derive(Message)]
+pub(crate) struct Summaries {
+    #[prost(message, repeated, tag = "1")]
+    pub data_points: Vec<SummaryPoint>,
+}
+
+#[derive(Message)]
+pub(crate) struct SummaryPoint {
+    #[prost(message, repeated, tag = "7")]
+    pub attributes: Vec<KeyValue>,
+    #[prost(fixed64, tag = "3")]
+    pub time_unix_nano: u64,
+    #[prost(fixed64, tag = "4")]
+    pub count: u64,
+    #[prost(double, tag = "5")]
+    pub sum: f64,
+    #[prost(message, repeated, tag = "6")]
+    pub quantile_values: Vec<QuantileValue>,
+    #[prost(uint32, tag = "8")]
+    pub flags: u32,
+}
+
+#[derive(Message)]
+pub(crate) struct QuantileValue {
+    #[prost(double, tag = "1")]
+    pub quantile: f64,
+    #[prost(double, tag = "2")]
+    pub value: f64,
+}
+
+/// `ExportMetricsServiceResponse`.
+#[derive(Message)]
+struct Answer {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+#[derive(Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected_data_points: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
+}
+
+const DELTA: i32 = 1;
+/// A point says that there is no value any more.
+const NO_VALUE: u32 = 1;
+
+/// Answers `POST /api/v1/otlp/v1/metrics`.
+pub(crate) fn answer(monitor: &Monitor, request: &Request<Bytes>) -> Response<Bytes> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let json = kind.is_some_and(|k| k.starts_with("application/json"));
+    let told =
+        |status, why: String| crate::json::plain(status, "text/plain; charset=utf-8", why + "\n");
+    if !json && kind.is_some_and(|k| !k.starts_with("application/x-protobuf")) {
+        let why = format!("{:?}: only application/x-protobuf and application/json are read", kind);
+        return told(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    }
+    let exported = body(request).and_then(|body| match json {
+        true => otlp_json::read(&body),
+        false => Exported::decode(&*body).map_err(|e| e.to_string()),
+    });
+    let (rejected, why) = match exported {
+        Ok(exported) => take(monitor, exported),
+        Err(why) => return told(StatusCode::BAD_REQUEST, why),
+    };
+    let partial = (rejected > 0)
+        .then_some(PartialSuccess { rejected_data_points: rejected, error_message: why });
+    let (kind, body) = if json {
+        let body = match &partial {
+            None => "{}".to_owned(),
+            Some(p) => serde_json::json!({"partialSuccess": {
+                "rejectedDataPoints": p.rejected_data_points.to_string(),
+                "errorMessage": p.error_message,
+            }})
+            .to_string(),
+        };
+        ("application/json", Bytes::from(body))
+    } else {
+        let body = Answer { partial_success: partial }.encode_to_vec();
+        ("application/x-protobuf", Bytes::from(body))
+    };
+    let response = Response::builder().header(header::CONTENT_TYPE, kind).body(body);
+    response.unwrap_or_default()
+}
+
+fn body(request: &Request<Bytes>) -> Result<Bytes, String> {
+    let encoding = request.headers().get(header::CONTENT_ENCODING);
+    match encoding.map(|e| e.as_bytes()) {
+        None | Some(b"" | b"identity") => Ok(request.body().clone()),
+        Some(b"gzip") => {
+            let mut out = Vec::new();
+            let decoder = flate2::read::GzDecoder::new(&request.body()[..]);
+            let read = decoder.take(BODY_BYTES_MAX + 1).read_to_end(&mut out);
+            read.map_err(|e| format!("gzip: {e}"))?;
+            if out.len() as u64 > BODY_BYTES_MAX {
+                return Err(format!("the body is larger than {BODY_BYTES_MAX} bytes when decoded"));
+            }
+            Ok(out.into())
+        }
+        Some(other) => Err(format!("encoding {:?} is not read", String::from_utf8_lossy(other))),
+    }
+}
+
+/// What is gathered from a request.
+#[derive(Default)]
+struct Taken {
+    by_time: BTreeMap<i64, Vec<(Labels, f64)>>,
+    rejected: i64,
+    why: String,
+}
+
+impl Taken {
+    fn reject(&mut self, points: usize, why: impl FnOnce() -> String) {
+        if points > 0 && self.rejected == 0 {
+            self.why = why();
+        }
+        self.rejected += points as i64;
+    }
+
+    fn add(&mut self, at: i64, labels: Labels, value: f64) {
+        self.by_time.entry(at).or_default().push((labels, value));
+    }
+}
+
+/// Takes what can be taken; gives how many points were not, and why.
+fn take(monitor: &Monitor, exported: Exported) -> (i64, String) {
+    let mut taken = Taken::default();
+    for resource in exported.resource_metrics {
+        let attributes = resource.resource.map(|r| r.attributes).unwrap_or_default();
+        let (base, info) = of_resource(&attributes);
+        let mut latest = 0;
+        for metric in resource.scope_metrics.into_iter().flat_map(|s| s.metrics) {
+            latest = latest.max(one(monitor, &mut taken, &base, metric));
+        }
+        if let Some(info) = info.filter(|_| latest > 0) {
+            taken.add(latest, info, 1.0);
+        }
+    }
+    let Taken { by_time, mut rejected, mut why } = taken;
+    for (at, samples) in by_time {
+        let mut known = Vec::with_capacity(samples.len());
+        let mut refuse = |labels: &Labels, reason: String| {
+            rejected += 1;
+            if why.is_empty() {
+                why = format!("series {labels}: {reason}");
+            }
+        };
+        for (labels, value) in samples {
+            match monitor.series(&labels) {
+                Ok(id) => known.push((id, value)),
+                Err(e) => refuse(&labels, e.to_string()),
+            }
+        }
+        for (id, e) in monitor.append(at, &known) {
+            let labels = monitor.head().labels(id).cloned().unwrap_or_default();
+            refuse(&labels, e.to_string());
+        }
+    }
+    (rejected, why)
+}
+
+/// The labels of all series of a resource, and its `target_info`.
+fn of_resource(attributes: &[KeyValue]) -> (Labels, Option<Labels>) {
+    let get = |key: &str| {
+        let found = attributes.iter().find(|a| a.key == key);
+        found.and_then(|a| a.value.as_ref()).map(text).unwrap_or_default()
+    };
+    let (space, name) = (get("service.namespace"), get("service.name"));
+    let job = if space.is_empty() { name } else { format!("{space}/{name}") };
+    let base = Labels::new([("job", job), ("instance", get("service.instance.id"))]);
+    let known = ["service.namespace", "service.name", "service.instance.id"];
+    let rest: Vec<KeyValue> =
+        attributes.iter().filter(|a| !known.contains(&&*a.key)).cloned().collect();
+    let info = (!rest.is_empty() && !base.is_empty())
+        .then(|| labelled(&base, &rest).with(NAME, "target_info"));
+    (base, info)
+}
+
+/// These labels and the attributes; those that become one name are joined by a semicolon.
+fn labelled(base: &Labels, attributes: &[KeyValue]) -> Labels {
+    let mut sorted: Vec<&KeyValue> = attributes.iter().collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut labels = Labels::default();
+    for attribute in sorted {
+        let name = label_name(&attribute.key);
+        let value = attribute.value.as_ref().map(text).unwrap_or_default();
+        let value = match labels.get(&name) {
+            "" => value,
+            before => format!("{before};{value}"),
+        };
+        labels = labels.with(&name, &value);
+    }
+    for (name, value) in base.iter() {
+        labels = labels.with(name, value);
+    }
+    labels
+}
+
+/// A value as text: numbers as they are, lists and maps as JSON.
+fn text(value: &AnyValue) -> String {
+    match &value.value {
+        None => String::new(),
+        Some(Value::Text(text)) => text.clone(),
+        _ => json(value, 0).to_string(),
+    }
+}
+
+/// Nesting of values that is shown, at most.
+const DEPTH_MAX: usize = 16;
+
+fn json(value: &AnyValue, depth: usize) -> serde_json::Value {
+    use base64::Engine;
+    use serde_json::Value as Json;
+    if depth > DEPTH_MAX {
+        return Json::Null;
+    }
+    match &value.value {
+        None => Json::Null,
+        Some(Value::Text(t)) => t.clone().into(),
+        Some(Value::Bool(b)) => (*b).into(),
+        Some(Value::Int(i)) => (*i).into(),
+        Some(Value::Double(d)) => (*d).into(),
+        Some(Value::Bytes(b)) => base64::engine::general_purpose::STANDARD.encode(b).into(),
+        Some(Value::Array(a)) => a.values.iter().map(|v| json(v, depth + 1)).collect(),
+        Some(Value::Map(m)) => {
+            let pair = |kv: &KeyValue| {
+                let value = kv.value.as_ref().map_or(Json::Null, |v| json(v, depth + 1));
+                (kv.key.clone(), value)
+            };
+            Json::Object(m.values.iter().map(pair).collect())
+        }
+    }
+}
+
+fn ms(nanos: u64) -> i64 {
+    (nanos / 1_000_000) as i64
+}
+
+/// Takes one metric; gives the time of its latest point.
+fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i64 {
+    let Metric { name, description, unit, data } = metric;
+    let Some(data) = data else { return 0 };
+    let kind = match &data {
+        Data::Gauge(_) => "gauge",
+        Data::Sum(s) if s.monotonic => "counter",
+        Data::Sum(_) => "gauge",
+        Data::Histogram(_) => "histogram",
+        Data::Summary(_) => "summary",
+        Data::Exponential(e) => {
+            taken.reject(e.points.len(), || {
+                format!("{name}: exponential histograms are not read; explicit buckets are")
+            });
+            return 0;
+        }
+    };
+    let full = metric_name(&name, &unit, kind);
+    monitor.learn("TYPE", &full, kind);
+    if !description.is_empty() {
+        monitor.learn("HELP", &full, &description);
+    }
+    let base = base.with(NAME, &full);
+    let sums = monitor.sums();
+    match data {
+        Data::Gauge(n) => numbers(taken, &base, &n, None),
+        Data::Sum(n) if n.temporality == DELTA => numbers(taken, &base, &n, Some(sums)),
+        Data::Sum(n) => numbers(taken, &base, &n, None),
+        Data::Histogram(h) => {
+            let sums = (h.temporality == DELTA).then_some(sums);
+            let points = h.data_points.iter();
+            points.map(|p| histogram(taken, &base, &full, p, sums)).max().unwrap_or(0)
+        }
+        Data::Summary(s) => {
+            let points = s.data_points.iter();
+            points.map(|p| summary(taken, &base, &full, p)).max().unwrap_or(0)
+        }
+        Data::Exponential(_) => 0,
+    }
+}
+
+fn numbers(taken: &mut Taken, base: &Labels, numbers: &Numbers, sums: Option<&Sums>) -> i64 {
+    let mut latest = 0;
+    for point in &numbers.data_points {
+        let at = ms(point.time_unix_nano);
+        latest = latest.max(at);
+        let labels = labelled(base, &point.attributes);
+        let value = point.as_double.or(point.as_int.map(|i| i as f64)).unwrap_or(0.0);
+        put(taken, at, labels, value, point.flags, sums);
+    }
+    latest
+}
+
+fn put(taken: &mut Taken, at: i64, labels: Labels, value: f64, flags: u32, sums: Option<&Sums>) {
+    if flags & NO_VALUE != 0 {
+        return taken.add(at, labels, STALE);
+    }
+    match sums {
+        None => taken.add(at, labels, value),
+        Some(sums) => match sums.add(&labels, at, value) {
+            Ok(sum) => taken.add(at, labels, sum),
+            Err(why) => taken.reject(1, || format!("series {labels}: {why}")),
+        },
+    }
+}
+
+fn histogram(
+    taken: &mut Taken,
+    base: &Labels,
+    name: &str,
+    point: &HistogramPoint,
+    sums: Option<&Sums>,
+) -> i64 {
+    let at = ms(point.time_unix_nano);
+    let labels = labelled(base, &point.attributes);
+    if !point.bucket_counts.is_empty()
+        && point.bucket_counts.len() != point.explicit_bounds.len() + 1
+    {
+        taken.reject(1, || format!("{name}: the numbers of buckets and bounds do not fit"));
+        return at;
+    }
+    let suffixed = |suffix: &str| labels.with(NAME, &format!("{name}{suffix}"));
+    let buckets = suffixed("_bucket");
+    let mut cumulative = 0u64;
+    for (count, le) in point.bucket_counts.iter().zip(&point.explicit_bounds) {
+        cumulative = cumulative.saturating_add(*count);
+        let le = buckets.with("le", &value_text(*le));
+        put(taken, at, le, cumulative as f64, point.flags, sums);
+    }
+    put(taken, at, buckets.with("le", "+Inf"), point.count as f64, point.flags, sums);
+    put(taken, at, suffixed("_count"), point.count as f64, point.flags, sums);
+    if let Some(sum) = point.sum {
+        put(taken, at, suffixed("_sum"), sum, point.flags, sums);
+    }
+    at
+}
+
+fn summary(taken: &mut Taken, base: &Labels, name: &str, point: &SummaryPoint) -> i64 {
+    let at = ms(point.time_unix_nano);
+    let labels = labelled(base, &point.attributes);
+    let suffixed = |suffix: &str| labels.with(NAME, &format!("{name}{suffix}"));
+    for q in &point.quantile_values {
+        put(
+            taken,
+            at,
+            labels.with("quantile", &value_text(q.quantile)),
+            q.value,
+            point.flags,
+            None,
+        );
+    }
+    put(taken, at, suffixed("_sum"), point.sum, point.flags, None);
+    put(taken, at, suffixed("_count"), point.count as f64, point.flags, None);
+    at
+}
+
+impl Sums {
+    /// Adds a delta; gives the sum so far. A point again, or an earlier one, is not counted.
+    fn add(&self, labels: &Labels, at: i64, value: f64) -> Result<f64, String> {
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sums.len() >= SUMS_MAX && !sums.contains_key(labels) {
+            // Those not heard of for longest are forgotten: a counter that begins anew.
+            let oldest = now_ms() - 3_600_000;
+            sums.retain(|_, (at, _)| *at > oldest);
+            if sums.len() >= SUMS_MAX {
+                return Err(format!("there are {SUMS_MAX} delta series already"));
+            }
+        }
+        let (last, sum) = sums.entry(labels.clone()).or_insert((i64::MIN, 0.0));
+        if at <= *last {
+            return Err("a delta point is not later than the one before".into());
+        }
+        (*last, *sum) = (at, *sum + value);
+        Ok(*sum)
+    }
+}

@@ -1,0 +1,238 @@
+//! From the pages of one target to samples.
+
+use crate::config::ScrapeLimits;
+use crate::exposition::{self, Line, labels_of};
+use crate::relabel::relabel;
+use crate::store::{Monitor, now_ms};
+use crate::targets::Target;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::time::Duration;
+use synod_promql::{Labels, NAME, STALE};
+use synod_tsdb::SeriesId;
+
+/// A page, and whether it is OpenMetrics.
+pub(crate) struct Page {
+    pub text: Bytes,
+    pub openmetrics: bool,
+}
+
+/// What a line stands for.
+struct Known {
+    /// None: relabelling drops it.
+    id: Option<SeriesId>,
+    /// The scrape that saw it last.
+    round: u64,
+    /// It came with a time of its own.
+    timed: bool,
+}
+
+/// Turns pages of one target into samples.
+pub(crate) struct Scraper {
+    monitor: Monitor,
+    target: Target,
+    /// By the line's name and labels, as they stand on the page.
+    known: HashMap<Box<str>, Known>,
+    own: HashMap<&'static str, SeriesId>,
+    round: u64,
+}
+
+/// What a page held.
+#[derive(Default)]
+struct Count {
+    read: usize,
+    kept: usize,
+    added: usize,
+}
+
+impl Scraper {
+    pub fn new(monitor: Monitor, target: Target) -> Scraper {
+        Scraper { monitor, target, known: HashMap::new(), own: HashMap::new(), round: 0 }
+    }
+
+    /// The labels of a line; `None`: relabelling drops it. The target's labels come first,
+    /// and what is on the page under their names is kept as `exported_…`; unless the job
+    /// honours the page's.
+    fn labels_of(&self, series: &str) -> Result<Option<Labels>, String> {
+        let job = &self.target.job;
+        let mut labels = labels_of(series)?;
+        for (name, value) in self.target.labels.iter() {
+            let theirs = labels.get(name).to_owned();
+            if !theirs.is_empty() {
+                if job.honor_labels {
+                    continue;
+                }
+                let mut moved = format!("exported_{name}");
+                while !labels.get(&moved).is_empty() {
+                    moved.insert_str(0, "exported_");
+                }
+                labels = labels.with(&moved, &theirs);
+            }
+            labels = labels.with(name, value);
+        }
+        let Some(labels) = relabel(labels, &job.metric_relabel) else { return Ok(None) };
+        if labels.get(NAME).is_empty() {
+            return Err(format!("{series}: no name is left after relabelling"));
+        }
+        check(&labels, &job.limits)?;
+        Ok(Some(labels))
+    }
+
+    /// Takes a page, or why there is none.
+    pub fn take(
+        &mut self,
+        at: i64,
+        took: Duration,
+        fetched: Result<Page, String>,
+    ) -> Result<(), String> {
+        self.round += 1;
+        let mut count = Count::default();
+        let read = fetched.and_then(|page| self.read(at, &page, &mut count));
+        self.end_what_is_gone(at, read.is_ok());
+        let up = f64::from(u8::from(read.is_ok()));
+        self.say(
+            at,
+            &[
+                ("up", up),
+                ("scrape_duration_seconds", took.as_secs_f64()),
+                ("scrape_samples_scraped", count.read as f64),
+                ("scrape_samples_post_metric_relabeling", count.kept as f64),
+                ("scrape_series_added", count.added as f64),
+            ],
+        );
+        read
+    }
+
+    /// Appends a page's samples. A page is taken whole or not at all.
+    fn read(&mut self, at: i64, page: &Page, count: &mut Count) -> Result<(), String> {
+        let text =
+            std::str::from_utf8(&page.text).map_err(|_| "the page is not UTF-8".to_owned())?;
+        let mut lines: Vec<Line<'_>> = Vec::new();
+        let mut says = Vec::new();
+        exposition::parse(
+            text,
+            page.openmetrics,
+            |line| {
+                lines.push(line);
+                Ok(())
+            },
+            |what, name, text| says.push((what, name, text)),
+        )
+        .map_err(|e| e.to_string())?;
+        count.read = lines.len();
+        let mut samples = Vec::with_capacity(lines.len());
+        for line in &lines {
+            let Some(id) = self.id_of(line, count)? else { continue };
+            let theirs = line.at.filter(|_| self.target.job.honor_timestamps);
+            samples.push((theirs.unwrap_or(at), id, line.value));
+        }
+        count.kept = samples.len();
+        let most = self.target.job.limits.samples;
+        if most > 0 && samples.len() > most {
+            return Err(format!("sample limit exceeded: {} samples, limit {most}", samples.len()));
+        }
+        for (what, name, text) in says {
+            self.monitor.learn(what, name, text);
+        }
+        self.append(at, samples);
+        Ok(())
+    }
+
+    fn id_of(&mut self, line: &Line<'_>, count: &mut Count) -> Result<Option<SeriesId>, String> {
+        if let Some(known) = self.known.get_mut(line.series) {
+            known.round = self.round;
+            return Ok(known.id);
+        }
+        let id = match self.labels_of(line.series)? {
+            Some(labels) => Some(self.monitor.series(&labels).map_err(|e| e.to_string())?),
+            None => None,
+        };
+        count.added += usize::from(id.is_some());
+        let timed = line.at.is_some() && self.target.job.honor_timestamps;
+        self.known.insert(line.series.into(), Known { id, round: self.round, timed });
+        Ok(id)
+    }
+
+    fn append(&mut self, at: i64, samples: Vec<(i64, SeriesId, f64)>) {
+        let (now, other): (Vec<_>, Vec<_>) = samples.into_iter().partition(|s| s.0 == at);
+        let now: Vec<(SeriesId, f64)> = now.into_iter().map(|(_, id, v)| (id, v)).collect();
+        let mut refused = self.monitor.append(at, &now);
+        for (at, id, value) in other {
+            refused.extend(self.monitor.append(at, &[(id, value)]));
+        }
+        for (id, why) in refused {
+            // A series that was dropped as too old is made anew the next time.
+            self.known.retain(|_, known| known.id != Some(id));
+            tracing::debug!("a sample was refused: {why}");
+        }
+    }
+
+    /// Series that are not on the page any more end; all of them if there is no page.
+    /// Those with times of their own just stop, unless the job says otherwise.
+    fn end_what_is_gone(&mut self, at: i64, read: bool) {
+        let round = self.round;
+        let gone = |known: &Known| !read || known.round != round;
+        let ended = self.endings(gone);
+        self.known.retain(|_, known| !gone(known));
+        if !ended.is_empty() {
+            self.monitor.append(at, &ended);
+        }
+    }
+
+    fn endings(&self, gone: impl Fn(&Known) -> bool) -> Vec<(SeriesId, f64)> {
+        let end_timed = self.target.job.end_timed;
+        let ends = |k: &&Known| gone(k) && (end_timed || !k.timed);
+        let ids = self.known.values().filter(ends).filter_map(|known| known.id);
+        ids.map(|id| (id, STALE)).collect()
+    }
+
+    /// What the scrape says of itself.
+    fn say(&mut self, at: i64, facts: &[(&'static str, f64)]) {
+        let mut samples = Vec::new();
+        for &(name, value) in facts {
+            let id = match self.own.get(name) {
+                Some(id) => Ok(*id),
+                None => self.monitor.series(&self.target.labels.with(NAME, name)),
+            };
+            if let Ok(id) = id {
+                self.own.insert(name, id);
+                samples.push((id, value));
+            }
+        }
+        for (id, _) in self.monitor.append(at, &samples) {
+            self.own.retain(|_, known| *known != id);
+        }
+    }
+}
+
+fn check(labels: &Labels, limits: &ScrapeLimits) -> Result<(), String> {
+    let over = |limit: usize, is: usize| limit > 0 && is > limit;
+    if over(limits.labels, labels.len()) {
+        return Err(format!(
+            "label_limit exceeded: {labels} has more than {} labels",
+            limits.labels
+        ));
+    }
+    for (name, value) in labels.iter() {
+        if over(limits.label_name, name.len()) {
+            let limit = limits.label_name;
+            return Err(format!("label_name_length_limit exceeded: {name:?}, limit {limit}"));
+        }
+        if over(limits.label_value, value.len()) {
+            let limit = limits.label_value;
+            return Err(format!(
+                "label_value_length_limit exceeded: {name} of {labels}, limit {limit}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Scraper {
+    fn drop(&mut self) {
+        // The target is not wanted any more (or the process ends).
+        let mut ended = self.endings(|_| true);
+        ended.extend(self.own.values().map(|id| (*id, STALE)));
+        self.monitor.append(now_ms(), &ended);
+    }
+}

@@ -1,0 +1,387 @@
+//! Remote-write out: what this node takes is sent on to other systems.
+//!
+//! Each receiver has a queue of its own, bounded in samples: when a receiver is gone for
+//! longer than that lasts, the oldest are dropped and counted. What waits is lost when the
+//! node ends; it is in this node's own series all the same.
+
+use crate::client::Client;
+use crate::config::RemoteWrite;
+use crate::push::wire::{
+    Label, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2, WrittenSample,
+};
+use crate::push::{VERSION1, VERSION2};
+use crate::relabel::relabel;
+use crate::store::{Monitor, now_ms};
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use prost::Message;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use synod_promql::Labels;
+use synod_tsdb::SeriesId;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Samples that wait for one receiver, at most.
+const WAITING_MAX: usize = 2_000_000;
+/// How often it is looked whether the configuration changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of an answer that are read.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Names of series that are remembered as they are sent.
+const NAMES_MAX: usize = 500_000;
+
+/// Samples of one time.
+type Batch = (i64, Vec<(SeriesId, f64)>);
+
+/// What waits for a receiver, and what became of the rest.
+pub(crate) struct Outbox {
+    name: String,
+    waiting: Mutex<Waiting>,
+    more: Notify,
+    sent: AtomicU64,
+    refused: AtomicU64,
+    dropped: AtomicU64,
+    retried: AtomicU64,
+}
+
+/// How sending on to a receiver goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReceiverStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Samples that it took.
+    pub sent: u64,
+    /// Samples that it refused for good.
+    pub refused: u64,
+    /// Samples that were dropped since too many waited.
+    pub dropped: u64,
+    /// Samples that wait.
+    pub pending: usize,
+    /// Requests that were tried again.
+    pub retried: u64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    batches: VecDeque<Batch>,
+    samples: usize,
+}
+
+impl Outbox {
+    fn new(name: &str) -> Outbox {
+        Outbox {
+            name: name.to_owned(),
+            waiting: Mutex::default(),
+            more: Notify::new(),
+            sent: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> ReceiverStatus {
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        ReceiverStatus {
+            name: self.name.clone(),
+            sent: count(&self.sent),
+            refused: count(&self.refused),
+            dropped: count(&self.dropped),
+            pending: self.pending(),
+            retried: count(&self.retried),
+        }
+    }
+
+    /// How many samples wait.
+    fn pending(&self) -> usize {
+        self.waiting().samples
+    }
+
+    pub fn put(&self, at: i64, samples: &[(SeriesId, f64)]) {
+        if samples.is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting();
+        waiting.samples += samples.len();
+        waiting.batches.push_back((at, samples.to_vec()));
+        while waiting.samples > WAITING_MAX {
+            let Some((_, oldest)) = waiting.batches.pop_front() else { break };
+            waiting.samples -= oldest.len();
+            self.dropped.fetch_add(oldest.len() as u64, Ordering::Relaxed);
+        }
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    /// The oldest samples, this many at most.
+    fn take(&self, most: usize) -> Vec<Batch> {
+        let mut waiting = self.waiting();
+        let (mut taken, mut room) = (Vec::new(), most);
+        while room > 0 {
+            let Some((at, mut samples)) = waiting.batches.pop_front() else { break };
+            if samples.len() > room {
+                let rest = samples.split_off(room);
+                waiting.batches.push_front((at, rest));
+            }
+            room -= samples.len();
+            taken.push((at, samples));
+        }
+        waiting.samples -= most - room;
+        taken
+    }
+
+    /// Waits until a request's worth is there, or until what is there has waited so long.
+    async fn wait(&self, enough: usize, deadline: Duration) {
+        while self.pending() == 0 {
+            self.more.notified().await;
+        }
+        let filled = async {
+            while self.pending() < enough {
+                self.more.notified().await;
+            }
+        };
+        // Time is up: what there is goes.
+        let _ = tokio::time::timeout(deadline, filled).await;
+    }
+}
+
+/// Keeps a sender for each receiver that the configuration names.
+pub(crate) async fn manage(monitor: Monitor) {
+    let mut running: Vec<(RemoteWrite, Arc<Outbox>, JoinHandle<()>)> = Vec::new();
+    let mut ticker = tokio::time::interval(LOOK_EVERY);
+    loop {
+        ticker.tick().await;
+        let config = monitor.config();
+        let wanted = &config.remote_write;
+        let before = running.len();
+        running.retain(|(settings, _, task)| {
+            let stays = wanted.contains(settings);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        let mut changed = before != running.len();
+        for settings in wanted {
+            if running.iter().any(|(r, ..)| r == settings) {
+                continue;
+            }
+            changed = true;
+            let outbox = Arc::new(Outbox::new(&settings.name));
+            let sender = match Client::new(&settings.http) {
+                Ok(client) => Sender {
+                    monitor: monitor.clone(),
+                    client,
+                    settings: settings.clone(),
+                    outbox: outbox.clone(),
+                    names: HashMap::new(),
+                    failed: false,
+                },
+                Err(why) => {
+                    tracing::error!(receiver = settings.name, "nothing is sent: {why}");
+                    continue;
+                }
+            };
+            running.push((settings.clone(), outbox, tokio::spawn(sender.run())));
+        }
+        if changed {
+            monitor.send_to(running.iter().map(|(_, outbox, _)| outbox.clone()).collect());
+        }
+    }
+}
+
+struct Sender {
+    monitor: Monitor,
+    client: Client,
+    settings: RemoteWrite,
+    outbox: Arc<Outbox>,
+    /// As they are sent; none: relabelling drops the series.
+    names: HashMap<SeriesId, Option<Labels>>,
+    failed: bool,
+}
+
+/// What became of a request.
+enum Sent {
+    Taken,
+    Refused(String),
+    Again(String),
+}
+
+impl Sender {
+    async fn run(mut self) {
+        loop {
+            let (enough, deadline) = (self.settings.samples_max, self.settings.deadline);
+            self.outbox.wait(enough, deadline).await;
+            let batches = self.outbox.take(enough);
+            let (body, samples) = self.request(&batches);
+            if samples > 0 {
+                self.deliver(body, samples).await;
+            }
+        }
+    }
+
+    /// Tries until the receiver has decided.
+    async fn deliver(&mut self, body: Bytes, samples: u64) {
+        let (mut pause, longest) = self.settings.backoff;
+        loop {
+            let within = tokio::time::timeout(self.settings.timeout, self.send(body.clone())).await;
+            let sent = within.unwrap_or_else(|_| Sent::Again("no answer in time".into()));
+            match sent {
+                Sent::Taken => {
+                    self.outbox.sent.fetch_add(samples, Ordering::Relaxed);
+                    if std::mem::take(&mut self.failed) {
+                        tracing::info!(receiver = self.settings.name, "takes samples again");
+                    }
+                    return;
+                }
+                Sent::Refused(why) => {
+                    self.outbox.refused.fetch_add(samples, Ordering::Relaxed);
+                    let name = &self.settings.name;
+                    tracing::warn!(receiver = name, "refused {samples} samples: {why}");
+                    return;
+                }
+                Sent::Again(why) => {
+                    self.outbox.retried.fetch_add(1, Ordering::Relaxed);
+                    if !std::mem::replace(&mut self.failed, true) {
+                        let name = &self.settings.name;
+                        tracing::warn!(receiver = name, "does not take samples: {why}; trying on");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+            }
+        }
+    }
+
+    async fn send(&self, body: Bytes) -> Sent {
+        let (proto, version) = match self.settings.version2 {
+            true => (VERSION2, "2.0.0"),
+            false => (VERSION1, "0.1.0"),
+        };
+        let kind = match self.settings.version2 {
+            true => format!("application/x-protobuf;proto={proto}"),
+            false => "application/x-protobuf".into(),
+        };
+        let mut request = Request::post(&*self.settings.url)
+            .header(header::CONTENT_TYPE, kind)
+            .header(header::CONTENT_ENCODING, "snappy")
+            .header("X-Prometheus-Remote-Write-Version", version);
+        for (name, value) in &self.settings.headers {
+            request = request.header(&**name, &**value);
+        }
+        let request = match request.body(body) {
+            Ok(request) => request,
+            Err(e) => return Sent::Refused(e.to_string()),
+        };
+        match self.client.send(request, ANSWER_BYTES_MAX).await {
+            Err(why) => Sent::Again(why),
+            Ok(answer) => {
+                let status = answer.status();
+                let again = status.is_server_error()
+                    || status == StatusCode::TOO_MANY_REQUESTS && self.settings.retry_429;
+                let why = || {
+                    let text = String::from_utf8_lossy(answer.body());
+                    format!("{status}: {}", text.lines().next().unwrap_or_default())
+                };
+                match (status.is_success(), again) {
+                    (true, _) => Sent::Taken,
+                    (_, true) => Sent::Again(why()),
+                    _ => Sent::Refused(why()),
+                }
+            }
+        }
+    }
+
+    /// The request for some samples, and how many are in it.
+    fn request(&mut self, batches: &[Batch]) -> (Bytes, u64) {
+        let oldest = match self.settings.age_max.as_millis() as i64 {
+            0 => i64::MIN,
+            age => now_ms() - age,
+        };
+        let mut by_series: HashMap<SeriesId, Vec<WrittenSample>> = HashMap::new();
+        let mut order = Vec::new();
+        for (timestamp, samples) in batches.iter().filter(|(at, _)| *at >= oldest) {
+            for &(id, value) in samples {
+                let series = by_series.entry(id).or_insert_with(|| {
+                    order.push(id);
+                    Vec::new()
+                });
+                series.push(WrittenSample { value, timestamp: *timestamp });
+            }
+        }
+        let (mut all, mut count) = (Vec::with_capacity(order.len()), 0);
+        for id in order {
+            let Some(labels) = self.name(id) else { continue };
+            let samples = by_series.remove(&id).unwrap_or_default();
+            count += samples.len() as u64;
+            all.push((labels, samples));
+        }
+        let body = match self.settings.version2 {
+            true => version2(all).encode_to_vec(),
+            false => version1(all).encode_to_vec(),
+        };
+        let packed = snap::raw::Encoder::new().compress_vec(&body);
+        // Bodies are far below what the format can hold.
+        (packed.unwrap_or_default().into(), count)
+    }
+
+    /// A series' labels as they are sent.
+    fn name(&mut self, id: SeriesId) -> Option<Labels> {
+        if self.names.len() > NAMES_MAX {
+            self.names.clear();
+        }
+        if let Some(known) = self.names.get(&id) {
+            return known.clone();
+        }
+        // A series that is no more by now has no name to be sent by.
+        let mut labels = self.monitor.head().labels(id).cloned()?;
+        for (name, value) in &self.monitor.config().external_labels {
+            if labels.get(name).is_empty() {
+                labels = labels.with(name, value);
+            }
+        }
+        let labels = relabel(labels, &self.settings.relabel);
+        self.names.insert(id, labels.clone());
+        labels
+    }
+}
+
+fn version1(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest {
+    let label = |(n, v): (&str, &str)| Label { name: n.to_owned(), value: v.to_owned() };
+    let series = |(labels, samples): (Labels, Vec<WrittenSample>)| TimeSeries {
+        labels: labels.iter().map(label).collect(),
+        samples,
+        histograms: Vec::new(),
+    };
+    WriteRequest { timeseries: all.into_iter().map(series).collect() }
+}
+
+fn version2(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest2 {
+    let mut numbers: HashMap<String, u32> = HashMap::from([(String::new(), 0)]);
+    let mut symbols = vec![String::new()];
+    let mut number = |text: &str| {
+        if let Some(number) = numbers.get(text) {
+            return *number;
+        }
+        let number = symbols.len() as u32;
+        symbols.push(text.to_owned());
+        numbers.insert(text.to_owned(), number);
+        number
+    };
+    let mut timeseries = Vec::with_capacity(all.len());
+    for (labels, samples) in all {
+        let mut labels_refs = Vec::with_capacity(2 * labels.len());
+        for (name, value) in labels.iter() {
+            labels_refs.extend([number(name), number(value)]);
+        }
+        timeseries.push(TimeSeries2 { labels_refs, samples, histograms: vec![], metadata: None });
+    }
+    WriteRequest2 { symbols, timeseries }
+}

@@ -1,0 +1,210 @@
+//! Pulling by a `prometheus.yml`: targets from everywhere, relabelling, limits, authority.
+
+mod common;
+
+use common::{Door, page, serve, start};
+use http::{Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use synod_door_prom::Surroundings;
+use synod_door_prom::config::Job;
+use synod_promql::Labels;
+
+const PAGE: &str = "# TYPE a counter\na{x=\"1\"} 5\na{x=\"2\"} 6\nb{job=\"theirs\"} 7\n";
+
+/// A configuration with one job of this address.
+fn job(address: impl std::fmt::Display, more: &str) -> String {
+    format!(
+        "scrape_configs:\n- job_name: t\n  scrape_interval: 200ms\n  static_configs: \
+         [{{targets: [\"{address}\"], labels: {{env: prod}}}}]\n  {}\n",
+        more.replace('\n', "\n  ")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_are_pulled_relabelled_and_honoured() {
+    let at = serve(|_| page(PAGE)).await;
+    let door = Door::open(&job(
+        at,
+        "relabel_configs: [{target_label: instance, replacement: one}]\n\
+         metric_relabel_configs:\n\
+         - {source_labels: [x], regex: '2', action: drop}\n\
+         - {source_labels: [x], regex: '(.+)', target_label: y, replacement: 'v$1'}",
+    ));
+    door.sees(
+        "a",
+        &[("{\"__name__\":\"a\",\"env\":\"prod\",\"instance\":\"one\",\"job\":\"t\",\"x\":\"1\",\"y\":\"v1\"}", "5")],
+    )
+    .await;
+    let exported = "{\"__name__\":\"b\",\"env\":\"prod\",\"exported_job\":\"theirs\",\"instance\":\"one\",\"job\":\"t\"}";
+    door.sees("b", &[(exported, "7")]).await;
+    for (series, value) in [
+        ("scrape_samples_scraped", "3"),
+        ("scrape_samples_post_metric_relabeling", "2"),
+        ("up", "1"),
+    ] {
+        door.sees(&format!("sum({series})"), &[("{}", value)]).await;
+    }
+    // The page's own labels count if the job says so; what is gone from a configuration ends.
+    let config = job(at, "honor_labels: true");
+    std::fs::write(door.dir.path().join("prometheus.yml"), config).expect("written");
+    let told = door.send(http::Method::POST, "/-/reload", &[], "").await;
+    assert_eq!(told.status(), StatusCode::OK, "{told:?}");
+    let instance = format!("\"instance\":\"{at}\"");
+    door.sees(
+        "b",
+        &[(&format!("{{\"__name__\":\"b\",\"env\":\"prod\",{instance},\"job\":\"theirs\"}}"), "7")],
+    )
+    .await;
+    door.sees("count(a)", &[("{}", "2")]).await;
+    // A mistake leaves all as it was.
+    std::fs::write(door.dir.path().join("prometheus.yml"), "x: y").expect("written");
+    let told = door.send(http::Method::POST, "/-/reload", &[], "").await;
+    assert_eq!(told.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(String::from_utf8_lossy(told.body()).contains("unknown field"), "{told:?}");
+    let (_, targets) = door.get("/api/v1/targets").await;
+    let target = &targets["data"]["activeTargets"][0];
+    assert_eq!(target["scrapePool"], "t", "{targets}");
+    assert_eq!(target["discoveredLabels"]["__address__"], at.to_string());
+    assert_eq!(target["scrapeInterval"], "200ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_make_a_scrape_fail_and_say_so() {
+    for (limit, why) in [
+        ("sample_limit: 2", "sample limit exceeded"),
+        ("label_limit: 3", "label_limit exceeded"),
+        ("label_value_length_limit: 4", "label_value_length_limit exceeded"),
+        ("label_name_length_limit: 5", "label_name_length_limit exceeded"),
+        ("body_size_limit: 10B", "body size limit exceeded"),
+        ("metrics_path: /none", "404"),
+        ("scrape_timeout: 1ms\nmetrics_path: /slow", "no answer within 0.001 s"),
+        ("metrics_path: /kind", "no content type"),
+    ] {
+        let at = serve(|request| match request.uri().path() {
+            "/none" => Response::builder().status(404).body("".into()).expect("a response"),
+            "/kind" => Response::new(PAGE.into()),
+            "/slow" => {
+                std::thread::sleep(Duration::from_millis(100));
+                page(PAGE)
+            }
+            _ => page(PAGE),
+        })
+        .await;
+        let door = Door::open(&job(at, limit));
+        door.sees("sum(up)", &[("{}", "0")]).await;
+        assert!(door.query("a").await.is_empty(), "{limit}");
+        let (_, targets) = door.get("/api/v1/targets?state=active").await;
+        let error = targets["data"]["activeTargets"][0]["lastError"].to_string();
+        assert!(error.contains(why), "{limit}: {error}");
+    }
+    let at = serve(|_| Response::new(PAGE.into())).await;
+    let door = Door::open(&job(at, "fallback_scrape_protocol: PrometheusText0.0.4"));
+    door.sees("sum(up)", &[("{}", "1")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_come_from_files_http_the_registry_and_relabelling() {
+    let at = serve(|_| page(PAGE)).await;
+    let list = format!("[{{\"targets\": [\"{at}\"], \"labels\": {{\"from\": \"http\"}}}}]");
+    let failing = Arc::new(AtomicUsize::new(0));
+    let asked = failing.clone();
+    let sd = serve(move |_| {
+        // It answers once, and fails from then on: what it said stays.
+        let answer = Response::builder().header("content-type", "application/json");
+        match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => answer.body(list.clone().into()).expect("a response"),
+            _ => answer.status(500).body("".into()).expect("a response"),
+        }
+    })
+    .await;
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("sd")).expect("a folder");
+    let config = format!(
+        "global: {{scrape_interval: 200ms}}\nscrape_configs:\n\
+         - job_name: files\n  file_sd_configs: [{{files: [\"sd/*.yml\"], refresh_interval: 1s}}]\n\
+         \x20 relabel_configs: [{{source_labels: [__meta_filepath], regex: '.*/(.*)', target_label: file}}]\n\
+         - job_name: http\n  http_sd_configs: [{{url: \"http://{sd}/\", refresh_interval: 1s}}]\n\
+         - job_name: registry\n  synod_sd_configs: [{{services: [web], refresh_interval: 1s}}]\n\
+         \x20 relabel_configs:\n\
+         \x20 - {{source_labels: [__meta_synod_healthy], regex: 'true', action: keep}}\n\
+         \x20 - {{source_labels: [__meta_synod_instance], target_label: instance}}\n\
+         - job_name: dns\n  dns_sd_configs: [{{names: [localhost], type: A, port: {}}}]\n",
+        at.port()
+    );
+    std::fs::write(dir.path().join("prometheus.yml"), config).expect("written");
+    let registry = move |service: &str| {
+        let labels = |name: &str, healthy: &str| {
+            Labels::new([
+                ("__address__", &*at.to_string()),
+                ("__meta_synod_service", service),
+                ("__meta_synod_instance", name),
+                ("__meta_synod_healthy", healthy),
+            ])
+        };
+        Ok(vec![labels("a", "true"), labels("b", "false")])
+    };
+    let around = Surroundings { registry: Arc::new(registry), ..Surroundings::none() };
+    let door = Door { monitor: start(dir.path(), around), dir };
+    let file = door.dir.path().join("sd/one.yml");
+    let write = |text: String| std::fs::write(&file, text).expect("written");
+    write(format!("- targets: [\"{at}\"]\n  labels: {{from: file}}\n"));
+    door.sees("count(up{job=\"files\",from=\"file\",file=\"one.yml\"})", &[("{}", "1")]).await;
+    door.sees("count(up{job=\"http\",from=\"http\"})", &[("{}", "1")]).await;
+    door.sees("count(up{job=\"registry\",instance=\"a\"})", &[("{}", "1")]).await;
+    door.sees("count(up{job=\"registry\"})", &[("{}", "1")]).await;
+    door.sees("count(up{job=\"dns\"} == 1)", &[("{}", "1")]).await;
+    // A file that cannot be read leaves its targets; one that is empty ends them.
+    write("nonsense: [".into());
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(door.query("up{job=\"files\"}").await.len(), 1);
+    write("[]".into());
+    door.sees("count(up{job=\"files\"})", &[]).await;
+    assert!(failing.load(Ordering::Relaxed) > 1);
+    assert_eq!(door.query("up{job=\"http\"}").await.len(), 1);
+    let (_, targets) = door.get("/api/v1/targets?state=dropped").await;
+    assert_eq!(targets["data"]["droppedTargetCounts"]["registry"], 1, "{targets}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_says_who_it_is_and_follows_redirects() {
+    let at = serve(|request| {
+        let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
+        let is = |name, value: &str| header(name) == Some(value);
+        if request.uri().path() == "/old" {
+            let moved =
+                Response::builder().status(302).header("location", "/new?module=a&module=b");
+            return moved.body("".into()).expect("a response");
+        }
+        // The parameters of the first address went with it; the second brings its own.
+        let known = is("authorization", "Basic dTpwYXNz") && is("x-tenant", "one");
+        let asked = request.uri().query() == Some("module=a&module=b");
+        let status = if known && asked { 200 } else { 401 };
+        let (mut parts, body) = page(PAGE).into_parts();
+        parts.status = StatusCode::from_u16(status).expect("a status");
+        Response::from_parts(parts, body)
+    })
+    .await;
+    let more = "metrics_path: /METRICS\nparams: {module: [a, b]}\nbasic_auth: {username: u, password_file: pw}\n\
+                http_headers: {X-Tenant: {values: [one]}}";
+    for path in ["/metrics", "/old"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("pw"), "pass\n").expect("written");
+        let config = job(at, &more.replace("/METRICS", path));
+        std::fs::write(dir.path().join("prometheus.yml"), config).expect("written");
+        let door = Door { monitor: start(dir.path(), Surroundings::none()), dir };
+        door.sees("sum(up)", &[("{}", "1")]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_around_is_scraped_without_being_told() {
+    let at = serve(|_| page("v 1\n")).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let members = move || vec![Labels::new([("__address__", &*at.to_string()), ("node", "n1")])];
+    let job = Job::new("own", Duration::from_millis(200));
+    let around = Surroundings { job, members: Arc::new(members), ..Surroundings::none() };
+    let door = Door { monitor: start(dir.path(), around), dir };
+    door.sees("count(up{job=\"own\",node=\"n1\"} == 1)", &[("{}", "1")]).await;
+}
