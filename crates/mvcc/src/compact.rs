@@ -41,9 +41,11 @@ impl<S: Store> State<S> {
         Ok(Ok(Outcome::Done))
     }
 
-    /// Whether a compaction has left something to remove.
+    /// Whether a compaction has left something to remove, and the store has time for it.
+    /// A removal costs it about as much as a change: what clients write comes first.
     pub fn compaction_due(&self) -> bool {
-        self.meta.sweep.is_some() || self.meta.swept < self.meta.compacted
+        (self.meta.sweep.is_some() || self.meta.swept < self.meta.compacted)
+            && !self.store.is_behind()
     }
 
     /// Removes what a compaction left behind, looking at no more than `budget`

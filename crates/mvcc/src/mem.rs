@@ -18,6 +18,7 @@ pub struct MemStore {
     commits: u64,
     durable: Arc<Mutex<(u64, Maps)>>,
     staged: Option<Maps>,
+    behind: bool,
 }
 
 /// A pinned state of a [`MemStore`].
@@ -28,6 +29,11 @@ impl MemStore {
     /// An empty store.
     pub fn new() -> MemStore {
         MemStore::default()
+    }
+
+    /// Makes it say that its upkeep is behind, or not any more.
+    pub fn set_behind(&mut self, behind: bool) {
+        self.behind = behind;
     }
 
     /// What a crash leaves: the content at the last finished sync.
@@ -94,6 +100,10 @@ impl Store for MemStore {
 
     fn size(&self) -> StoreSize {
         StoreSize::default()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.behind
     }
 
     fn stage_begin(&mut self) -> Result<(), StoreError> {

@@ -179,6 +179,12 @@ pub trait Store: Send + 'static {
     /// What it takes up.
     fn size(&self) -> StoreSize;
 
+    /// Whether its own upkeep is behind, so that work which can wait should: more of it
+    /// now would make commits wait.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Starts an empty staging area, dropping an earlier one.
     fn stage_begin(&mut self) -> Result<(), StoreError>;
 

@@ -145,6 +145,10 @@ impl Store for DiskStore {
         StoreSize { on_disk: tree.disk_space(), in_memory: cache + memtables }
     }
 
+    fn is_behind(&self) -> bool {
+        self.generation.is_behind()
+    }
+
     fn stage_begin(&mut self) -> Result<(), StoreError> {
         self.stage_abort()?;
         let number = self.generation.number + 1;

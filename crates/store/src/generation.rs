@@ -227,6 +227,13 @@ impl Generation {
         Ok(())
     }
 
+    /// Whether flushing or compaction are so far behind that what else is written now may
+    /// make commits wait. Half way, so that commits alone have time to be caught up with;
+    /// not sooner, so that removals go on under a load that never ends.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.memtables().sealed.is_empty() || self.tree.l0_run_count() > L0_RUNS_MAX / 2
+    }
+
     /// Removes the folder once nobody reads it any more.
     pub(crate) fn retire(&self) {
         self.obsolete.store(true, Ordering::Relaxed);
