@@ -139,6 +139,55 @@ pub async fn serve(
     address
 }
 
+/// The certificates and keys of these tests.
+pub fn tls_dir() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls")
+}
+
+/// Answers with this page by TLS, to those whose certificate our authority signed if
+/// `known` says so; gives where.
+pub async fn serve_tls(text: &'static str, known: bool) -> SocketAddr {
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::server::WebPkiClientVerifier;
+    use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
+    let cert = |name: &str| {
+        CertificateDer::from_pem_file(tls_dir().join(name)).expect("a certificate")
+    };
+    let provider = Arc::new(crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().expect("protocols");
+    let builder = if known {
+        let mut roots = RootCertStore::empty();
+        roots.add(cert("ca.pem")).expect("an authority");
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(tls_dir().join("server.key")).expect("a key");
+    let config = builder.with_single_cert(vec![cert("server.pem")], key).expect("a pair");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(move |_| async move {
+                    Ok::<_, Infallible>(page(text).map(Full::new))
+                });
+                let serving = hyper::server::conn::http1::Builder::new();
+                // Whoever asked may go at any time.
+                let _ = serving.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    address
+}
+
 /// A page of metrics.
 pub fn page(text: impl Into<Bytes>) -> Response<Bytes> {
     let page = Response::builder().header("content-type", "text/plain; version=0.0.4");

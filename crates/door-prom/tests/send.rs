@@ -1,0 +1,75 @@
+//! Sending on: one monitor to another, by both versions, over a receiver's failures.
+
+mod common;
+
+use common::{Door, serve};
+use http::{Method, Response, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use synod_door_prom::Monitor;
+
+/// A receiver that hands on to this monitor, after so many failures.
+async fn receiver(monitor: Monitor, failures: usize, asked: Arc<AtomicUsize>) -> String {
+    let runtime = tokio::runtime::Handle::current();
+    let at = serve(move |request| {
+        let empty = |status: StatusCode| {
+            Response::builder().status(status).body(bytes::Bytes::new()).expect("a response")
+        };
+        if asked.fetch_add(1, Ordering::Relaxed) < failures {
+            return empty(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        let answering = monitor.answer(request);
+        tokio::task::block_in_place(|| runtime.block_on(answering))
+    })
+    .await;
+    format!("http://{at}/api/v1/write")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn samples_are_sent_on_relabelled_and_tried_again() {
+    for message in ["prometheus.WriteRequest", "io.prometheus.write.v2.Request"] {
+        let (far, asked) = (Door::open(""), Arc::new(AtomicUsize::new(0)));
+        let url = receiver(far.monitor.clone(), 3, asked.clone()).await;
+        let door = Door::open(&format!(
+            "global: {{external_labels: {{region: eu}}}}\nremote_write:\n- url: \"{url}\"\n  name: far\n  \
+             protobuf_message: {message}\n  queue_config: {{batch_send_deadline: 100ms}}\n  \
+             write_relabel_configs:\n  - {{source_labels: [__name__], regex: 'push_.*', action: drop}}\n"
+        ));
+        // The sender looks at its configuration within a second.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let push = door.send(Method::PUT, "/metrics/job/x", &[], "a{l=\"1\"} 5\nb 6\n").await;
+        assert_eq!(push.status(), StatusCode::OK);
+        let wanted = "{\"__name__\":\"a\",\"job\":\"x\",\"l\":\"1\",\"region\":\"eu\"}";
+        far.sees("a", &[(wanted, "5")]).await;
+        far.sees("sum(b)", &[("{}", "6")]).await;
+        assert!(far.query("{__name__=~\"push_.*\"}").await.is_empty());
+        assert!(asked.load(Ordering::Relaxed) > 3, "{message}");
+        let status = &door.monitor.receivers()[0];
+        assert_eq!((&*status.name, status.sent, status.refused), ("far", 2, 0), "{status:?}");
+        assert_eq!((status.dropped, status.pending, status.retried), (0, 0, 3), "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_receiver_refuses_is_not_tried_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let at = serve(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Response::builder().status(400).body("no\n".into()).expect("a response")
+    })
+    .await;
+    let door = Door::open(&format!(
+        "remote_write: [{{url: \"http://{at}/\", queue_config: {{batch_send_deadline: 50ms}}}}]\n"
+    ));
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    door.send(Method::PUT, "/metrics/job/x", &[], "a 5\n").await;
+    let begun = std::time::Instant::now();
+    while door.monitor.receivers()[0].refused < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", door.monitor.receivers());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
