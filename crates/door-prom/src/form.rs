@@ -23,6 +23,14 @@ impl Form {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| &**v)
     }
 
+    /// All of it as a query of an address, with this parameter set.
+    pub fn encoded_with(&self, name: &str, value: &str) -> String {
+        let rest = self.0.iter().filter(|(n, _)| n != name);
+        let rest = rest.map(|(n, v)| (&**n, &**v));
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(rest.chain([(name, value)])).finish()
+    }
+
     /// A time: seconds since the epoch, or RFC 3339; ms.
     pub fn time(&self, name: &str) -> Result<Option<i64>, String> {
         let Some(text) = self.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };

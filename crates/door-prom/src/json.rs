@@ -145,9 +145,28 @@ fn series_of(out: &mut String, series: &Series, many: bool) {
 }
 
 /// The whole answer.
-pub(crate) fn respond(result: Result<String, Failure>) -> Response<Bytes> {
+/// What is answered: data as JSON, and what a person should know of it.
+pub(crate) struct Success {
+    pub data: String,
+    pub warnings: Vec<String>,
+}
+
+impl From<String> for Success {
+    fn from(data: String) -> Success {
+        Success { data, warnings: Vec::new() }
+    }
+}
+
+pub(crate) fn respond(result: Result<Success, Failure>) -> Response<Bytes> {
     let (status, body) = match result {
-        Ok(data) => (StatusCode::OK, format!("{{\"status\":\"success\",\"data\":{data}}}")),
+        Ok(Success { data, warnings }) => {
+            let mut body = format!("{{\"status\":\"success\",\"data\":{data}");
+            if !warnings.is_empty() {
+                body.push_str(",\"warnings\":");
+                list(&mut body, &warnings, |out, w| out.push_str(&text(w)));
+            }
+            (StatusCode::OK, body + "}")
+        }
         Err(f) => {
             let (kind, why) = (f.kind, text(&f.why));
             let body = format!("{{\"status\":\"error\",\"errorType\":\"{kind}\",\"error\":{why}}}");

@@ -16,13 +16,14 @@
 //! **Must not know**: consensus, the keyspace.
 //!
 //! **Absences** (they answer with an error that says so): rules and alerts, exemplars,
-//! native histograms, blocks on disk, queries over other nodes' series.
+//! native histograms, blocks on disk.
 
 mod api;
 mod client;
 pub mod config;
 mod discovery;
 mod exposition;
+mod fan;
 mod form;
 mod json;
 mod push;
@@ -36,6 +37,7 @@ mod targets;
 
 pub use discovery::Registry;
 pub use exposition::{BadLine, Line, Meaning, parse};
+pub use fan::Peer;
 pub use scrape::Surroundings;
 pub use send::ReceiverStatus;
 pub use store::{Monitor, Settings, StartError};

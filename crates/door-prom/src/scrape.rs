@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::config::Job;
 use crate::discovery::{Registry, Source};
+use crate::fan::Peer;
 use crate::scraper::{Page, Scraper};
 use crate::store::{Monitor, now_ms};
 use crate::targets::{Health, Target, TargetKey, TargetStatus};
@@ -38,6 +39,8 @@ pub struct Surroundings {
     pub members: Arc<dyn Fn() -> Vec<Labels> + Send + Sync>,
     /// The cluster's registry of services.
     pub registry: Registry,
+    /// The other nodes, which queries ask too.
+    pub peers: Arc<dyn Fn() -> Vec<Peer> + Send + Sync>,
 }
 
 impl Surroundings {
@@ -47,6 +50,7 @@ impl Surroundings {
             job: Job::new("synod", Duration::from_secs(1)),
             members: Arc::new(Vec::new),
             registry: Arc::new(|_| Ok(Vec::new())),
+            peers: Arc::new(Vec::new),
         }
     }
 }

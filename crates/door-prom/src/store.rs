@@ -1,7 +1,9 @@
 //! The monitor: series in memory, their log, and the thread that writes it.
 
+use crate::client::Client;
 use crate::config::Config;
 use crate::exposition::Meaning;
+use crate::fan::{Peer, Silent};
 use crate::push::gateway::{self, Gateway};
 use crate::push::otlp::Sums;
 use crate::scrape::{self, Surroundings};
@@ -98,6 +100,10 @@ pub(crate) struct Shared {
     pub targets: Mutex<Targets>,
     gateway: Gateway,
     sums: Sums,
+    peers: Arc<dyn Fn() -> Vec<Peer> + Send + Sync>,
+    silent: Silent,
+    /// For the cluster's own nodes.
+    client: Client,
     /// Those that what is taken is sent on to.
     outboxes: RwLock<Vec<Arc<Outbox>>>,
     pub started: SystemTime,
@@ -134,6 +140,9 @@ impl Monitor {
             targets: Mutex::default(),
             gateway: Gateway::default(),
             sums: Sums::default(),
+            peers: around.peers.clone(),
+            silent: Silent::default(),
+            client: Client::new(&around.job.http).map_err(StartError)?,
             outboxes: RwLock::default(),
             started: SystemTime::now(),
             ready: AtomicBool::new(false),
@@ -261,6 +270,18 @@ impl Monitor {
 
     pub(crate) fn send_to(&self, outboxes: Vec<Arc<Outbox>>) {
         *self.0.outboxes.write().unwrap_or_else(PoisonError::into_inner) = outboxes;
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        (self.0.peers)()
+    }
+
+    pub(crate) fn silent(&self) -> &Silent {
+        &self.0.silent
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.0.client
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use synod_coord::{InstanceRecord, ServiceMode, instance_key, prefix_range};
 use synod_door_etcd::{MorePages, PageAnswer};
 use synod_door_prom::config::Job;
-use synod_door_prom::{INTERVAL, Monitor, Settings as MonitorSettings, Surroundings};
+use synod_door_prom::{INTERVAL, Monitor, Peer, Settings as MonitorSettings, Surroundings};
 use synod_host::Handle;
 use synod_mvcc::RangeRequest;
 use synod_promql::{Labels, duration_text};
@@ -47,11 +47,12 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     let config = &settings.monitor_config;
     own.config = (!config.as_os_str().is_empty()).then(|| config.clone());
     let every = Duration::from_millis(settings.monitor_scrape_ms);
-    let (looks, registered) = (handle.clone(), handle.clone());
+    let (looks, registered, others) = (handle.clone(), handle.clone(), handle.clone());
     let around = Surroundings {
         job: Job::new(JOB, every),
         members: Arc::new(move || members(&looks, every)),
         registry: Arc::new(move |service| instances(&registered, service)),
+        peers: Arc::new(move || peers(&others)),
     };
     Monitor::start(own, around).map(Some).map_err(|e| e.to_string())
 }
@@ -78,6 +79,16 @@ fn members(handle: &Handle, every: Duration) -> Vec<Labels> {
         ]))
     };
     published.members().iter().filter_map(labels).collect()
+}
+
+/// The other members, where clients reach them.
+fn peers(handle: &Handle) -> Vec<Peer> {
+    let published = handle.published();
+    let peer = |(id, member): (&_, &synod_mvcc::MemberInfo)| {
+        let url = member.client_urls.first().filter(|_| *id != handle.id())?;
+        Some(Peer { name: member.name.clone(), url: url.trim_end_matches('/').to_owned() })
+    };
+    published.members().iter().filter_map(peer).collect()
 }
 
 /// The instances of a service, as this node's copy of the registry has them: without a

@@ -59,8 +59,16 @@ fn every_node_sees_all_and_answers_without_a_quorum() {
     assert_eq!(synod(&cluster, 1, &["query", "count(etcd_server_has_leader)"]), "{}  3\n");
     let drawn = synod(&cluster, 1, &["query", "up{node=\"n1\"}", "--range", "1m"]);
     assert!(drawn.contains("▁") && drawn.contains("last 1"), "{drawn}");
-    let targets = synod(&cluster, 1, &["targets"]);
-    assert!(targets.lines().filter(|l| l.starts_with("up ")).count() == 3, "{targets}");
+    // The others may have told of a target that this node has not scraped yet.
+    let begun = Instant::now();
+    loop {
+        let targets = synod(&cluster, 1, &["targets"]);
+        if targets.lines().filter(|l| l.starts_with("up ")).count() == 3 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{targets}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let (_, ready) = http(&cluster.endpoint(0), "GET", "/-/ready", "");
     assert_eq!(ready, "Synod is Ready.\n");
 

@@ -152,9 +152,8 @@ pub async fn serve_tls(text: &'static str, known: bool) -> SocketAddr {
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio_rustls::rustls::server::WebPkiClientVerifier;
     use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
-    let cert = |name: &str| {
-        CertificateDer::from_pem_file(tls_dir().join(name)).expect("a certificate")
-    };
+    let cert =
+        |name: &str| CertificateDer::from_pem_file(tls_dir().join(name)).expect("a certificate");
     let provider = Arc::new(crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().expect("protocols");

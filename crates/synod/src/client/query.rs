@@ -59,6 +59,9 @@ async fn ask(connect: &Connect, path: &str, params: &[(&str, String)]) -> Outcom
                 let answer: Value = serde_json::from_str(&body).map_err(|_| {
                     format!("{endpoint} keeps no series (monitor = false?): {body}")
                 })?;
+                for warning in answer["warnings"].as_array().into_iter().flatten() {
+                    eprintln!("synod: {}", word(warning));
+                }
                 return match answer["error"].as_str() {
                     Some(why) => Err(why.to_owned()),
                     None => Ok(answer["data"].clone()),
