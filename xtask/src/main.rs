@@ -1,6 +1,7 @@
 //! All automation: `cargo xtask <command>`.
 
 mod compare;
+mod dashboards;
 mod licences;
 mod peers;
 mod tidy;
@@ -14,6 +15,7 @@ cargo xtask <command>
   test [-- ARGS]   everything a change must pass but lints: fetches the real clients, runs all tests
   verify           the one gate: format, clippy, docs, and `test`
   tidy             layers, banned calls, the map, sizes, licences (also a part of the tests)
+  dashboards       write dashboards/*.json for Grafana
   peers            fetch the real clients and servers that the tests use into target/peers
   compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
   compare protocols  measure the three protocols in one run; writes docs/protocols.md
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test(rest.strip_prefix(&["--"]).unwrap_or(rest)),
         ["verify"] => verify(),
         ["tidy"] => tidy::run(&root()),
+        ["dashboards"] => dashboards::write(&root(), false),
         ["peers"] => peers::fetch(&root()).map(drop),
         ["compare", "etcd", rest @ ..] => compare::etcd(&root(), rest),
         ["compare", "protocols", rest @ ..] => compare::protocols(&root(), rest),

@@ -60,6 +60,7 @@ pub fn run(root: &Path) -> Result<(), String> {
     }
     map(root, &mut found)?;
     crate::licences::check(root, &mut found)?;
+    found.extend(crate::dashboards::write(root, true).err());
     if found.is_empty() {
         return Ok(());
     }

@@ -6,63 +6,22 @@ use crate::door::{Door, ETCD_VERSION};
 use crate::families::METRICS;
 use crate::metrics::CODE_NAMES;
 use crate::server::HOT_PATHS;
-use std::fmt::Write;
 use std::time::UNIX_EPOCH;
 use synod_consensus::Role;
-use synod_host::metrics::{Counter, Histogram, PeerMetrics};
-
-/// Writes families of the text format.
-struct Page(String);
-
-impl Page {
-    /// Begins a family of [`METRICS`].
-    fn head(&mut self, name: &str) {
-        let family = METRICS.iter().find(|f| f.name == name);
-        debug_assert!(family.is_some(), "{name} is not in the table of families");
-        let Some(f) = family else { return };
-        let _ = writeln!(self.0, "# HELP {name} {}\n# TYPE {name} {}", f.help, f.kind);
-    }
-
-    fn row(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _ = match labels {
-            "" => writeln!(self.0, "{name} {value}"),
-            l => writeln!(self.0, "{name}{{{l}}} {value}"),
-        };
-    }
-
-    /// A family of one number without labels.
-    fn number(&mut self, name: &str, value: impl std::fmt::Display) {
-        self.head(name);
-        self.row(name, "", value);
-    }
-
-    fn histogram(&mut self, name: &str, h: &Histogram) {
-        self.head(name);
-        self.buckets(name, "", h);
-    }
-
-    fn buckets(&mut self, name: &str, labels: &str, h: &Histogram) {
-        let (rows, total, sum) = h.read();
-        let comma = if labels.is_empty() { "" } else { "," };
-        for (bound, count) in rows {
-            self.row(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), count);
-        }
-        self.row(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"+Inf\""), total);
-        self.row(&format!("{name}_sum"), labels, sum);
-        self.row(&format!("{name}_count"), labels, total);
-    }
-}
+use synod_host::metrics::{Counter, PeerMetrics};
+use synod_host::page::Page;
 
 /// The whole page.
 pub(crate) fn render(door: &Door) -> String {
-    let mut page = Page(String::with_capacity(16 << 10));
+    let mut page = Page::new(METRICS);
     server(&mut page, door);
     disk_and_state(&mut page, door);
     network(&mut page, door);
     calls(&mut page, door);
     process(&mut page, door);
+    machine(&mut page, door);
     ours(&mut page, door);
-    page.0
+    page.into_text()
 }
 
 fn server(page: &mut Page, door: &Door) {
@@ -131,9 +90,14 @@ fn network(page: &mut Page, door: &Door) {
     }
     let connected = door.handle().connected();
     page.head("synod_peer_connected");
+    let published = door.handle().published();
     for id in peers.keys() {
         let is = u8::from(connected.contains(id));
-        page.row("synod_peer_connected", &format!("peer=\"{:x}\"", id.0), is);
+        // A name may hold anything.
+        let name = published.members().get(id).map_or("", |m| &*m.name);
+        let name = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels = format!("peer=\"{:x}\",name=\"{name}\"", id.0);
+        page.row("synod_peer_connected", &labels, is);
     }
     let traffic = &door.call_metrics().traffic;
     page.number("etcd_network_client_grpc_received_bytes_total", traffic.received.get());
@@ -170,6 +134,27 @@ fn process(page: &mut Page, door: &Door) {
     page.number("process_resident_memory_bytes", p.resident_bytes);
     page.number("process_open_fds", p.open_fds);
     page.number("process_max_fds", p.max_fds);
+}
+
+fn machine(page: &mut Page, door: &Door) {
+    let machine = synod_host::machine::read(door.handle().data_dir());
+    page.head("synod_host_pressure_seconds_total");
+    for p in &machine.pressures {
+        let labels = format!("resource=\"{}\",kind=\"{}\"", p.resource, p.kind);
+        page.row("synod_host_pressure_seconds_total", &labels, p.seconds);
+    }
+    let mut pair = |pair: Option<(u64, u64)>, first: &str, second: &str| {
+        if let Some((a, b)) = pair {
+            page.number(first, a);
+            page.number(second, b);
+        }
+    };
+    pair(machine.memory, "synod_host_memory_bytes", "synod_host_memory_available_bytes");
+    pair(machine.disk, "synod_host_disk_bytes", "synod_host_disk_free_bytes");
+    if let Some(load) = machine.load {
+        page.number("synod_host_load1", load);
+    }
+    page.number("synod_host_cpu_cores", machine.cores);
 }
 
 struct Process {

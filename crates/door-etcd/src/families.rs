@@ -1,28 +1,7 @@
 //! The families of the metrics page: the one place for their names, types and
 //! meanings. The page takes them from here, and so can documentation.
 
-/// A family of series.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Family {
-    /// Its name.
-    pub name: &'static str,
-    /// Prometheus's type: counter, gauge or histogram.
-    pub kind: &'static str,
-    /// What it means.
-    pub help: &'static str,
-}
-
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: "counter", help }
-}
-
-const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: "gauge", help }
-}
-
-const fn histogram(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: "histogram", help }
-}
+use synod_host::page::{Family, counter, gauge, histogram};
 
 /// All families, in the page's order.
 pub const METRICS: &[Family] = &[
@@ -89,6 +68,16 @@ pub const METRICS: &[Family] = &[
     gauge("process_resident_memory_bytes", "Resident memory."),
     gauge("process_open_fds", "Open file descriptors."),
     gauge("process_max_fds", "Most file descriptors."),
+    counter(
+        "synod_host_pressure_seconds_total",
+        "Time that some or all tasks of the machine waited for a resource.",
+    ),
+    gauge("synod_host_memory_bytes", "Memory of the machine."),
+    gauge("synod_host_memory_available_bytes", "Memory of the machine that could be had."),
+    gauge("synod_host_load1", "Mean number of tasks that ran or wanted to, over a minute."),
+    gauge("synod_host_cpu_cores", "Logical cores that the process may use."),
+    gauge("synod_host_disk_bytes", "Size of the disk with the data."),
+    gauge("synod_host_disk_free_bytes", "What is free of it."),
     gauge("synod_build_info", "This program, as labels."),
     gauge("synod_consensus_term", "The present ballot."),
     gauge("synod_consensus_role", "1 for the role that this member has."),

@@ -42,5 +42,5 @@ mod watch;
 
 pub use convert::txn_request;
 pub use door::{Door, DoorConfig, ETCD_VERSION};
-pub use families::{Family, METRICS};
+pub use families::METRICS;
 pub use server::{MorePages, PageAnswer, Serving, serve};

@@ -64,6 +64,9 @@ pub trait MorePages: Send + Sync + 'static {
     /// Whether this path is one of them.
     fn is_mine(&self, path: &str) -> bool;
 
+    /// Further families for the metrics page.
+    fn metrics(&self) -> String;
+
     /// Answers a request to one of them.
     fn answer(&self, request: Request<Bytes>) -> PageAnswer;
 }
@@ -169,12 +172,15 @@ impl Site {
         if gateway::is_mine(&path) {
             return gateway::answer(&mut self, request).await;
         }
-        if let Some(more) = self.more.filter(|more| more.is_mine(&path)) {
-            return answer_more(&*more, request).await;
+        if let Some(more) = self.more.as_ref().filter(|more| more.is_mine(&path)) {
+            return answer_more(&**more, request).await;
         }
         let query = request.uri().query().unwrap_or("").to_owned();
         let page = self.door.page(request.method(), &path, &query).await;
-        let (code, kind, text) = page.unwrap_or_else(|| pages::not_found(&path));
+        let (code, kind, mut text) = page.unwrap_or_else(|| pages::not_found(&path));
+        if let Some(more) = self.more.filter(|_| path == "/metrics" && code == StatusCode::OK) {
+            text += &more.metrics();
+        }
         let mut response = Response::new(boxed(Full::new(Bytes::from(text))));
         *response.status_mut() = code;
         response.headers_mut().insert("content-type", HeaderValue::from_static(kind));

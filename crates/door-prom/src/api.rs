@@ -41,9 +41,14 @@ impl Monitor {
     /// Answers a request to one of its paths. Queries may take long, so they run beside
     /// the runtime's tasks.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let monitor = self.clone();
+        let (monitor, begun) = (self.clone(), Instant::now());
         let answering = tokio::task::spawn_blocking(move || monitor.answer_now(&request));
-        match answering.await {
+        let answered = answering.await;
+        let well = answered
+            .as_ref()
+            .is_ok_and(|a| !a.status().is_client_error() && !a.status().is_server_error());
+        self.own().answered(begun, well);
+        match answered {
             Ok(response) => response,
             Err(e) => respond(Err(Failure {
                 status: StatusCode::INTERNAL_SERVER_ERROR,

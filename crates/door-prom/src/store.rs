@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::exposition::Meaning;
 use crate::fan::{Peer, Silent};
+use crate::own::Own;
 use crate::push::gateway::{self, Gateway};
 use crate::push::otlp::Sums;
 use crate::scrape::{self, Surroundings};
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     meanings: RwLock<BTreeMap<String, Meaning>>,
     config: RwLock<Arc<Config>>,
     pub targets: Mutex<Targets>,
+    own: Own,
     gateway: Gateway,
     sums: Sums,
     peers: Arc<dyn Fn() -> Vec<Peer> + Send + Sync>,
@@ -140,6 +142,7 @@ impl Monitor {
             targets: Mutex::default(),
             gateway: Gateway::default(),
             sums: Sums::default(),
+            own: Own::default(),
             peers: around.peers.clone(),
             silent: Silent::default(),
             client: Client::new(&around.job.http).map_err(StartError)?,
@@ -218,6 +221,7 @@ impl Monitor {
             }
         }
         self.0.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        self.0.own.refused.add(refused.len() as u64);
         // Under the head's lock, so that the log has a series' samples in their order.
         held(&self.0.gather).add(&head, at, &taken);
         for outbox in self.outboxes().iter() {
@@ -282,6 +286,10 @@ impl Monitor {
 
     pub(crate) fn client(&self) -> &Client {
         &self.0.client
+    }
+
+    pub(crate) fn own(&self) -> &Own {
+        &self.0.own
     }
 
     pub(crate) fn gateway(&self) -> &Gateway {

@@ -513,6 +513,7 @@ fn assemble(
         cluster: identity.cluster,
         protocol: identity.protocol.parse().map_err(StartError)?,
         started: SystemTime::now(),
+        data: config.data_dir.clone(),
         leader: AtomicU64::new(0),
         term: AtomicU64::new(0),
         leads: AtomicBool::new(false),

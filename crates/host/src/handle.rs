@@ -5,6 +5,7 @@ use crate::feed::Feed;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub cluster: u64,
     pub protocol: Protocol,
     pub started: SystemTime,
+    pub data: PathBuf,
     pub leader: AtomicU64,
     pub term: AtomicU64,
     pub leads: AtomicBool,
@@ -178,6 +180,11 @@ impl Handle {
     pub fn events(&self) -> Vec<LoggedEvent> {
         let events = self.0.events.lock().unwrap_or_else(|e| e.into_inner());
         events.iter().cloned().collect()
+    }
+
+    /// The folder with the data.
+    pub fn data_dir(&self) -> &Path {
+        &self.0.data
     }
 
     /// Bytes that the store takes on disk, as of a moment ago.

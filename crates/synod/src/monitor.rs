@@ -29,6 +29,10 @@ impl MorePages for Pages {
         Monitor::is_mine(path)
     }
 
+    fn metrics(&self) -> String {
+        self.0.metrics()
+    }
+
     fn answer(&self, request: Request<Bytes>) -> PageAnswer {
         let monitor = self.0.clone();
         Box::pin(async move { monitor.answer(request).await })

@@ -69,7 +69,13 @@ enum Load {
 #[derive(Args, Clone)]
 pub struct Common {
     /// Endpoints, separated by commas; clients are spread over them
-    #[arg(long, default_value = "127.0.0.1:2379", value_delimiter = ',', value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        env = "SYNOD_ENDPOINTS",
+        default_value = "127.0.0.1:2379",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
     pub endpoints: Vec<String>,
     /// Clients, each with one request in flight
     #[arg(long, default_value_t = 64)]

@@ -13,7 +13,12 @@ use tonic::{Request, Response, Status};
 #[derive(Args)]
 pub struct NothingArgs {
     /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:2379", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        env = "SYNOD_ENDPOINTS",
+        default_value = "127.0.0.1:2379",
+        value_name = "HOST:PORT"
+    )]
     listen: SocketAddr,
 }
 

@@ -15,7 +15,13 @@ use tonic::transport::Endpoint;
 #[derive(Args, Clone)]
 pub struct WatchArgs {
     /// Endpoints, separated by commas; watchers are spread over them
-    #[arg(long, default_value = "127.0.0.1:2379", value_delimiter = ',', value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        env = "SYNOD_ENDPOINTS",
+        default_value = "127.0.0.1:2379",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
     endpoints: Vec<String>,
     /// Watchers of the one key, each with a stream of its own
     #[arg(long, default_value_t = 100)]

@@ -1,0 +1,122 @@
+//! What monitoring shows of itself.
+
+use crate::store::Monitor;
+use crate::targets::Health;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use synod_host::metrics::{Counter, Histogram};
+use synod_host::page::{Family, Page, counter, gauge, histogram};
+
+/// Prometheus's customary buckets, microseconds.
+const BOUNDS_US: [u64; 11] = [
+    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
+];
+
+/// All families, in the page's order.
+pub const METRICS: &[Family] = &[
+    gauge("synod_monitor_series", "Series in memory."),
+    gauge("synod_monitor_series_limit", "Series that there may be."),
+    gauge("synod_monitor_chunk_bytes", "Bytes of samples in memory."),
+    counter("synod_monitor_samples_total", "Samples taken."),
+    counter(
+        "synod_monitor_samples_refused_total",
+        "Samples refused: too old, twice, too many series.",
+    ),
+    gauge("synod_monitor_log_writes", "Whether the series' log is written: 0 after a failure."),
+    gauge("synod_monitor_targets", "Targets, by how their last scrape went."),
+    counter(
+        "synod_monitor_requests_total",
+        "Requests to the monitoring API, by what became of them.",
+    ),
+    histogram("synod_monitor_request_seconds", "Time to answer a request to the monitoring API."),
+    counter("synod_monitor_sent_samples_total", "Samples that a receiver of remote-write took."),
+    counter(
+        "synod_monitor_send_refused_samples_total",
+        "Samples that a receiver refused for good.",
+    ),
+    counter(
+        "synod_monitor_send_dropped_samples_total",
+        "Samples dropped since too many waited for a receiver.",
+    ),
+    gauge("synod_monitor_send_pending_samples", "Samples that wait for a receiver."),
+    counter("synod_monitor_send_retries_total", "Requests to a receiver that were tried again."),
+];
+
+/// Counts of the monitor.
+pub(crate) struct Own {
+    pub refused: Counter,
+    answered: Counter,
+    failed: Counter,
+    seconds: Histogram,
+}
+
+impl Default for Own {
+    fn default() -> Own {
+        Own {
+            refused: Counter::default(),
+            answered: Counter::default(),
+            failed: Counter::default(),
+            seconds: Histogram::with_bounds(&BOUNDS_US),
+        }
+    }
+}
+
+impl Own {
+    /// A request that began then has been answered.
+    pub fn answered(&self, begun: Instant, well: bool) {
+        if well {
+            self.answered.inc()
+        } else {
+            self.failed.inc()
+        }
+        self.seconds.observe_us(begun.elapsed().as_micros() as u64);
+    }
+}
+
+impl Monitor {
+    /// The monitor's own families, as text.
+    pub fn metrics(&self) -> String {
+        let mut page = Page::new(METRICS);
+        let (stats, own) = (self.head().stats(), self.own());
+        page.number("synod_monitor_series", stats.series);
+        page.number("synod_monitor_series_limit", self.0.settings.limits.series);
+        page.number("synod_monitor_chunk_bytes", stats.chunk_bytes);
+        page.number("synod_monitor_samples_total", self.0.taken.load(Ordering::Relaxed));
+        page.number("synod_monitor_samples_refused_total", own.refused.get());
+        page.number("synod_monitor_log_writes", u8::from(self.log_failure().is_none()));
+        self.show_targets(&mut page);
+        page.head("synod_monitor_requests_total");
+        for (result, count) in [("success", &own.answered), ("error", &own.failed)] {
+            let labels = format!("result=\"{result}\"");
+            page.row("synod_monitor_requests_total", &labels, count.get());
+        }
+        page.histogram("synod_monitor_request_seconds", &own.seconds);
+        let receivers = self.receivers();
+        let mut family = |name: &str, value: fn(&crate::send::ReceiverStatus) -> u64| {
+            page.head(name);
+            for r in &receivers {
+                page.row(name, &format!("receiver={}", synod_promql::quoted(&r.name)), value(r));
+            }
+        };
+        family("synod_monitor_sent_samples_total", |r| r.sent);
+        family("synod_monitor_send_refused_samples_total", |r| r.refused);
+        family("synod_monitor_send_dropped_samples_total", |r| r.dropped);
+        family("synod_monitor_send_pending_samples", |r| r.pending as u64);
+        family("synod_monitor_send_retries_total", |r| r.retried);
+        page.into_text()
+    }
+
+    fn show_targets(&self, page: &mut Page) {
+        let targets = self.targets();
+        let count = |health: Health| {
+            targets.active.values().filter(|status| status.health == health).count()
+        };
+        page.head("synod_monitor_targets");
+        for (name, health) in
+            [("up", Health::Up), ("down", Health::Down), ("unknown", Health::Unknown)]
+        {
+            page.row("synod_monitor_targets", &format!("health=\"{name}\""), count(health));
+        }
+    }
+}
