@@ -72,12 +72,19 @@ fn every_node_sees_all_and_answers_without_a_quorum() {
     let (_, ready) = http(&cluster.endpoint(0), "GET", "/-/ready", "");
     assert_eq!(ready, "Synod is Ready.\n");
 
+    let top = synod(&cluster, 1, &["top", "--once"]);
+    assert!(top.contains("3 of 3 nodes up, leader n") && top.contains("reads/s"), "{top}");
+    assert!(top.lines().any(|l| l.starts_with("n0 ") && l.contains("n1 n2")), "{top}");
+
     cluster.kill(1);
     cluster.kill(2);
     until(&cluster, 0, "count(up == 0)", 2.0);
     // What they showed has ended, at once.
     until(&cluster, 0, "count(etcd_server_has_leader)", 1.0);
     until(&cluster, 0, "sum(etcd_server_has_leader)", 0.0);
+    let top = synod(&cluster, 0, &["top", "--once"]);
+    assert!(top.contains("1 of 3 nodes up, no leader"), "{top}");
+    assert_eq!(top.matches("DOWN").count(), 2, "{top}");
 }
 
 #[test]

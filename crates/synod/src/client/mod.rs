@@ -15,6 +15,7 @@ mod query;
 mod reports;
 mod service;
 mod status;
+mod top;
 mod txn;
 mod watchdog;
 
@@ -27,6 +28,7 @@ pub use members::{CompactArgs, MemberArgs};
 pub use query::{QueryArgs, TargetsArgs};
 pub use service::ServiceArgs;
 pub use status::StatusArgs;
+pub use top::TopArgs;
 pub use txn::TxnArgs;
 pub use watchdog::WatchdogArgs;
 
@@ -77,6 +79,8 @@ pub enum ClientCommand {
     Query(QueryArgs),
     /// What a node scrapes, and how that goes
     Targets(TargetsArgs),
+    /// Show the cluster live: nodes, load, links, alerts
+    Top(TopArgs),
 }
 
 impl ClientCommand {
@@ -105,6 +109,7 @@ impl ClientCommand {
                 ClientCommand::Compact(a) => a.run().await,
                 ClientCommand::Query(a) => a.run().await,
                 ClientCommand::Targets(a) => a.run().await,
+                ClientCommand::Top(a) => a.run().await,
             }
         })
     }

@@ -44,7 +44,11 @@ fn length(text: &str) -> Result<f64, String> {
 }
 
 /// `data` of an answer of the first endpoint that has one.
-async fn ask(connect: &Connect, path: &str, params: &[(&str, String)]) -> Outcome<Value> {
+pub(super) async fn ask(
+    connect: &Connect,
+    path: &str,
+    params: &[(&str, String)],
+) -> Outcome<Value> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     for (name, value) in params {
         form.append_pair(name, value);
@@ -107,7 +111,7 @@ impl QueryArgs {
     }
 }
 
-fn word(value: &Value) -> &str {
+pub(super) fn word(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
@@ -148,7 +152,7 @@ fn short(v: f64) -> String {
 }
 
 /// A line of bars, one a value.
-fn spark(values: &[f64], least: f64, most: f64) -> String {
+pub(super) fn spark(values: &[f64], least: f64, most: f64) -> String {
     let bar = |v: &f64| {
         if !v.is_finite() {
             return ' ';
