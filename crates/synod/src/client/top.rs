@@ -141,16 +141,16 @@ impl Seen {
         for (labels, value) in &now {
             seen.take(labels, *value);
         }
-        let fields: [(&str, fn(&mut Node) -> &mut Option<f64>); 4] = [
-            (PUTS, |n| &mut n.puts),
-            (READS, |n| &mut n.reads),
-            (CPU, |n| &mut n.cpu),
-            (SYNC, |n| &mut n.sync),
-        ];
-        for (query, field) in fields {
+        for query in [PUTS, READS, CPU, SYNC] {
             for (labels, value) in instant(connect, query).await? {
                 let node = seen.nodes.entry(word(&labels["node"]).to_owned()).or_default();
-                *field(node) = Some(value).filter(|v| v.is_finite());
+                let field = match query {
+                    PUTS => &mut node.puts,
+                    READS => &mut node.reads,
+                    CPU => &mut node.cpu,
+                    _ => &mut node.sync,
+                };
+                *field = Some(value).filter(|v| v.is_finite());
             }
         }
         seen.puts = past(connect, PUTS).await?;
