@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 use synod_promql::{
-    Kind, Labels, Limits, NAME, Query, duration_text, evaluate, parse, parse_selector,
+    Kind, Labels, Limits, NAME, Query, duration_text, evaluate_noted, parse, parse_selector,
 };
 
 /// Steps of a range query, at most.
@@ -21,9 +21,8 @@ const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 5] = [
+const NOT_BUILT: [&str; 4] = [
     "/api/v1/query_exemplars",
-    "/api/v1/format_query",
     "/api/v1/parse_query",
     "/api/v1/alertmanagers",
     "/api/v1/status/walreplay",
@@ -93,7 +92,13 @@ impl Monitor {
             _ => {}
         }
         let (get, post) = (request.method() == Method::GET, request.method() == Method::POST);
-        let forms = ["/api/v1/query", "/api/v1/query_range", "/api/v1/labels", "/api/v1/series"];
+        let forms = [
+            "/api/v1/query",
+            "/api/v1/query_range",
+            "/api/v1/format_query",
+            "/api/v1/labels",
+            "/api/v1/series",
+        ];
         if !(get || post && forms.contains(&path)) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
         }
@@ -124,6 +129,11 @@ impl Monitor {
         let data = match path {
             "/api/v1/metadata" => self.metadata(form)?,
             "/api/v1/targets" => self.targets_api(form)?,
+            "/api/v1/format_query" => {
+                let query = form.get("query").unwrap_or_default();
+                let node = parse(query).map_err(|e| Failure::of_query(&e, query))?;
+                text(&node.to_string())
+            }
             // None are loaded: there is no way to yet.
             "/api/v1/rules" => "{\"groups\":[]}".into(),
             "/api/v1/alerts" => "{\"alerts\":[]}".into(),
@@ -175,7 +185,8 @@ impl Monitor {
         let lookback = form.duration("lookback_delta").map_err(Failure::bad_data)?;
         let mut limits: Limits = self.0.settings.query;
         limits.lookback = lookback.filter(|l| *l > 0).unwrap_or(limits.lookback);
-        let node = parse(text)?;
+        let failed = |e: synod_promql::Error| Failure::of_query(&e, text);
+        let node = parse(text).map_err(failed)?;
         if range && !matches!(node.kind(), Kind::Scalar | Kind::Vector) {
             return Err(Failure::bad_data(format!(
                 "invalid parameter \"query\": invalid expression type \"{}\" for range query, must \
@@ -184,12 +195,22 @@ impl Monitor {
             )));
         }
         let source = self.fan(form, timeout)?;
-        let mut answer = evaluate(&node, query, &source, limits)?;
+        let noted = evaluate_noted(&node, query, &source, limits);
+        let (mut answer, notes) = noted.map_err(failed)?;
         if range && let synod_promql::Answer::Vector(series) = &mut answer {
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
         }
         let data = json::answer(&answer, query, range);
-        Ok(Success { data, warnings: source.warnings() })
+        let mut said = Success { data, warnings: source.warnings(), infos: Vec::new() };
+        for note in notes {
+            let place = synod_promql::place(text, note.at);
+            let (kind, list) = match note.warns {
+                true => ("warning", &mut said.warnings),
+                false => ("info", &mut said.infos),
+            };
+            list.push(format!("PromQL {kind}: {} ({place})", note.text));
+        }
+        Ok(said)
     }
 
     /// The labels of series that `match[]` names, within the time asked for.
@@ -219,7 +240,7 @@ impl Monitor {
         found.dedup();
         let mut data = String::new();
         list(&mut data, found.iter().take(limit), labels);
-        Ok(Success { data, warnings })
+        Ok(Success { data, warnings, infos: Vec::new() })
     }
 
     /// What some or all series have, each once and in order.
@@ -236,7 +257,7 @@ impl Monitor {
         all.extend(others.iter().filter_map(|name| Some(name.as_str()?.to_owned())));
         let mut data = String::new();
         list(&mut data, all.iter().take(limit), |out, n| out.push_str(&text(n)));
-        Ok(Success { data, warnings })
+        Ok(Success { data, warnings, infos: Vec::new() })
     }
 
     /// What the other nodes answer to the same question, all lists in one.

@@ -20,8 +20,9 @@ impl Failure {
     }
 }
 
-impl From<synod_promql::Error> for Failure {
-    fn from(e: synod_promql::Error) -> Failure {
+impl Failure {
+    /// Of a query.
+    pub fn of_query(e: &synod_promql::Error, query: &str) -> Failure {
         use synod_promql::ErrorKind;
         let (status, kind) = match e.kind {
             ErrorKind::Parse => (StatusCode::BAD_REQUEST, "bad_data"),
@@ -33,7 +34,7 @@ impl From<synod_promql::Error> for Failure {
             ErrorKind::Parse => "invalid parameter \"query\": ",
             _ => "",
         };
-        Failure { status, kind, why: format!("{place}{e}") }
+        Failure { status, kind, why: format!("{place}{}", e.told(query)) }
     }
 }
 
@@ -149,21 +150,24 @@ fn series_of(out: &mut String, series: &Series, many: bool) {
 pub(crate) struct Success {
     pub data: String,
     pub warnings: Vec<String>,
+    pub infos: Vec<String>,
 }
 
 impl From<String> for Success {
     fn from(data: String) -> Success {
-        Success { data, warnings: Vec::new() }
+        Success { data, warnings: Vec::new(), infos: Vec::new() }
     }
 }
 
 pub(crate) fn respond(result: Result<Success, Failure>) -> Response<Bytes> {
     let (status, body) = match result {
-        Ok(Success { data, warnings }) => {
+        Ok(Success { data, warnings, infos }) => {
             let mut body = format!("{{\"status\":\"success\",\"data\":{data}");
-            if !warnings.is_empty() {
-                body.push_str(",\"warnings\":");
-                list(&mut body, &warnings, |out, w| out.push_str(&text(w)));
+            for (name, notes) in [("warnings", &warnings), ("infos", &infos)] {
+                if !notes.is_empty() {
+                    let _ = write!(body, ",\"{name}\":");
+                    list(&mut body, notes, |out, note| out.push_str(&text(note)));
+                }
             }
             (StatusCode::OK, body + "}")
         }

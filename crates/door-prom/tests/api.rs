@@ -131,6 +131,20 @@ async fn what_grafana_asks_is_answered_in_its_shapes() {
 }
 
 #[tokio::test]
+async fn an_answer_says_what_its_reader_should_know() {
+    let door = Door::open("");
+    fill(&door).await;
+    let (_, answer) = door.get("/api/v1/query?query=quantile(2,requests_total)").await;
+    assert_eq!(
+        answer["warnings"],
+        json!(["PromQL warning: quantile value should be between 0 and 1, got 2 (1:10)"])
+    );
+    assert_eq!(answer["infos"], Value::Null);
+    let (_, answer) = door.get("/api/v1/format_query?query=sum(a)by(b)%2B1").await;
+    assert_eq!(answer["data"], "sum by (b) (a) + 1");
+}
+
+#[tokio::test]
 async fn errors_say_what_where_and_why() {
     let door = Door::open("");
     let end = fill(&door).await / 1_000;
@@ -143,7 +157,7 @@ async fn errors_say_what_where_and_why() {
         ("/api/v1/query_range?query=up[1m]&start=1&end=2&step=1", 400, "bad_data", "range vector"),
         ("/api/v1/series", 400, "bad_data", "match[]"),
         ("/api/v1/nowhere", 404, "not_found", "/api/v1/nowhere"),
-        ("/api/v1/format_query?query=1", 501, "internal", "not built yet"),
+        ("/api/v1/parse_query?query=1", 501, "internal", "not built yet"),
     ] {
         let (got, value) = door.get(path).await;
         let why = value["error"].as_str().unwrap_or_default();

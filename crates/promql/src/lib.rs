@@ -27,7 +27,8 @@ mod print;
 
 pub use ast::{Kind, Node};
 pub use eval::{
-    ABSENT, Answer, Limits, Query, STALE, Sample, Series, Source, Value, evaluate, is_stale,
+    ABSENT, Answer, Limits, Note, Query, STALE, Sample, Series, Source, Value, evaluate,
+    evaluate_noted, is_stale,
 };
 pub use labels::{Labels, Matcher, NAME, all_take, quoted};
 pub use lex::duration;
@@ -68,6 +69,26 @@ impl Error {
 
     pub(crate) fn execution(why: impl Into<String>) -> Error {
         Error { kind: ErrorKind::Execution, span: None, why: why.into() }
+    }
+}
+
+/// Where a byte of a query is: line and column, both from 1, as clients count.
+pub fn place(query: &str, at: usize) -> String {
+    let before = query.get(..at).unwrap_or(query);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
+    format!("{line}:{column}")
+}
+
+impl Error {
+    /// As text, with the place in this query if it is known.
+    pub fn told(&self, query: &str) -> String {
+        match (&self.span, self.kind) {
+            (Some(span), ErrorKind::Parse) => {
+                format!("{}: parse error: {}", place(query, span.start), self.why)
+            }
+            _ => self.why.clone(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Functions.
 
 use super::over_time::{extrapolated, instantaneous, plain, quantile, regression, smoothed};
-use super::{ABSENT, Column, Eval, Query, Value, is_stale};
+use super::{ABSENT, Column, Eval, Query, Value, Windows, is_stale};
 use crate::Error;
 use crate::ast::{Expr, Node};
 use crate::labels::{Labels, Matcher, NAME};
@@ -49,11 +49,25 @@ impl Eval<'_> {
             }
             "histogram_quantile" => {
                 let q = self.scalar(&args[0], query)?;
-                self.merged(super::histogram::quantiles(&q, self.vector(&args[1], query)?))?
+                self.check_quantile(&args[0], &q);
+                let columns = self.vector(&args[1], query)?;
+                let (found, fixed) =
+                    super::histogram::quantiles(&q, self.buckets(&args[1], columns));
+                for name in fixed {
+                    let text = format!(
+                        "input to histogram_quantile needed to be fixed for monotonicity (see \
+                         https://prometheus.io/docs/prometheus/latest/querying/functions/\
+                         #histogram_quantile) for metric name {}",
+                        crate::quoted(&name)
+                    );
+                    self.note(&args[1], false, text);
+                }
+                self.merged(found)?
             }
             "histogram_fraction" => {
                 let (lower, upper) = (self.scalar(&args[0], query)?, self.scalar(&args[1], query)?);
                 let columns = self.vector(&args[2], query)?;
+                let columns = self.buckets(&args[2], columns);
                 self.merged(super::histogram::fractions(&lower, &upper, columns))?
             }
             "histogram_avg" | "histogram_count" | "histogram_sum" | "histogram_stddev"
@@ -119,6 +133,39 @@ impl Eval<'_> {
         })
     }
 
+    /// The columns that have an upper bound; of others it is warned.
+    fn buckets(&self, node: &Node, mut columns: Vec<Column>) -> Vec<Column> {
+        columns.retain(|column| {
+            let le = column.labels.get("le");
+            let has = super::histogram::bound(le).is_ok();
+            if !has {
+                let text = format!(
+                    "bucket label \"le\" is missing or has a malformed value of {} for metric name {}",
+                    crate::quoted(le),
+                    crate::quoted(column.labels.get(NAME))
+                );
+                self.note(node, true, text);
+            }
+            has
+        });
+        columns
+    }
+
+    /// A rate of what does not look like a counter is told.
+    fn check_counters(&self, node: &Node, windows: &Windows) {
+        const ENDS: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
+        for series in &windows.series {
+            let name = series.labels.get(NAME);
+            if !name.is_empty() && !ENDS.iter().any(|end| name.ends_with(end)) {
+                let text = format!(
+                    "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {}",
+                    crate::quoted(name)
+                );
+                self.note(node, false, text);
+            }
+        }
+    }
+
     fn of_windows(&self, name: &str, args: &[Node], query: Query) -> Result<Vec<Column>, Error> {
         let scalar = |i: usize| match args.get(i) {
             Some(node) => self.scalar(node, query),
@@ -130,6 +177,11 @@ impl Eval<'_> {
         };
         let second = scalar(2)?;
         let windows = self.windows(matrix, query)?;
+        match name {
+            "rate" | "increase" => self.check_counters(matrix, &windows),
+            "quantile_over_time" => self.check_quantile(&args[0], &param),
+            _ => {}
+        }
         let range = windows.range;
         let named = matches!(name, "last_over_time" | "first_over_time");
         // A bad factor matters only at a step that has samples.

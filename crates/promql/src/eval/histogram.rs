@@ -1,20 +1,24 @@
 //! `histogram_quantile` and `histogram_fraction` over series with an upper bound in the label `le`.
 
 use super::{ABSENT, Column, is_stale};
-use crate::labels::Labels;
-use std::collections::BTreeMap;
+use crate::labels::{Labels, NAME};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Relative difference of neighbouring buckets that is taken for an error of rounding.
 const SMALL_DELTA: f64 = 1e-12;
 
-/// For each histogram (series that are alike but for `le`) the quantile at each step.
-pub(super) fn quantiles(q: &[f64], columns: Vec<Column>) -> Vec<Column> {
-    each(q.len(), columns, |step, buckets| quantile(q[step], buckets))
+/// For each histogram (series that are alike but for `le`) the quantile at each step; and
+/// the names of those whose counts fell by more than rounding.
+pub(super) fn quantiles(q: &[f64], columns: Vec<Column>) -> (Vec<Column>, BTreeSet<String>) {
+    let mut fixed = BTreeSet::new();
+    let found = each(q.len(), columns, &mut fixed, |step, buckets| quantile(q[step], buckets));
+    (found, fixed)
 }
 
 /// For each histogram which part of its observations lies between two values.
 pub(super) fn fractions(lower: &[f64], upper: &[f64], columns: Vec<Column>) -> Vec<Column> {
-    each(lower.len(), columns, |step, buckets| fraction(lower[step], upper[step], buckets))
+    let fixed = &mut BTreeSet::new();
+    each(lower.len(), columns, fixed, |step, buckets| fraction(lower[step], upper[step], buckets))
 }
 
 /// Computes a value of each histogram's buckets at each step: (upper bound, cumulative
@@ -22,6 +26,7 @@ pub(super) fn fractions(lower: &[f64], upper: &[f64], columns: Vec<Column>) -> V
 fn each(
     steps: usize,
     columns: Vec<Column>,
+    fixed: &mut BTreeSet<String>,
     of: impl Fn(usize, Vec<(f64, f64)>) -> f64,
 ) -> Vec<Column> {
     let mut order: Vec<Labels> = Vec::new();
@@ -37,18 +42,23 @@ fn each(
     }
     let one = |labels: Labels| {
         let buckets = groups.remove(&labels).unwrap_or_default();
+        let mut fell = false;
         let at = |step: usize| {
             let there = buckets.iter().map(|(bound, values)| (*bound, values[step]));
             let there: Vec<(f64, f64)> = there.filter(|(_, count)| !is_stale(*count)).collect();
-            if there.is_empty() { ABSENT } else { of(step, cumulative(there)) }
+            if there.is_empty() { ABSENT } else { of(step, cumulative(there, &mut fell)) }
         };
-        Column { labels: labels.nameless(), values: (0..steps).map(at).collect() }
+        let values = (0..steps).map(at).collect();
+        if fell {
+            fixed.insert(labels.get(NAME).to_owned());
+        }
+        Column { labels: labels.nameless(), values }
     };
     order.into_iter().map(one).filter(|c| !c.is_empty()).collect()
 }
 
 /// In order of the bounds, none twice, with counts that never fall.
-fn cumulative(mut buckets: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+fn cumulative(mut buckets: Vec<(f64, f64)>, fell: &mut bool) -> Vec<(f64, f64)> {
     buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
     buckets.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -57,11 +67,11 @@ fn cumulative(mut buckets: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
         }
         same
     });
-    monotone(&mut buckets);
+    *fell |= monotone(&mut buckets);
     buckets
 }
 
-fn bound(text: &str) -> Result<f64, std::num::ParseFloatError> {
+pub(super) fn bound(text: &str) -> Result<f64, std::num::ParseFloatError> {
     match text {
         "+Inf" => Ok(f64::INFINITY),
         other => other.parse(),
@@ -128,20 +138,23 @@ fn quantile(q: f64, buckets: Vec<(f64, f64)>) -> f64 {
 }
 
 /// Scrapes that saw the buckets at different moments, and rounding, make counts that
-/// fall; a cumulative count cannot.
-fn monotone(buckets: &mut [(f64, f64)]) {
+/// fall; a cumulative count cannot. Says whether one fell by more than rounding.
+fn monotone(buckets: &mut [(f64, f64)]) -> bool {
     let mut before = match buckets.first() {
         Some(first) => first.1,
-        None => return,
+        None => return false,
     };
+    let mut fell = false;
     for bucket in &mut buckets[1..] {
         let count = bucket.1;
         let near =
             (count - before).abs() <= SMALL_DELTA * (count.abs() + before.abs()).min(f64::MAX);
         if near || count < before {
+            fell |= !near;
             bucket.1 = before;
         } else {
             before = count;
         }
     }
+    fell
 }

@@ -8,10 +8,10 @@ mod labelling;
 mod over_time;
 mod select;
 
-use crate::ast::{At, BinaryOp, Expr, Kind, Node, When};
+use crate::ast::{Aggregation, At, BinaryOp, Expr, Kind, Node, When};
 use crate::labels::{Labels, Matcher};
 use crate::{Error, ErrorKind};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The value that ends a series: a NaN of these very bits.
@@ -151,6 +151,9 @@ pub(crate) struct Windows {
     pub(crate) ends: Vec<i64>,
 }
 
+/// Notes of one query, at most.
+const NOTES_MAX: usize = 10;
+
 /// One evaluation.
 pub(crate) struct Eval<'a> {
     source: &'a dyn Source,
@@ -158,52 +161,80 @@ pub(crate) struct Eval<'a> {
     /// The whole query's.
     outer: Query,
     taken: Cell<usize>,
+    notes: RefCell<BTreeSet<Note>>,
 }
 
-/// Evaluates a query; also what its readers should be told.
+/// What a reader of an answer should be told.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Note {
+    /// First byte in the query of what it is about.
+    pub at: usize,
+    /// It is a warning; else for information.
+    pub warns: bool,
+    /// In words.
+    pub text: String,
+}
+
+/// Evaluates a query.
 pub fn evaluate(
     node: &Node,
     query: Query,
     source: &dyn Source,
     limits: Limits,
 ) -> Result<Answer, Error> {
-    if query.start.min(query.end) < -TIME_MAX || query.start.max(query.end) > TIME_MAX {
-        return Err(Error::execution("the time of the query is out of bounds"));
-    }
-    let eval = Eval { source, limits, outer: query, taken: Cell::new(0) };
-    if node.kind() == Kind::Matrix {
-        if query.steps() != 1 {
-            return Err(Error {
-                kind: ErrorKind::Parse,
-                span: None,
-                why: "invalid expression type \"range vector\" for range query, must be Scalar or \
-                      instant Vector"
-                    .into(),
-            });
-        }
-        return eval.matrix(node, query);
-    }
-    let steps = |values: Vec<f64>| values.into_iter().enumerate();
-    Ok(match eval.value(node, query)? {
-        Value::Scalar(values) => Answer::Scalar(values),
-        Value::Text(text) => Answer::Text(text),
-        Value::Vector(columns) => Answer::Vector(
-            eval.merged(columns)?
-                .into_iter()
-                .map(|c| Series {
-                    labels: c.labels,
-                    samples: steps(c.values)
-                        .filter(|(_, v)| !is_stale(*v))
-                        .map(|(i, value)| Sample { at: query.at(i), value })
-                        .collect(),
-                })
-                .filter(|s| !s.samples.is_empty())
-                .collect(),
-        ),
-    })
+    evaluate_noted(node, query, source, limits).map(|(answer, _)| answer)
+}
+
+/// Evaluates a query; gives also what readers should be told, in the query's order.
+pub fn evaluate_noted(
+    node: &Node,
+    query: Query,
+    source: &dyn Source,
+    limits: Limits,
+) -> Result<(Answer, Vec<Note>), Error> {
+    let notes = RefCell::default();
+    let eval = Eval { source, limits, outer: query, taken: Cell::new(0), notes };
+    let answer = eval.answer(node, query)?;
+    Ok((answer, eval.notes.into_inner().into_iter().collect()))
 }
 
 impl Eval<'_> {
+    fn answer(&self, node: &Node, query: Query) -> Result<Answer, Error> {
+        if query.start.min(query.end) < -TIME_MAX || query.start.max(query.end) > TIME_MAX {
+            return Err(Error::execution("the time of the query is out of bounds"));
+        }
+        if node.kind() == Kind::Matrix {
+            if query.steps() != 1 {
+                return Err(Error {
+                    kind: ErrorKind::Parse,
+                    span: None,
+                    why: "invalid expression type \"range vector\" for range query, must be Scalar or \
+                          instant Vector"
+                        .into(),
+                });
+            }
+            return self.matrix(node, query);
+        }
+        let steps = |values: Vec<f64>| values.into_iter().enumerate();
+        Ok(match self.value(node, query)? {
+            Value::Scalar(values) => Answer::Scalar(values),
+            Value::Text(text) => Answer::Text(text),
+            Value::Vector(columns) => Answer::Vector(
+                self.merged(columns)?
+                    .into_iter()
+                    .map(|c| Series {
+                        labels: c.labels,
+                        samples: steps(c.values)
+                            .filter(|(_, v)| !is_stale(*v))
+                            .map(|(i, value)| Sample { at: query.at(i), value })
+                            .collect(),
+                    })
+                    .filter(|s| !s.samples.is_empty())
+                    .collect(),
+            ),
+        })
+    }
+
     fn matrix(&self, node: &Node, query: Query) -> Result<Answer, Error> {
         let windows = self.windows(node, query)?;
         let (range, end) = (windows.range, windows.ends[0]);
@@ -213,6 +244,23 @@ impl Eval<'_> {
             s
         });
         Ok(Answer::Matrix(series.filter(|s| !s.samples.is_empty()).collect()))
+    }
+
+    /// Notes what a reader should be told of a part of the query; each once.
+    pub(crate) fn note(&self, at: &Node, warns: bool, text: String) {
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() < NOTES_MAX {
+            notes.insert(Note { at: at.span.start, warns, text });
+        }
+    }
+
+    /// Warns if one of these is no share of a whole.
+    pub(crate) fn check_quantile(&self, at: &Node, q: &[f64]) {
+        let bad = |q: &&f64| q.is_nan() || **q < 0.0 || **q > 1.0;
+        if let Some(q) = q.iter().find(bad) {
+            let q = aggregate::number_text(*q);
+            self.note(at, true, format!("quantile value should be between 0 and 1, got {q}"));
+        }
     }
 
     /// Counts samples against the limit.
@@ -253,7 +301,13 @@ impl Eval<'_> {
             Expr::Call { function, args } => self.call(function.name, args, query),
             Expr::Aggregate { op, param, inner, grouping } => {
                 let columns = self.vector(inner, query)?;
-                let param = param.as_ref().map(|p| self.value(p, query)).transpose()?;
+                let node = param;
+                let param = node.as_ref().map(|p| self.value(p, query)).transpose()?;
+                if let (Aggregation::Quantile, Some(node), Some(Value::Scalar(q))) =
+                    (op, node, &param)
+                {
+                    self.check_quantile(node, q);
+                }
                 Ok(Value::Vector(self.aggregate(*op, param, columns, grouping, query)?))
             }
             Expr::Binary { op, left, right, returns_bool, matching } => {

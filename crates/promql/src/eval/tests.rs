@@ -199,3 +199,49 @@ fn expressions_print_as_they_are_read() {
         assert_eq!(parse(printed).expect(printed).to_string(), printed);
     }
 }
+
+#[test]
+fn what_a_reader_should_know_is_told_with_its_place() {
+    let m = memory(&[
+        "up | 1 1 1 1",
+        "a_total | 1 2 3 4",
+        "h_bucket{le=\"1\"} | 5 5 5 5",
+        "h_bucket{le=\"+Inf\"} | 3 3 3 3",
+        "bad_bucket{le=\"x\"} | 1 1 1 1",
+    ]);
+    let told = |query: &str| {
+        let node = parse(query).expect(query);
+        let (_, notes) = evaluate_noted(&node, Query::instant(30_000), &m, Limits::default())
+            .unwrap_or_else(|e| panic!("{query}: {e}"));
+        let one = |n: Note| {
+            let kind = if n.warns { "warning" } else { "info" };
+            format!("{kind} {}: {}", crate::place(query, n.at), n.text)
+        };
+        notes.into_iter().map(one).collect::<Vec<_>>()
+    };
+    assert!(
+        told("sum(rate(a_total[30s])) + histogram_quantile(0.9, a_total{le=\"1\"})").is_empty()
+    );
+    let counter =
+        "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"up\"";
+    assert_eq!(told("sum(\n  rate(up[30s]))"), [format!("info 2:8: {counter}")]);
+    let share = |got: &str| format!("quantile value should be between 0 and 1, got {got}");
+    assert_eq!(told("quantile(1.5, up)"), [format!("warning 1:10: {}", share("1.5"))]);
+    assert_eq!(told("quantile_over_time(-1, up[1m])"), [format!("warning 1:20: {}", share("-1"))]);
+    assert_eq!(
+        told("histogram_quantile(NaN, h_bucket)")[0],
+        format!("warning 1:20: {}", share("NaN"))
+    );
+    let fell = told("histogram_quantile(0.5, h_bucket)");
+    assert!(fell.len() == 1 && fell[0].contains("info 1:25") && fell[0].contains("\"h_bucket\""));
+    assert_eq!(
+        told("histogram_quantile(0.5, bad_bucket)"),
+        [
+            "warning 1:25: bucket label \"le\" is missing or has a malformed value of \"x\" for metric name \
+          \"bad_bucket\""
+        ]
+    );
+    // Places are those of lines and characters, as clients count.
+    let error = parse("up +\n é").expect_err("no query");
+    assert!(error.told("up +\n é").starts_with("2:2: parse error"), "{}", error.told("up +\n é"));
+}
