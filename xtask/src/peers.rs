@@ -78,7 +78,8 @@ fn python(dir: &Path) -> Result<(), String> {
     std::fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))
 }
 
-fn debian(dir: &Path, name: &str, version: &str) -> Result<(), String> {
+/// A Debian package, unpacked, if it is not there yet.
+pub fn debian(dir: &Path, name: &str, version: &str) -> Result<(), String> {
     let into = dir.join("deb").join(name);
     if into.join("usr").exists() {
         return Ok(());

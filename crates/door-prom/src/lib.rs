@@ -41,6 +41,6 @@ pub use exposition::{BadLine, Line, Meaning, parse};
 pub use fan::Peer;
 pub use own::METRICS;
 pub use scrape::Surroundings;
-pub use send::ReceiverStatus;
+pub use send::{ReceiverStatus, packed_write};
 pub use store::{Monitor, Settings, StartError};
 pub use targets::{Health, INTERVAL, Target, TargetStatus};

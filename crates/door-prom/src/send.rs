@@ -327,9 +327,7 @@ impl Sender {
             true => version2(all).encode_to_vec(),
             false => version1(all).encode_to_vec(),
         };
-        let packed = snap::raw::Encoder::new().compress_vec(&body);
-        // Bodies are far below what the format can hold.
-        (packed.unwrap_or_default().into(), count)
+        (packed(&body), count)
     }
 
     /// A series' labels as they are sent.
@@ -351,6 +349,21 @@ impl Sender {
         self.names.insert(id, labels.clone());
         labels
     }
+}
+
+/// A request of remote-write 1.0 with these series and their samples (time in ms, value),
+/// as it is sent.
+pub fn packed_write(all: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) -> Bytes {
+    let sample = |(timestamp, value)| WrittenSample { value, timestamp };
+    let one = |(labels, samples): (Labels, Vec<(i64, f64)>)| {
+        (labels, samples.into_iter().map(sample).collect())
+    };
+    packed(&version1(all.into_iter().map(one).collect()).encode_to_vec())
+}
+
+fn packed(body: &[u8]) -> Bytes {
+    // Bodies are far below what the format can hold.
+    snap::raw::Encoder::new().compress_vec(body).unwrap_or_default().into()
 }
 
 fn version1(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest {

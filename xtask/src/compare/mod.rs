@@ -4,11 +4,13 @@
 mod cores;
 mod etcd;
 mod protocols;
+mod series;
 mod servers;
 
 pub use cores::cores;
 pub use etcd::etcd;
 pub use protocols::protocols;
+pub use series::series;
 
 use servers::{Servers, endpoints};
 use std::path::Path;

@@ -99,13 +99,13 @@ fn page(port: u16) -> String {
     text
 }
 
-fn status_kib(pid: u32, name: &str) -> f64 {
+pub(super) fn status_kib(pid: u32, name: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0");
     line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
 }
 
-fn cpu_of(pid: u32) -> f64 {
+pub(super) fn cpu_of(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |s| s.1).split_whitespace().collect();
     let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
@@ -113,7 +113,7 @@ fn cpu_of(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn spawn(program: &Path, args: &[String], log: &Path) -> Result<Child, String> {
+pub(super) fn spawn(program: &Path, args: &[String], log: &Path) -> Result<Child, String> {
     let log = File::create(log).map_err(|e| format!("{}: {e}", log.display()))?;
     let errors = log.try_clone().map_err(|e| e.to_string())?;
     Command::new(program)
@@ -125,7 +125,7 @@ fn spawn(program: &Path, args: &[String], log: &Path) -> Result<Child, String> {
         .map_err(|e| format!("cannot start {}: {e}", program.display()))
 }
 
-fn fresh_dir(root: &Path, name: &str) -> Result<PathBuf, String> {
+pub(super) fn fresh_dir(root: &Path, name: &str) -> Result<PathBuf, String> {
     let dir = root.join("target/compare").join(name);
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;

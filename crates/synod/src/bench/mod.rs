@@ -9,6 +9,7 @@ mod detector;
 mod failover;
 mod loads;
 mod nothing;
+mod series;
 mod servers;
 mod service;
 mod session;
@@ -59,6 +60,11 @@ enum Load {
     /// A server that does nothing, to compare with
     #[command(hide = true)]
     Nothing(nothing::NothingArgs),
+    /// Push the series of a made-up fleet by remote-write
+    Series(series::SeriesArgs),
+    /// Show them as a page to scrape
+    #[command(hide = true)]
+    Page(series::PageArgs),
     /// Deliver each write to many watchers
     Watch(watch::WatchArgs),
     /// Write steadily and report the longest time without a success
@@ -174,6 +180,8 @@ pub fn run(args: BenchArgs) -> Outcome {
             Load::Worker(w) => service::work(w).await,
             Load::Detector(d) => detector::run(d).await,
             Load::Reporter(r) => detector::report(r).await,
+            Load::Series(s) => s.run().await,
+            Load::Page(p) => p.run().await,
             Load::Watch(w) => watch::run(w).await,
             Load::Failover(f) => failover::run(f).await,
         }
