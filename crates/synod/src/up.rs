@@ -214,7 +214,7 @@ async fn first_to_end(nodes: &[Node], children: &mut [Child]) -> String {
                 return format!(
                     "{} ended at its start ({status}):\n{}(the whole log: {})",
                     node.name,
-                    last_lines(&log, 3),
+                    why(&std::fs::read_to_string(&log).unwrap_or_default(), 3),
                     log.display()
                 );
             }
@@ -223,11 +223,14 @@ async fn first_to_end(nodes: &[Node], children: &mut [Child]) -> String {
     }
 }
 
-fn last_lines(path: &Path, count: usize) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(count);
-    lines[from..].iter().map(|l| format!("  {l}\n")).collect()
+/// The lines of a log that say why it ends: from the last that names an error, or the very
+/// last ones.
+fn why(log: &str, count: usize) -> String {
+    let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+    let names =
+        |l: &&str| l.starts_with("error:") || l.starts_with("synod:") || l.contains(" ERROR ");
+    let from = lines.iter().rposition(names).unwrap_or(lines.len().saturating_sub(count));
+    lines[from..].iter().take(count).map(|l| format!("  {l}\n")).collect()
 }
 
 /// Until every node answers and knows a leader.
@@ -286,5 +289,19 @@ fn terminate(id: u32) {
     let Ok(id) = i32::try_from(id) else { return };
     if let Some(pid) = rustix::process::Pid::from_raw(id) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::why;
+
+    #[test]
+    fn what_names_the_error_is_shown() {
+        let wrong_flag = "error: unexpected argument '--x' found\n\nUsage: a\n\nFor more, try b.\n";
+        assert!(why(wrong_flag, 3).starts_with("  error: unexpected argument '--x' found\n"));
+        assert_eq!(why("INFO a\nsynod: no room\n", 3), "  synod: no room\n");
+        assert_eq!(why("1\n2\n3\n4\n", 3), "  2\n  3\n  4\n");
+        assert_eq!(why("", 3), "");
     }
 }
