@@ -18,8 +18,8 @@
 //!
 //! **Invariants**
 //! - [`Session::is_safe`] is never true when the servers may have ended the
-//!   session ([`synod_coord::SessionClock`] has the assumption about clocks; time
-//!   that a suspended machine sleeps through is not seen).
+//!   session ([`synod_coord::SessionClock`] has the assumption about clocks; the time
+//!   that a machine was suspended counts).
 //! - A call that was not answered is made again at another endpoint only when it
 //!   does no harm twice (a session opened twice ends by itself); a fenced write is
 //!   not, and its error says that its end is not known.

@@ -17,6 +17,8 @@ use tonic::{Status, Streaming};
 
 /// Longer than anybody waits, and short enough to be added to any time.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// A sleep does not see that the machine was suspended: none is longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a renewal that failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -66,9 +68,17 @@ pub struct Session {
     files: OnceLock<Files>,
 }
 
+/// The machine's time since it was started, the time that it was suspended among it: the
+/// servers count that, too. (Tokio's clock stands still meanwhile.)
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// What the session's tasks share.
 pub(crate) struct Shared {
-    begun: Instant,
+    /// By [`since_boot`].
+    begun: Duration,
     clock: Mutex<SessionClock>,
     state: watch::Sender<SessionState>,
 }
@@ -79,7 +89,7 @@ impl Shared {
     }
 
     fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        since_boot().saturating_sub(self.begun).as_millis() as u64
     }
 
     /// See [`Session::is_safe`].
@@ -90,8 +100,16 @@ impl Shared {
         clock.state() == SessionState::Safe && now < clock.deadline_ms()
     }
 
-    fn at(&self, ms: u64) -> Instant {
-        self.begun + Duration::from_millis(ms)
+    /// Returns at this time of the session's clock, soon after it if the machine was
+    /// suspended.
+    async fn until(&self, ms: u64) {
+        loop {
+            let left = Duration::from_millis(ms.saturating_sub(self.now_ms()));
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        }
     }
 
     fn tell(&self, state: Option<SessionState>) {
@@ -108,11 +126,11 @@ impl Session {
             lock_delay_s: options.lock_delay.as_secs_f64().ceil() as i64,
             name: options.name,
         };
-        let begun = Instant::now();
+        let begun = since_boot();
         // One that was opened without our knowing ends by itself.
         let sent = AtomicU64::new(0);
         let opening = |channel| {
-            sent.store(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
+            sent.store((since_boot() - begun).as_millis() as u64, Ordering::Relaxed);
             let open = open.clone();
             async move { SessionClient::new(channel).open(open).await }
         };
@@ -157,18 +175,21 @@ impl Session {
 
     /// Until when it is safe without another answer from the cluster.
     pub fn deadline(&self) -> Instant {
-        self.shared.at(self.shared.clock().deadline_ms())
+        let deadline = self.shared.clock().deadline_ms();
+        Instant::now() + Duration::from_millis(deadline.saturating_sub(self.shared.now_ms()))
     }
 
     /// Returns when less than `margin` is left before the deadline: when what
     /// takes as long to stop must be stopped.
     pub async fn closer_than(&self, margin: Duration) {
+        let margin = margin.as_millis() as u64;
         loop {
-            let stop = self.deadline() - margin;
-            if stop <= Instant::now() || *self.shared.state.borrow() != SessionState::Safe {
+            let stop = self.shared.clock().deadline_ms().saturating_sub(margin);
+            let over = stop <= self.shared.now_ms();
+            if over || *self.shared.state.borrow() != SessionState::Safe {
                 return;
             }
-            tokio::time::sleep_until(stop).await;
+            self.shared.until(stop).await;
         }
     }
 
@@ -276,12 +297,12 @@ async fn keep_alive(client: Client, session: i64, shared: Arc<Shared>) {
     loop {
         let (renew_at, ends) = {
             let clock = shared.clock();
-            (shared.at(clock.renew_at_ms()), clock.next_ms())
+            (clock.renew_at_ms(), clock.next_ms())
         };
         // Nothing more to tell: it is over.
         let Some(ends) = ends else { return };
         let renewal = async {
-            tokio::time::sleep_until(renew_at).await;
+            shared.until(renew_at).await;
             renew(&client, session, &shared, &mut stream).await
         };
         tokio::select! {
@@ -292,7 +313,7 @@ async fn keep_alive(client: Client, session: i64, shared: Arc<Shared>) {
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
             },
-            () = tokio::time::sleep_until(shared.at(ends)) => {}
+            () = shared.until(ends) => {}
         }
         tick(&shared);
     }

@@ -16,9 +16,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-/// Milliseconds of the machine's monotonic clock, the same in all its processes.
-pub(crate) fn monotonic_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+/// A sleep does not see that the machine was suspended: none is longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Milliseconds since the machine was started, the same in all its processes; the time
+/// that it was suspended counts.
+pub(crate) fn since_boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     now.tv_sec as u64 * 1_000 + now.tv_nsec as u64 / 1_000_000
 }
 
@@ -41,10 +45,13 @@ impl WatchdogArgs {
             let late = async {
                 match until {
                     None => std::future::pending().await,
-                    Some(until) => {
-                        let left = until.saturating_sub(monotonic_ms());
-                        tokio::time::sleep(Duration::from_millis(left)).await;
-                    }
+                    Some(until) => loop {
+                        let left = until.saturating_sub(since_boot_ms());
+                        if left == 0 {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(left).min(LOOK_EVERY)).await;
+                    },
                 }
             };
             tokio::select! {
@@ -86,7 +93,7 @@ impl Watchdog {
     pub async fn keep_quiet(&mut self, session: Option<&Session>) {
         let Some(session) = session else { return std::future::pending().await };
         // This clock first: a pause between the two makes the time shorter.
-        let now = monotonic_ms();
+        let now = since_boot_ms();
         let left = session.deadline().saturating_duration_since(Instant::now());
         let left = left.saturating_sub(session.kill_margin() / 2);
         if let Some(stdin) = &mut self.0.stdin {
