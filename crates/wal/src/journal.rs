@@ -62,9 +62,23 @@ impl<D: Disk> Journal<D> {
     /// Opens the journal in `disk`, reading what earlier lives left. `node` is
     /// bound into every checksum.
     pub fn open(
+        disk: D,
+        node: u64,
+        options: Options,
+    ) -> Result<(Journal<D>, Recovery), JournalError> {
+        let mut records = Vec::new();
+        let opened = Journal::open_each(disk, node, options, |_, record| records.push(record));
+        opened.map(|(journal, recovery)| (journal, Recovery { records, ..recovery }))
+    }
+
+    /// Like [`Journal::open`], and hands out each record with its segment instead of
+    /// gathering them: no more than a segment is in memory. What was handed out may be
+    /// followed by an error.
+    pub fn open_each(
         mut disk: D,
         node: u64,
         options: Options,
+        mut take: impl FnMut(u64, Record),
     ) -> Result<(Journal<D>, Recovery), JournalError> {
         let names = disk.list().map_err(io_error("listing", "the directory"))?;
         let mut segments: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
@@ -86,7 +100,8 @@ impl<D: Disk> Journal<D> {
         let mut recovery = Recovery::default();
         for (i, &segment) in segments.iter().enumerate() {
             let last = i + 1 == segments.len();
-            journal.recover_segment(segment, last, &mut recovery)?;
+            let records = journal.recover_segment(segment, last, &mut recovery)?;
+            records.into_iter().for_each(|record| take(segment, record));
         }
         if journal.segments.is_empty() {
             journal.add_segment(segments.last().map_or(1, |s| s + 1))?;
@@ -99,7 +114,7 @@ impl<D: Disk> Journal<D> {
         segment: u64,
         last: bool,
         recovery: &mut Recovery,
-    ) -> Result<(), JournalError> {
+    ) -> Result<Vec<Record>, JournalError> {
         let file = segment_name(segment);
         let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
         let scan = scan_segment(&bytes).map_err(|version| JournalError::Foreign {
@@ -107,7 +122,7 @@ impl<D: Disk> Journal<D> {
             what: format!("of format version {version}, and this program reads {}", crate::VERSION),
         })?;
         if scan.header.is_none_or(|h| h.segment != segment) {
-            return self.recover_unbegun(segment, last, file);
+            return self.recover_unbegun(segment, last, file).map(|()| Vec::new());
         }
         self.check_continuity(&file, &scan, segment)?;
         match &scan.tail {
@@ -139,8 +154,7 @@ impl<D: Disk> Journal<D> {
         self.end = scan.end;
         self.chain = scan.chain;
         self.next_batch = scan.next_batch;
-        recovery.records.extend(scan.batches.into_iter().flat_map(|b| b.records));
-        Ok(())
+        Ok(scan.batches.into_iter().flat_map(|b| b.records).collect())
     }
 
     /// A segment whose header is not its own: made, and never written to.
