@@ -153,3 +153,23 @@ pub fn page(data: &[u8]) -> bool {
     let (plain, open) = (reads(false), reads(true));
     plain.is_ok() || open.is_ok()
 }
+
+/// The bytes as the index of a block of series. Of one that is read, all that it says can be
+/// asked for, or is an error.
+pub fn block_index(data: &[u8]) -> bool {
+    let Ok(index) = synod_tsdb::IndexReader::open(data.to_vec()) else { return false };
+    let names: Vec<String> = index.names().map(str::to_owned).collect();
+    for name in &names {
+        let _ = index.values(name, |_, _| {});
+        let pattern = synod_promql::Matcher::new(name, "=~", ".+").expect("a pattern");
+        let _ = index.candidates(&[pattern]);
+    }
+    index.all().is_ok_and(|all| all.iter().all(|number| index.series(*number).is_ok()))
+}
+
+/// The bytes as a chunk of samples. One that is read holds as many as it says.
+pub fn chunk(data: &[u8]) -> bool {
+    let Ok(samples) = synod_tsdb::samples(data) else { return false };
+    assert_eq!(samples.len(), usize::from(u16::from_be_bytes([data[0], data[1]])));
+    true
+}

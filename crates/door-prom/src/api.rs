@@ -9,6 +9,7 @@ use crate::store::{Monitor, now_ms};
 use crate::targets::{Health, TargetStatus};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,12 +22,8 @@ const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 4] = [
-    "/api/v1/query_exemplars",
-    "/api/v1/parse_query",
-    "/api/v1/alertmanagers",
-    "/api/v1/status/walreplay",
-];
+const NOT_BUILT: [&str; 3] =
+    ["/api/v1/parse_query", "/api/v1/alertmanagers", "/api/v1/status/walreplay"];
 
 impl Monitor {
     /// Whether this path is monitoring's.
@@ -96,6 +93,7 @@ impl Monitor {
             "/api/v1/query",
             "/api/v1/query_range",
             "/api/v1/format_query",
+            "/api/v1/query_exemplars",
             "/api/v1/labels",
             "/api/v1/series",
         ];
@@ -113,7 +111,8 @@ impl Monitor {
             "/api/v1/query_range" => return self.query(form, true),
             "/api/v1/series" => return self.series_api(form),
             "/api/v1/labels" => {
-                return self.names(path, form, |l| l.iter().map(|(n, _)| n.to_owned()).collect());
+                return self
+                    .names(path, form, None, |l| l.iter().map(|(n, _)| n.to_owned()).collect());
             }
             _ => {}
         }
@@ -121,12 +120,13 @@ impl Monitor {
             path.strip_prefix("/api/v1/label/").and_then(|p| p.strip_suffix("/values"))
         {
             let name = unescaped(name);
-            return self.names(path, form, |l| match l.get(&name) {
+            return self.names(path, form, Some(&name), |l| match l.get(&name) {
                 "" => Vec::new(),
                 value => vec![value.to_owned()],
             });
         }
         let data = match path {
+            "/api/v1/query_exemplars" => self.exemplars_api(form)?,
             "/api/v1/metadata" => self.metadata(form)?,
             "/api/v1/targets" => self.targets_api(form)?,
             "/api/v1/format_query" => {
@@ -214,16 +214,15 @@ impl Monitor {
     }
 
     /// The labels of series that `match[]` names, within the time asked for.
-    fn matched(&self, form: &Form) -> Result<Vec<Labels>, Failure> {
+    fn matched(&self, form: &Form) -> Result<BTreeSet<Labels>, Failure> {
         let mut sets = Vec::new();
         for selector in form.all("match[]") {
             let matchers = parse_selector(selector)
                 .map_err(|e| Failure::bad_data(format!("invalid parameter \"match[]\": {e}")))?;
             sets.push(matchers);
         }
-        let from = form.time("start").map_err(Failure::bad_data)?.unwrap_or(i64::MIN);
-        let to = form.time("end").map_err(Failure::bad_data)?.unwrap_or(i64::MAX);
-        Ok(self.head().labels_of(&sets, from, to))
+        let (from, to) = form.span().map_err(Failure::bad_data)?;
+        self.labels_of(&sets, from, to).map_err(Failure::internal)
     }
 
     fn series_api(&self, form: &Form) -> Result<Success, Failure> {
@@ -234,25 +233,28 @@ impl Monitor {
         let (others, warnings) = self.elsewhere("/api/v1/series", form)?;
         for series in others.iter().filter_map(|s| s.as_object()) {
             let pairs = series.iter().filter_map(|(n, v)| Some((&**n, v.as_str()?)));
-            found.push(Labels::new(pairs));
+            found.insert(Labels::new(pairs));
         }
-        found.sort();
-        found.dedup();
         let mut data = String::new();
         list(&mut data, found.iter().take(limit), labels);
         Ok(Success { data, warnings, infos: Vec::new() })
     }
 
-    /// What some or all series have, each once and in order.
+    /// What some or all series have, each once and in order: their labels' names, or their
+    /// values of one.
     fn names(
         &self,
         path: &str,
         form: &Form,
+        name: Option<&str>,
         of: impl Fn(&Labels) -> Vec<String>,
     ) -> Result<Success, Failure> {
         let limit = form.limit().map_err(Failure::bad_data)?;
-        let found = self.matched(form)?;
-        let mut all: std::collections::BTreeSet<String> = found.iter().flat_map(of).collect();
+        let (from, to) = form.span().map_err(Failure::bad_data)?;
+        let mut all: BTreeSet<String> = match form.get("match[]") {
+            None => self.texts(name, from, to).map_err(Failure::internal)?,
+            Some(_) => self.matched(form)?.iter().flat_map(of).collect(),
+        };
         let (others, warnings) = self.elsewhere(path, form)?;
         all.extend(others.iter().filter_map(|name| Some(name.as_str()?.to_owned())));
         let mut data = String::new();

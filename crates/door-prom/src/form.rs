@@ -53,6 +53,12 @@ impl Form {
         }
     }
 
+    /// The times that are asked for: `start` and `end`, or all there are.
+    pub fn span(&self) -> Result<(i64, i64), String> {
+        let (start, end) = (self.time("start")?, self.time("end")?);
+        Ok((start.unwrap_or(i64::MIN), end.unwrap_or(i64::MAX)))
+    }
+
     /// A length: seconds, or as PromQL writes it; ms.
     pub fn duration(&self, name: &str) -> Result<Option<i64>, String> {
         let Some(text) = self.get(name).filter(|t| !t.is_empty()) else { return Ok(None) };

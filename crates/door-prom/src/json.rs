@@ -18,6 +18,10 @@ impl Failure {
     pub fn bad_data(why: impl Into<String>) -> Failure {
         Failure { status: StatusCode::BAD_REQUEST, kind: "bad_data", why: why.into() }
     }
+
+    pub fn internal(why: impl Into<String>) -> Failure {
+        Failure { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "internal", why: why.into() }
+    }
 }
 
 impl Failure {
@@ -53,12 +57,12 @@ pub(crate) fn value_text(v: f64) -> String {
     }
 }
 
-fn number(out: &mut String, v: f64) {
+pub(crate) fn number(out: &mut String, v: f64) {
     let _ = write!(out, "\"{}\"", value_text(v));
 }
 
 /// Seconds with as many decimals as there are.
-fn time(out: &mut String, ms: i64) {
+pub(crate) fn time(out: &mut String, ms: i64) {
     let _ = match ms.rem_euclid(1_000) {
         0 => write!(out, "{}", ms / 1_000),
         _ => write!(out, "{}", ms as f64 / 1_000.0),

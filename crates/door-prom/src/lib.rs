@@ -3,29 +3,32 @@
 //! **What it is**: a [`Monitor`] that scrapes targets (its own node and its peers without
 //! being told, others by a `prometheus.yml`), takes what others push (remote-write, the
 //! Pushgateway's API, OTLP), keeps the series of the last hours in memory and in a log,
-//! sends them on, and answers Prometheus's HTTP API from them.
+//! those before them in blocks, sends them on, and answers Prometheus's HTTP API from them.
 //!
 //! **Why a crate**: the clock, the sockets and the threads of monitoring. It depends on no
 //! quorum: a node answers from what it has seen itself.
 //!
 //! **Invariants**
 //! - What was taken is durable after [`Settings::sync_every`] at the latest; a log that
-//!   cannot be written is told, and monitoring goes on in memory.
+//!   cannot be written is told and tried again, and monitoring goes on in memory. So it is
+//!   with blocks: the head keeps what is in none.
 //! - No body, page or answer is larger than a named limit.
 //!
 //! **Must not know**: consensus, the keyspace.
 //!
-//! **Absences** (they answer with an error that says so): rules and alerts, exemplars,
-//! native histograms, blocks on disk.
+//! **Absences** (they answer with an error that says so): rules and alerts, native
+//! histograms.
 
 mod api;
 mod client;
 pub mod config;
 mod discovery;
+mod exemplars;
 mod exposition;
 mod fan;
 mod form;
 mod json;
+mod keep;
 mod own;
 mod push;
 mod read;

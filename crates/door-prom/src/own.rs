@@ -23,6 +23,9 @@ pub const METRICS: &[Family] = &[
         "synod_monitor_samples_refused_total",
         "Samples refused: too old, twice, too many series.",
     ),
+    gauge("synod_monitor_blocks", "Blocks of series on disk."),
+    gauge("synod_monitor_block_bytes", "Bytes of blocks of series on disk."),
+    gauge("synod_monitor_blocks_write", "Whether blocks of series are written: 0 after a failure."),
     gauge("synod_monitor_log_writes", "Whether the series' log is written: 0 after a failure."),
     gauge("synod_monitor_targets", "Targets, by how their last scrape went."),
     counter(
@@ -84,6 +87,10 @@ impl Monitor {
         page.number("synod_monitor_chunk_bytes", stats.chunk_bytes);
         page.number("synod_monitor_samples_total", self.0.taken.load(Ordering::Relaxed));
         page.number("synod_monitor_samples_refused_total", own.refused.get());
+        let blocks = self.blocks();
+        page.number("synod_monitor_blocks", blocks.map_or(0, |b| b.all().len()));
+        page.number("synod_monitor_block_bytes", blocks.map_or(0, |b| b.bytes()));
+        page.number("synod_monitor_blocks_write", u8::from(self.blocks_failure().is_none()));
         page.number("synod_monitor_log_writes", u8::from(self.log_failure().is_none()));
         self.show_targets(&mut page);
         page.head("synod_monitor_requests_total");

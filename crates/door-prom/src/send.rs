@@ -339,7 +339,7 @@ impl Sender {
             return known.clone();
         }
         // A series that is no more by now has no name to be sent by.
-        let mut labels = self.monitor.head().labels(id).cloned()?;
+        let mut labels = self.monitor.head().labels(id)?;
         for (name, value) in &self.monitor.config().external_labels {
             if labels.get(name).is_empty() {
                 labels = labels.with(name, value);

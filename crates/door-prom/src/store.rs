@@ -1,9 +1,10 @@
-//! The monitor: series in memory, their log, and the thread that writes it.
+//! The monitor: what it takes and what it is asked for.
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::exposition::Meaning;
 use crate::fan::{Peer, Silent};
+use crate::keep::{self, Kept};
 use crate::own::Own;
 use crate::push::gateway::{self, Gateway};
 use crate::push::otlp::Sums;
@@ -14,19 +15,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use synod_host::FileDisk;
 use synod_promql::{Labels, Matcher, Sample, Series, Source};
-use synod_tsdb::{Gather, Head, Limits, Refused, SeriesId, SeriesLog};
-use synod_wal::JournalError;
+use synod_tsdb::{Exemplar, Gather, Head, Limits, NoExemplar, Refused, SeriesId, Taken};
 
-/// How often what is too old is dropped.
-const DROP_EVERY: Duration = Duration::from_secs(60);
-/// Bytes of a segment of the log.
-const SEGMENT_BYTES: u64 = 4 << 20;
 /// Families whose meaning is kept.
 const MEANINGS_MAX: usize = 20_000;
 
@@ -94,8 +89,9 @@ pub(crate) struct Targets {
 
 pub(crate) struct Shared {
     pub settings: Settings,
-    head: RwLock<Head>,
-    gather: Mutex<Gather>,
+    pub head: RwLock<Head>,
+    pub gather: Mutex<Gather>,
+    pub kept: Kept,
     meanings: RwLock<BTreeMap<String, Meaning>>,
     config: RwLock<Arc<Config>>,
     pub targets: Mutex<Targets>,
@@ -114,11 +110,12 @@ pub(crate) struct Shared {
     /// Samples taken.
     pub taken: AtomicU64,
     /// Why the log is not written any more.
-    failed: Mutex<Option<String>>,
-    writer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    pub failed: Mutex<Option<String>>,
+    /// They end when their channel does.
+    threads: Mutex<Vec<(Sender<()>, JoinHandle<()>)>>,
 }
 
-fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -137,6 +134,7 @@ impl Monitor {
             head: RwLock::new(Head::new(settings.limits)),
             settings,
             gather: Mutex::default(),
+            kept: Kept::default(),
             meanings: RwLock::default(),
             config: RwLock::new(Arc::new(config)),
             targets: Mutex::default(),
@@ -151,18 +149,23 @@ impl Monitor {
             ready: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             failed: Mutex::default(),
-            writer: Mutex::default(),
+            threads: Mutex::default(),
         });
         let (stop, stopped) = channel();
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("series-log".into()).spawn(move || {
-            let log = bring_back(&own);
+            let log = keep::bring_back(&own);
             own.gateway.load(&own.settings.pushed_file());
             own.ready.store(true, Ordering::Release);
-            write_loop(&own, log, &stopped);
+            keep::write_loop(&own, log, &stopped);
         });
         let thread = thread.map_err(|e| StartError(format!("starting the log's thread: {e}")))?;
-        *held(&shared.writer) = Some((stop, thread));
+        let (stop_blocks, stopped) = channel();
+        let own = shared.clone();
+        let blocks = std::thread::Builder::new().name("series-blocks".into());
+        let blocks = blocks.spawn(move || keep::block_loop(&own, &stopped));
+        let blocks = blocks.map_err(|e| StartError(format!("starting the blocks' thread: {e}")))?;
+        *held(&shared.threads) = vec![(stop_blocks, blocks), (stop, thread)];
         let monitor = Monitor(shared);
         tokio::spawn(scrape::manage(monitor.clone(), around));
         tokio::spawn(gateway::keep(monitor.clone()));
@@ -175,11 +178,12 @@ impl Monitor {
     pub fn reload(&self) -> Result<(), String> {
         let config = read_config(&self.0.settings)?;
         *self.0.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.head_mut().set_limits(self.limits());
         Ok(())
     }
 
     pub(crate) fn config(&self) -> Arc<Config> {
-        self.0.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.config()
     }
 
     /// Whether what the log holds is back.
@@ -189,8 +193,10 @@ impl Monitor {
 
     /// Makes durable what was taken, and ends the log. Blocks.
     pub fn close(&self) {
-        let writer = held(&self.0.writer).take();
-        if let Some((stop, thread)) = writer {
+        if let Some(blocks) = self.blocks() {
+            blocks.stop();
+        }
+        for (stop, thread) in std::mem::take(&mut *held(&self.0.threads)) {
             drop(stop);
             // A panic there was told when it came.
             let _ = thread.join();
@@ -213,21 +219,33 @@ impl Monitor {
     /// Takes samples of one time; gives those that were refused.
     pub(crate) fn append(&self, at: i64, samples: &[(SeriesId, f64)]) -> Vec<(SeriesId, Refused)> {
         let (mut taken, mut refused) = (Vec::with_capacity(samples.len()), Vec::new());
+        let mut late = Vec::new();
         let mut head = self.head_mut();
         for &(id, value) in samples {
             match head.append(id, Sample { at, value }) {
-                Ok(()) => taken.push((id, value)),
+                Ok(Taken::InOrder) => taken.push((id, value)),
+                Ok(Taken::Late) => late.push((id, value)),
+                Ok(Taken::Again) => {}
                 Err(why) => refused.push((id, why)),
             }
         }
-        self.0.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        self.0.taken.fetch_add((taken.len() + late.len()) as u64, Ordering::Relaxed);
         self.0.own.refused.add(refused.len() as u64);
         // Under the head's lock, so that the log has a series' samples in their order.
-        held(&self.0.gather).add(&head, at, &taken);
+        let mut gather = held(&self.0.gather);
+        gather.add(&head, at, &taken);
+        gather.add_late(&head, at, &late);
+        drop(gather);
+        taken.append(&mut late);
         for outbox in self.outboxes().iter() {
             outbox.put(at, &taken);
         }
         refused
+    }
+
+    /// Takes an exemplar of a series.
+    pub fn exemplar(&self, series: &Labels, exemplar: Exemplar) -> Result<(), NoExemplar> {
+        held(&self.0.kept.exemplars).add(series, exemplar)
     }
 
     /// Notes what a page says about a family.
@@ -309,9 +327,20 @@ impl Monitor {
     }
 }
 
+impl Shared {
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest sample's time.
+    pub fn newest(&self) -> i64 {
+        self.head.read().unwrap_or_else(PoisonError::into_inner).newest()
+    }
+}
+
 impl Source for Monitor {
     fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
-        self.head().select(matchers, from, to)
+        self.stored(matchers, from, to)
     }
 }
 
@@ -324,85 +353,4 @@ fn read_config(settings: &Settings) -> Result<Config, String> {
         tracing::warn!("{file}: {field} has no effect here");
     }
     Ok(config)
-}
-
-/// Opens the log, with what it holds in the head. `None`: there can be none, which was
-/// told; series are kept in memory only.
-fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
-    let mut head = Head::new(shared.settings.limits);
-    let log = open_log(&shared.settings.dir, &mut head);
-    *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
-    match log {
-        Ok(log) => Some(log),
-        Err(why) => {
-            shared.give_up(&why);
-            None
-        }
-    }
-}
-
-impl Shared {
-    fn give_up(&self, why: &str) {
-        tracing::error!(
-            "the series' log in {}: {why}; series are kept in memory only until the next start",
-            self.settings.dir.display()
-        );
-        *held(&self.failed) = Some(why.to_owned());
-    }
-}
-
-/// A damaged log is set aside, so that a node can be watched while somebody looks into it.
-fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, String> {
-    let disk = || FileDisk::open(dir).map_err(|e| e.to_string());
-    let options = || synod_wal::Options { segment_bytes: SEGMENT_BYTES, spares_max: 1 };
-    match SeriesLog::open(disk()?, options(), head) {
-        Ok((log, recovered)) => {
-            if recovered.samples > 0 || recovered.skipped > 0 {
-                let (samples, skipped) = (recovered.samples, recovered.skipped);
-                tracing::info!("{samples} samples are back from the log, {skipped} skipped");
-            }
-            Ok(log)
-        }
-        Err(why @ JournalError::Damaged { .. }) => {
-            let aside = dir.with_extension(format!("damaged-{}", now_ms() / 1_000));
-            std::fs::rename(dir, &aside).map_err(|e| format!("{why}; nor can it be moved: {e}"))?;
-            tracing::error!(
-                "the series' log is damaged ({why}); it was moved to {} and a new one begun",
-                aside.display()
-            );
-            *head = Head::new(head.limits());
-            let opened = SeriesLog::open(disk()?, options(), head);
-            opened.map(|(log, _)| log).map_err(|e| e.to_string())
-        }
-        Err(why) => Err(why.to_string()),
-    }
-}
-
-fn write_loop(
-    shared: &Shared,
-    mut log: Option<SeriesLog<FileDisk>>,
-    stop: &std::sync::mpsc::Receiver<()>,
-) {
-    let mut dropped = std::time::Instant::now();
-    loop {
-        let end =
-            stop.recv_timeout(shared.settings.sync_every) == Err(RecvTimeoutError::Disconnected);
-        let batch = held(&shared.gather).take();
-        if let Some(open) = log.as_mut().filter(|_| !batch.is_empty()) {
-            match open.write(&batch, now_ms() - shared.settings.limits.retention) {
-                Ok(segment) => held(&shared.gather).segment(segment),
-                Err(e) => {
-                    shared.give_up(&e.to_string());
-                    log = None;
-                }
-            }
-        }
-        if dropped.elapsed() >= DROP_EVERY {
-            dropped = std::time::Instant::now();
-            shared.head.write().unwrap_or_else(PoisonError::into_inner).drop_old();
-        }
-        if end {
-            return;
-        }
-    }
 }

@@ -77,6 +77,28 @@ pub enum Expr {
     Paren(Box<Node>),
 }
 
+impl Node {
+    /// Hands out the selectors in it, from left to right.
+    pub fn selectors(&self, take: &mut dyn FnMut(&Selector)) {
+        match &self.expr {
+            Expr::Number(_) | Expr::Text(_) => {}
+            Expr::Vector(selector) | Expr::Matrix { selector, .. } => take(selector),
+            Expr::Subquery { inner, .. } | Expr::Minus(inner) | Expr::Paren(inner) => {
+                inner.selectors(take);
+            }
+            Expr::Call { args, .. } => args.iter().for_each(|arg| arg.selectors(take)),
+            Expr::Aggregate { param, inner, .. } => {
+                param.iter().for_each(|param| param.selectors(take));
+                inner.selectors(take);
+            }
+            Expr::Binary { left, right, .. } => {
+                left.selectors(take);
+                right.selectors(take);
+            }
+        }
+    }
+}
+
 /// Which series.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Selector {

@@ -31,6 +31,13 @@ impl Labels {
         Labels(all.into())
     }
 
+    /// From pairs that are in the order of their names already, none twice and none empty.
+    pub fn sorted(pairs: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Labels {
+        let labels = Labels(pairs.into_iter().collect());
+        debug_assert!(labels.0.is_sorted_by(|a, b| a.0 < b.0));
+        labels
+    }
+
     /// The value of a label; empty if there is none.
     pub fn get(&self, name: &str) -> &str {
         match self.0.binary_search_by(|(n, _)| (**n).cmp(name)) {

@@ -46,6 +46,9 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     }
     let mut own = MonitorSettings::in_dir(&settings.data_dir.join("series"));
     own.limits.retention = settings.monitor_retention_s as i64 * 1_000;
+    own.limits.retention_bytes = settings.monitor_retention_bytes;
+    own.limits.out_of_order = settings.monitor_out_of_order_s as i64 * 1_000;
+    own.limits.block_range = settings.monitor_block_s as i64 * 1_000;
     own.limits.series = settings.monitor_series;
     own.sync_every = Duration::from_millis(settings.monitor_sync_ms);
     let config = &settings.monitor_config;

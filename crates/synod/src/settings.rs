@@ -115,9 +115,15 @@ settings! {
     door_threads: usize = 0, "SYNOD_DOOR_THREADS", "COUNT";
     /// Watch this node and its peers: series of the last hours, Prometheus's HTTP API [default: true]
     monitor: bool = true, "SYNOD_MONITOR", "BOOL";
-    /// How long series are kept, s [default: 7200]
-    monitor_retention_s: u64 = 7_200, "SYNOD_MONITOR_RETENTION_S", "SECONDS";
-    /// Most series that are kept [default: 200000]
+    /// How long series are kept, s [default: 1296000]
+    monitor_retention_s: u64 = 1_296_000, "SYNOD_MONITOR_RETENTION_S", "SECONDS";
+    /// Bytes of series on disk, beyond which the oldest are dropped; 0: any [default: 1073741824]
+    monitor_retention_bytes: u64 = 1 << 30, "SYNOD_MONITOR_RETENTION_BYTES", "BYTES";
+    /// Take samples that come so much later than newer ones, s; 0: none [default: 0]
+    monitor_out_of_order_s: u64 = 0, "SYNOD_MONITOR_OUT_OF_ORDER_S", "SECONDS";
+    /// Time that the smallest blocks of series span, s; only tests have a use for another [default: 7200]
+    monitor_block_s: u64 = 7_200, "SYNOD_MONITOR_BLOCK_S", "SECONDS";
+    /// Most series that are kept in memory [default: 200000]
     monitor_series: usize = 200_000, "SYNOD_MONITOR_SERIES", "COUNT";
     /// What was scraped or pushed is durable after so long, ms [default: 5000]
     monitor_sync_ms: u64 = 5_000, "SYNOD_MONITOR_SYNC_MS", "MS";
@@ -222,6 +228,9 @@ impl Settings {
             return Err(
                 "monitor-scrape-ms must be at least 100, monitor-retention-s at least 1".into()
             );
+        }
+        if self.monitor && self.monitor_block_s == 0 {
+            return Err("monitor-block-s must be at least 1".into());
         }
         self.cluster_state().map(drop)
     }

@@ -114,6 +114,47 @@ fn series_outlive_a_kill_but_for_what_was_not_synced() {
 }
 
 #[test]
+fn blocks_outlive_kills_at_any_moment() {
+    // Blocks of two seconds, cut and compacted all the time.
+    let settings = [&SETTINGS[..], &["--monitor-block-s", "2"]].concat();
+    let mut cluster = Cluster::with_settings(1, &settings);
+    let begun = Instant::now();
+    let blocks = cluster.nodes[0].dir.join("series/blocks");
+    let written = || {
+        let entries = std::fs::read_dir(&blocks).into_iter().flatten().flatten();
+        entries.filter(|e| e.path().join("meta.json").exists()).count()
+    };
+    let seconds = "count_over_time(up[10m])";
+    let mut before = 0.0;
+    for life in 0..8 {
+        // Each life ends at another moment of the work.
+        let alive = Duration::from_millis(2_500 + 270 * life);
+        let born = Instant::now();
+        while born.elapsed() < alive {
+            std::thread::sleep(Duration::from_millis(50));
+            if let Some(count) = ask(&cluster, 0, seconds) {
+                // What a crash may take is what was not synced; never a block.
+                assert!(count >= before - 8.0, "life {life}: {count} samples of {before}");
+                before = count.max(before);
+            }
+        }
+        cluster.kill(0);
+        cluster.spawn(0);
+        cluster.wait_node(0);
+    }
+    while written() == 0 || ask(&cluster, 0, seconds).is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no blocks");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let after = ask(&cluster, 0, seconds).unwrap_or(0.0);
+    assert!(after >= before - 8.0 && after > 50.0, "{after} of {before}");
+    // Nothing was damaged by it, and nothing half-written stays.
+    let names = std::fs::read_dir(&blocks).expect("the folder").flatten();
+    let names: Vec<String> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    assert!(!names.iter().any(|n| n.starts_with("damaged")), "{names:?}");
+}
+
+#[test]
 fn a_node_that_is_not_to_watch_says_so() {
     let cluster = Cluster::with_settings(1, &["--monitor", "false"]);
     assert_eq!(http(&cluster.endpoint(0), "GET", "/api/v1/query?query=up", "").0, 404);

@@ -329,3 +329,90 @@ fn queries_and_pages() {
     let seeds: Vec<_> = pages.iter().map(|p| p.as_bytes().to_vec()).collect();
     run("page", &seeds, entries::page);
 }
+
+/// The index of a block of some series.
+fn block_index() -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let range = 1_000;
+    let limits = synod_tsdb::Limits { block_range: range, ..synod_tsdb::Limits::default() };
+    let mut head = synod_tsdb::Head::new(limits);
+    let mut put = |n: u32, at: i64| {
+        let labels = [("__name__", "m"), ("job", "j"), ("n", &format!("{n}"))];
+        let id = head.series(&synod_promql::Labels::new(labels)).expect("room");
+        head.append(id, synod_promql::Sample { at, value: f64::from(n) }).expect("in order");
+    };
+    for at in [1, 2, 500] {
+        (0..90).for_each(|n| put(n, at));
+    }
+    // So late that a block is due.
+    put(0, 2_900);
+    let files = Arc::new(synod_tsdb::RealFiles);
+    let blocks = synod_tsdb::Blocks::open(dir.path(), files, 1, Box::new(|_| {}));
+    let blocks = blocks.expect("a folder");
+    blocks.cut(&std::sync::RwLock::new(head), 1).expect("space").expect("a block");
+    std::fs::read(blocks.all()[0].folder().join("index")).expect("an index")
+}
+
+#[test]
+fn indices_of_blocks_and_chunks() {
+    let index = block_index();
+    run("block_index", std::slice::from_ref(&index), entries::block_index);
+    let mut rng = Rng::new(4);
+    let chunks: Vec<Vec<u8>> = [1u64, 20, 1 << 62]
+        .iter()
+        .map(|noise| {
+            let value = |rng: &mut Rng| f64::from_bits(rng.below(*noise));
+            let first = synod_promql::Sample { at: 1_700_000_000_000, value: value(&mut rng) };
+            let mut chunk = synod_tsdb::Chunk::new(first);
+            for round in 1..50 {
+                let at = first.at + round * 15_000 + rng.below(*noise % 4_000 + 1) as i64;
+                chunk.push(synod_promql::Sample { at, value: value(&mut rng) });
+            }
+            chunk.data().to_vec()
+        })
+        .collect();
+    run("chunk", &chunks, entries::chunk);
+}
+
+/// Parts of an index that have a checksum behind them.
+fn summed_parts(index: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let number =
+        |at: usize| u32::from_be_bytes(index[at..at + 4].try_into().expect("four")) as usize;
+    let toc = index.len() - 52;
+    let table = number(toc + 44);
+    let mut parts = vec![9..9 + number(5), table + 4..table + 4 + number(table), toc..toc + 48];
+    let read = synod_tsdb::IndexReader::open(index.to_vec()).expect("an index");
+    for series in read.all().expect("whole") {
+        // Entries here are shorter than 128 bytes.
+        let at = series as usize * 16;
+        parts.push(at + 1..at + 1 + usize::from(index[at]));
+    }
+    parts
+}
+
+#[test]
+fn an_index_that_was_changed_beneath_its_checksums() {
+    let index = block_index();
+    let parts = summed_parts(&index);
+    let (mut rng, mut accepted) = (Rng::new(3), 0);
+    for i in 0..MUTANTS / 10 {
+        // The tables as often as all series together.
+        let all = if rng.below(2) == 0 { 3 } else { parts.len() as u64 };
+        let part = parts[rng.below(all) as usize].clone();
+        let mut mutant = index.clone();
+        for _ in 0..rng.between(1, 3) {
+            let at = part.start + rng.below(part.len() as u64) as usize;
+            mutant[at] = match rng.below(3) {
+                0 => CORNERS[rng.below(8) as usize],
+                1 => mutant[at].wrapping_add(1),
+                _ => mutant[at] ^ 1 << rng.below(8),
+            };
+        }
+        let sum = synod_base::crc32c(&mutant[part.clone()]).to_be_bytes();
+        mutant[part.end..part.end + 4].copy_from_slice(&sum);
+        let done = std::panic::catch_unwind(|| entries::block_index(&mutant));
+        accepted += usize::from(done.unwrap_or_else(|_| panic!("mutant {i} of {part:?}")));
+    }
+    println!("index, summed anew: {accepted} of {} are accepted", MUTANTS / 10);
+    assert!(accepted > 0 && accepted < MUTANTS / 10, "{accepted}");
+}

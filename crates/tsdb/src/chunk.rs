@@ -1,10 +1,10 @@
 //! A run of samples in few bits: times as the change of their distance, values as what
-//! differs in their bits (Pelkonen et al., "Gorilla", VLDB'15, section 4.1; the codes of
-//! times are those of Prometheus's XOR chunks, so that blocks can take chunks as they are).
+//! differs in their bits (Pelkonen et al., "Gorilla", VLDB'15, section 4.1; the codes are
+//! those of Prometheus's XOR chunks, so that blocks take chunks as they are).
 
 use synod_promql::Sample;
 
-/// See the file's header. The first two bytes count the samples.
+/// A chunk that is appended to. The first two bytes count the samples.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     bits: Bits,
@@ -16,17 +16,31 @@ pub struct Chunk {
     trailing: u8,
 }
 
+/// A chunk to which nothing more comes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sealed {
+    /// Its oldest sample's time.
+    pub first: i64,
+    /// Its newest sample's time.
+    pub last: i64,
+    /// Its bytes, as blocks hold them.
+    pub data: Box<[u8]>,
+}
+
 /// The bytes of a chunk end before its samples do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Corrupt;
 
 /// No window of bits was written yet.
 const NO_WINDOW: u8 = 0xff;
+/// Samples that a chunk can count.
+const COUNT_MAX: usize = u16::MAX as usize;
 
 impl Chunk {
     /// A chunk with its first sample.
     pub fn new(first: Sample) -> Chunk {
-        let mut bits = Bits { bytes: vec![0, 1], free: 0 };
+        let mut bits = Bits { bytes: Vec::with_capacity(32), free: 0 };
+        bits.bytes.extend_from_slice(&[0, 1]);
         bits.varint(first.at);
         bits.put(first.value.to_bits(), 64);
         let first_at = first.at;
@@ -53,19 +67,25 @@ impl Chunk {
         self.last
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
+    /// Its bytes.
+    pub fn data(&self) -> &[u8] {
+        &self.bits.bytes
+    }
+
+    /// Bytes of memory that its bytes take.
+    pub fn capacity(&self) -> usize {
         self.bits.bytes.capacity()
     }
 
     /// Nothing more will come: gives memory back.
-    pub fn seal(&mut self) {
-        self.bits.bytes.shrink_to_fit();
+    pub fn seal(self) -> Sealed {
+        let (first, last) = (self.first_at, self.last.at);
+        Sealed { first, last, data: self.bits.bytes.into_boxed_slice() }
     }
 
-    /// Appends a sample later than the last.
+    /// Appends a sample later than the last. A chunk counts no more than 65,535.
     pub fn push(&mut self, sample: Sample) {
-        debug_assert!(sample.at > self.last.at);
+        debug_assert!(sample.at > self.last.at && self.len() < COUNT_MAX);
         let count = self.len() as u16;
         let distance = sample.at.wrapping_sub(self.last.at);
         if count == 1 {
@@ -108,86 +128,111 @@ impl Chunk {
             self.bits.put(0, 1);
             return;
         }
-        self.bits.put(1, 1);
         // Five bits tell how many zeros lead.
         let leading = (differs.leading_zeros() as u8).min(31);
         let trailing = differs.trailing_zeros() as u8;
         let fits =
             self.leading != NO_WINDOW && leading >= self.leading && trailing >= self.trailing;
         if fits {
-            self.bits.put(0, 1);
+            self.bits.put(0b10, 2);
             let width = 64 - self.leading - self.trailing;
             self.bits.put(differs >> self.trailing, u32::from(width));
             return;
         }
         (self.leading, self.trailing) = (leading, trailing);
         let width = 64 - leading - trailing;
-        self.bits.put(1, 1);
-        self.bits.put(u64::from(leading), 5);
         // 64 is written as 0: a width of 0 cannot be.
-        self.bits.put(u64::from(width) & 63, 6);
+        let window = u64::from(leading) << 6 | u64::from(width) & 63;
+        self.bits.put(0b11 << 11 | window, 13);
         self.bits.put(differs >> trailing, u32::from(width));
     }
 
     /// Its samples, in order.
     pub fn samples(&self) -> Result<Vec<Sample>, Corrupt> {
-        let count = self.len();
-        let mut read = Reader { bytes: &self.bits.bytes, at: 16 };
-        let mut all = Vec::with_capacity(count);
-        let at = read.varint()?;
-        let mut sample = Sample { at, value: f64::from_bits(read.get(64)?) };
-        all.push(sample);
-        let (mut distance, mut leading, mut trailing) = (0i64, 0u8, 0u8);
-        for number in 1..count {
-            distance = if number == 1 {
-                read.uvarint()? as i64
-            } else {
-                distance.wrapping_add(read.change()?)
-            };
-            sample.at = sample.at.wrapping_add(distance);
-            if read.get(1)? == 1 {
-                if read.get(1)? == 1 {
-                    leading = read.get(5)? as u8;
-                    let width = match read.get(6)? as u8 {
-                        0 => 64,
-                        width => width,
-                    };
-                    trailing = 64u8.checked_sub(leading + width).ok_or(Corrupt)?;
-                }
-                let width = u32::from(64 - leading - trailing);
-                let differs = read.get(width)? << trailing;
-                sample.value = f64::from_bits(sample.value.to_bits() ^ differs);
-            }
-            all.push(sample);
-        }
-        Ok(all)
+        samples(self.data())
     }
+}
+
+/// Samples that the bytes of a chunk say they hold.
+pub fn count(data: &[u8]) -> usize {
+    data.first_chunk().map_or(0, |count| usize::from(u16::from_be_bytes(*count)))
+}
+
+/// The samples of a chunk's bytes.
+pub fn samples(data: &[u8]) -> Result<Vec<Sample>, Corrupt> {
+    // A sample takes two bits at least.
+    let mut all = Vec::with_capacity(count(data).min(data.len() * 4));
+    each(data, |sample| all.push(sample))?;
+    Ok(all)
+}
+
+/// Hands out the samples of a chunk's bytes, in the order in which they went in.
+pub fn each(data: &[u8], mut take: impl FnMut(Sample)) -> Result<(), Corrupt> {
+    let count = count(data);
+    if count == 0 {
+        return if data.len() < 2 { Err(Corrupt) } else { Ok(()) };
+    }
+    let mut read = Reader { bytes: data, at: 16 };
+    let at = read.varint()?;
+    let mut sample = Sample { at, value: f64::from_bits(read.get(64)?) };
+    take(sample);
+    let (mut distance, mut leading, mut trailing) = (0i64, 0u8, 0u8);
+    for number in 1..count {
+        distance = if number == 1 {
+            read.uvarint()? as i64
+        } else {
+            distance.wrapping_add(read.change()?)
+        };
+        sample.at = sample.at.wrapping_add(distance);
+        if read.get(1)? == 1 {
+            if read.get(1)? == 1 {
+                let window = read.get(11)?;
+                leading = (window >> 6) as u8;
+                let width = match window as u8 & 63 {
+                    0 => 64,
+                    width => width,
+                };
+                trailing = 64u8.checked_sub(leading + width).ok_or(Corrupt)?;
+            }
+            let width = u32::from(64 - leading - trailing);
+            let differs = read.get(width)? << trailing;
+            sample.value = f64::from_bits(sample.value.to_bits() ^ differs);
+        }
+        take(sample);
+    }
+    Ok(())
 }
 
 #[derive(Clone, Debug)]
 struct Bits {
     bytes: Vec<u8>,
     /// Bits of the last byte that are not used.
-    free: u32,
+    free: u8,
 }
 
 impl Bits {
-    /// The lower `count` bits, the highest first.
+    /// The lower `count` bits, the highest first; one at least.
     fn put(&mut self, value: u64, count: u32) {
-        let mut left = count;
-        while left > 0 {
-            if self.free == 0 {
-                self.bytes.push(0);
-                self.free = 8;
+        let (mut value, mut left) = (value << (64 - count), count);
+        let free = u32::from(self.free);
+        if free > 0
+            && let Some(last) = self.bytes.last_mut()
+        {
+            *last |= (value >> (64 - free)) as u8;
+            if left <= free {
+                self.free = (free - left) as u8;
+                return;
             }
-            let take = left.min(self.free);
-            let part = (value >> (left - take)) & ((1u64 << take) - 1);
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= (part << (self.free - take)) as u8;
-            }
-            self.free -= take;
-            left -= take;
+            value <<= free;
+            left -= free;
         }
+        let count = left.div_ceil(8) as usize;
+        if self.bytes.len() + count > self.bytes.capacity() {
+            // By a half, not twofold: most of the head's memory is these.
+            self.bytes.reserve_exact((self.bytes.capacity() / 2).max(16));
+        }
+        self.bytes.extend_from_slice(&value.to_be_bytes()[..count]);
+        self.free = (count as u32 * 8 - left) as u8;
     }
 
     fn uvarint(&mut self, mut value: u64) {
@@ -211,6 +256,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn get(&mut self, count: u32) -> Result<u64, Corrupt> {
+        let (byte, shift) = (self.at / 8, (self.at % 8) as u32);
+        if count > 0
+            && shift + count <= 64
+            && let Some(next) = self.bytes.get(byte..).and_then(|b| b.first_chunk::<8>())
+        {
+            self.at += count as usize;
+            return Ok((u64::from_be_bytes(*next) << shift) >> (64 - count));
+        }
+        self.get_slowly(count)
+    }
+
+    /// Near the end, and over nine bytes.
+    fn get_slowly(&mut self, count: u32) -> Result<u64, Corrupt> {
         let (mut value, mut left) = (0u64, count);
         while left > 0 {
             let byte = *self.bytes.get(self.at / 8).ok_or(Corrupt)?;
@@ -223,7 +281,6 @@ impl Reader<'_> {
         }
         Ok(value)
     }
-
     fn uvarint(&mut self) -> Result<u64, Corrupt> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -290,9 +347,7 @@ mod tests {
         fn damaged_bytes_are_told_or_read_but_never_panic(
             bytes in prop::collection::vec(any::<u8>(), 2..200)
         ) {
-            let mut chunk = Chunk::new(Sample { at: 0, value: 0.0 });
-            chunk.bits.bytes = bytes;
-            let _ = chunk.samples();
+            let _ = samples(&bytes);
         }
     }
 

@@ -1,82 +1,60 @@
 //! The series in memory.
 
-use crate::chunk::Chunk;
-use crate::index::Index;
-use std::collections::HashMap;
-use std::fmt;
-use synod_promql::{Labels, Matcher, Sample, Series, all_take};
+use crate::chunk::{Chunk, Corrupt, Sealed, each};
+use crate::index::{Index, PairId};
+use crate::late::{Late, merged};
+use crate::limits::{Limits, Refused};
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+use std::ops::Range;
+use synod_promql::{Labels, Matcher, Sample, Series};
 
 /// Samples of a chunk, at most.
 const CHUNK_SAMPLES: usize = 240;
+/// What an empty head has as its newest sample's time, and an uncut one as its floor.
+const NEVER: i64 = i64::MIN / 4;
 
-/// Bounds.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Series that there may be.
-    pub series: usize,
-    /// Labels of a series.
-    pub labels: usize,
-    /// Bytes of all labels of a series.
-    pub label_bytes: usize,
-    /// How long samples stay, ms.
-    pub retention: i64,
+/// A series of a head, for as long as it lives there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SeriesId {
+    slot: u32,
+    life: u32,
 }
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { series: 200_000, labels: 64, label_bytes: 8 << 10, retention: 2 * 3_600_000 }
-    }
-}
-
-/// A series of a head, for as long as the head lives.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct SeriesId(u32);
 
 impl SeriesId {
-    /// As the log writes it.
+    /// As the log writes it: one of a later life is named before it is used.
     pub(crate) fn number(self) -> u64 {
-        u64::from(self.0)
+        u64::from(self.slot)
     }
 }
 
-/// Why a sample or a series was not taken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// The series has a later sample.
-    OutOfOrder,
-    /// It has another value at this very time.
-    Duplicate,
-    /// There are as many series as the limit allows.
-    TooManySeries(usize),
-    /// Too many labels, or too many bytes of them.
-    TooManyLabels(usize),
-    /// The series is no more: nothing came for longer than the retention.
-    Gone,
+/// How a sample was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It is its series' newest.
+    InOrder,
+    /// It is older than the series' newest.
+    Late,
+    /// It was there already.
+    Again,
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::OutOfOrder => f.write_str("out of order sample"),
-            Refused::Duplicate => f.write_str("duplicate sample for timestamp"),
-            Refused::TooManySeries(most) => {
-                write!(f, "there are {most} series already, which is the limit")
-            }
-            Refused::TooManyLabels(most) => {
-                write!(f, "a series has more labels, or longer ones, than the limit of {most}")
-            }
-            Refused::Gone => f.write_str("the series was dropped as too old"),
-        }
-    }
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    pub pairs: Box<[PairId]>,
+    /// What is appended to.
+    pub open: Option<Chunk>,
+    /// Oldest first.
+    pub sealed: Vec<Sealed>,
+    pub late: Option<Box<Late>>,
 }
 
-impl std::error::Error for Refused {}
-
-#[derive(Debug)]
-struct Entry {
-    labels: Labels,
-    /// Oldest first; the last is appended to.
-    chunks: Vec<Chunk>,
+#[derive(Debug, Default)]
+struct Slot {
+    /// How many series were here before.
+    life: u32,
+    entry: Option<Box<Entry>>,
 }
 
 /// What a head holds.
@@ -84,6 +62,8 @@ struct Entry {
 pub struct Stats {
     /// Series.
     pub series: usize,
+    /// Pairs of a label's name and value.
+    pub pairs: usize,
     /// Chunks.
     pub chunks: usize,
     /// Bytes of chunks.
@@ -95,26 +75,64 @@ pub struct Stats {
 }
 
 /// See the file's header. One owner appends; readers share it by a lock of its owner.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Head {
     limits: Limits,
-    /// By number; a gap is a series that is no more.
-    entries: Vec<Option<Entry>>,
-    known: HashMap<Labels, u32>,
-    index: Index,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// By the labels' hash.
+    known: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    pub(crate) index: Index,
     newest: i64,
+    /// Of the samples in order, or earlier.
+    oldest: i64,
+    /// What is older is in blocks, or is being written to one.
+    floor: i64,
+    /// Chunks in order, and bytes of memory that their bytes take.
+    chunks: usize,
+    chunk_bytes: usize,
+    /// Times of which it is known that one block holds them all.
+    range: Range<i64>,
 }
 
 impl Head {
     /// An empty one.
     pub fn new(limits: Limits) -> Head {
-        Head { limits, ..Head::default() }
+        Head {
+            limits,
+            slots: Vec::new(),
+            free: Vec::new(),
+            known: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            index: Index::default(),
+            newest: NEVER,
+            oldest: i64::MAX,
+            floor: NEVER,
+            chunks: 0,
+            chunk_bytes: 0,
+            range: 0..0,
+        }
+    }
+
+    fn entry(&self, id: SeriesId) -> Option<&Entry> {
+        let slot = self.slots.get(id.slot as usize)?;
+        slot.entry.as_deref().filter(|_| slot.life == id.life)
+    }
+
+    fn hash(&self, labels: &Labels) -> u64 {
+        self.hasher.hash_one(labels)
     }
 
     /// The series with these labels; a new one if need be.
     pub fn series(&mut self, labels: &Labels) -> Result<SeriesId, Refused> {
-        if let Some(number) = self.known.get(labels) {
-            return Ok(SeriesId(*number));
+        let hash = self.hash(labels);
+        let same = |number: &u32| {
+            let entry = self.slots[*number as usize].entry.as_deref();
+            entry.is_some_and(|e| self.index.same(&e.pairs, labels))
+        };
+        if let Some(number) = self.known.find(hash, same) {
+            return Ok(SeriesId { slot: *number, life: self.slots[*number as usize].life });
         }
         if self.known.len() >= self.limits.series {
             return Err(Refused::TooManySeries(self.limits.series));
@@ -126,64 +144,116 @@ impl Head {
         if bytes > self.limits.label_bytes {
             return Err(Refused::TooManyLabels(self.limits.label_bytes));
         }
-        let number = self.entries.len() as u32;
-        self.index.add(number, labels);
-        self.known.insert(labels.clone(), number);
-        self.entries.push(Some(Entry { labels: labels.clone(), chunks: Vec::new() }));
-        Ok(SeriesId(number))
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        let pairs = self.index.add(number, labels);
+        let slot = &mut self.slots[number as usize];
+        slot.entry = Some(Box::new(Entry { pairs, ..Entry::default() }));
+        let life = slot.life;
+        let (slots, index, hasher) = (&self.slots, &self.index, &self.hasher);
+        self.known.insert_unique(hash, number, |number| {
+            let entry = slots[*number as usize].entry.as_deref();
+            entry.map_or(0, |e| hasher.hash_one(index.labels(&e.pairs)))
+        });
+        Ok(SeriesId { slot: number, life })
     }
 
-    /// Appends a sample. The same one again is taken as done.
-    pub fn append(&mut self, id: SeriesId, sample: Sample) -> Result<(), Refused> {
-        let entry = self.entries.get_mut(id.0 as usize).and_then(Option::as_mut);
-        let entry = entry.ok_or(Refused::Gone)?;
-        self.newest = self.newest.max(sample.at);
-        let Some(chunk) = entry.chunks.last_mut() else {
-            entry.chunks.push(Chunk::new(sample));
-            return Ok(());
+    /// Appends a sample.
+    pub fn append(&mut self, id: SeriesId, sample: Sample) -> Result<Taken, Refused> {
+        let bound = self.floor.max(self.newest - self.limits.head_span());
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
+        let entry = slot.and_then(|slot| slot.entry.as_deref_mut()).ok_or(Refused::Gone)?;
+        let Some(chunk) = &mut entry.open else {
+            if sample.at < bound {
+                return self.append_late(id, sample, Refused::OutOfBounds);
+            }
+            self.chunks += 1;
+            self.chunk_bytes += entry.open.insert(Chunk::new(sample)).capacity();
+            self.newest = self.newest.max(sample.at);
+            self.oldest = self.oldest.min(sample.at);
+            return Ok(Taken::InOrder);
         };
         let last = chunk.last();
-        if sample.at < last.at {
-            return Err(Refused::OutOfOrder);
-        }
         if sample.at == last.at {
             let same = sample.value.to_bits() == last.value.to_bits();
-            return if same { Ok(()) } else { Err(Refused::Duplicate) };
+            return if same { Ok(Taken::Again) } else { Err(Refused::Duplicate) };
         }
-        if chunk.len() < CHUNK_SAMPLES {
+        if sample.at < bound {
+            return self.append_late(id, sample, Refused::OutOfBounds);
+        }
+        if sample.at < last.at {
+            return self.append_late(id, sample, Refused::OutOfOrder);
+        }
+        if !self.range.contains(&sample.at) {
+            let begin = self.limits.block_of(sample.at);
+            self.range = begin..begin.saturating_add(self.limits.block_range);
+        }
+        // A chunk goes into one block.
+        if chunk.len() < CHUNK_SAMPLES && chunk.first_at() >= self.range.start {
+            let before = chunk.capacity();
             chunk.push(sample);
+            self.chunk_bytes += chunk.capacity() - before;
         } else {
-            chunk.seal();
-            entry.chunks.push(Chunk::new(sample));
+            if self.chunk_bytes > self.limits.head_bytes {
+                return Err(Refused::Full(self.limits.head_bytes));
+            }
+            let full = std::mem::replace(chunk, Chunk::new(sample));
+            self.chunk_bytes = self.chunk_bytes + chunk.capacity() - full.capacity();
+            let sealed = full.seal();
+            self.chunk_bytes += sealed.data.len();
+            self.chunks += 1;
+            entry.sealed.push(sealed);
         }
-        Ok(())
+        self.newest = self.newest.max(sample.at);
+        Ok(Taken::InOrder)
+    }
+
+    /// Appends a sample to those out of order, if the window allows it.
+    fn append_late(
+        &mut self,
+        id: SeriesId,
+        sample: Sample,
+        otherwise: Refused,
+    ) -> Result<Taken, Refused> {
+        match self.limits.out_of_order {
+            0 => Err(otherwise),
+            window if sample.at < self.newest - window => Err(Refused::TooOld),
+            _ => self.put_late(id, sample),
+        }
+    }
+
+    /// Appends a sample to those out of order.
+    pub(crate) fn put_late(&mut self, id: SeriesId, sample: Sample) -> Result<Taken, Refused> {
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
+        let entry = slot.and_then(|slot| slot.entry.as_deref_mut()).ok_or(Refused::Gone)?;
+        self.newest = self.newest.max(sample.at);
+        entry.late.get_or_insert_default().insert(sample)
     }
 
     /// The labels of a series.
-    pub fn labels(&self, id: SeriesId) -> Option<&Labels> {
-        Some(&self.entries.get(id.0 as usize)?.as_ref()?.labels)
+    pub fn labels(&self, id: SeriesId) -> Option<Labels> {
+        Some(self.index.labels(&self.entry(id)?.pairs))
     }
 
     fn matching<'a>(&'a self, matchers: &'a [Matcher]) -> impl Iterator<Item = &'a Entry> {
         let candidates = self.index.candidates(matchers);
-        let all = candidates.unwrap_or_else(|| (0..self.entries.len() as u32).collect());
-        let entries = all.into_iter().filter_map(|n| self.entries[n as usize].as_ref());
-        entries.filter(|e| all_take(matchers, &e.labels))
+        let all = candidates.unwrap_or_else(|| (0..self.slots.len() as u32).collect());
+        let entries = all.into_iter().filter_map(|n| self.slots[n as usize].entry.as_deref());
+        let rest: Vec<&Matcher> = matchers.iter().filter(|m| m.takes("")).collect();
+        entries.filter(move |e| self.index.all_take(rest.iter().copied(), &e.pairs))
     }
 
     /// The series that all matchers take, with their samples in `from..=to`.
     pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
         let mut found = Vec::new();
         for entry in self.matching(matchers) {
-            let mut samples = Vec::new();
-            let within = |c: &&Chunk| c.last().at >= from && c.first_at() <= to;
-            for chunk in entry.chunks.iter().filter(within) {
-                let all = chunk.samples();
-                let all = all.map_err(|_| format!("a chunk of {} is damaged", entry.labels))?;
-                samples.extend(all.into_iter().filter(|s| (from..=to).contains(&s.at)));
-            }
+            let samples = entry.samples(from, to);
+            let labels = || self.index.labels(&entry.pairs);
+            let samples = samples.map_err(|_| format!("a chunk of {} is damaged", labels()))?;
             if !samples.is_empty() {
-                found.push(Series { labels: entry.labels.clone(), samples });
+                found.push(Series { labels: labels(), samples });
             }
         }
         Ok(found)
@@ -191,21 +261,10 @@ impl Head {
 
     /// The labels of the series that have samples in `from..=to` and that all matchers of
     /// one of the sets take; of all series if there is no set.
-    pub fn labels_of(&self, sets: &[Vec<Matcher>], from: i64, to: i64) -> Vec<Labels> {
-        let live = |e: &&Entry| {
-            let (first, last) = (e.chunks.first(), e.chunks.last());
-            first.is_some_and(|c| c.first_at() <= to) && last.is_some_and(|c| c.last().at >= from)
-        };
-        let mut all: Vec<Labels> = match sets {
-            [] => self.entries.iter().flatten().filter(live).map(|e| e.labels.clone()).collect(),
-            sets => {
-                let found = sets.iter().flat_map(|set| self.matching(set));
-                found.filter(live).map(|e| e.labels.clone()).collect()
-            }
-        };
-        all.sort();
-        all.dedup();
-        all
+    pub fn labels_of(&self, sets: &[Vec<Matcher>], from: i64, to: i64) -> BTreeSet<Labels> {
+        let sets = if sets.is_empty() { &[Vec::new()] } else { sets };
+        let found = sets.iter().flat_map(|set| self.matching(set));
+        found.filter(|e| e.overlaps(from, to)).map(|e| self.index.labels(&e.pairs)).collect()
     }
 
     /// All label names, ascending.
@@ -218,35 +277,108 @@ impl Head {
         self.index.values(name).map(str::to_owned).collect()
     }
 
-    /// Drops chunks that are older than the retention, and series of which none is left.
-    pub fn drop_old(&mut self) -> usize {
-        let oldest = self.newest - self.limits.retention;
-        let mut gone = 0;
-        for number in 0..self.entries.len() {
-            let Some(entry) = &mut self.entries[number] else { continue };
-            entry.chunks.retain(|c| c.last().at >= oldest);
-            if entry.chunks.is_empty()
-                && let Some(entry) = self.entries[number].take()
-            {
-                self.index.remove(number as u32, &entry.labels);
-                self.known.remove(&entry.labels);
-                gone += 1;
-            }
-        }
-        gone
+    /// What blocks hold already: in order, only what is not older is taken from now on.
+    pub fn raise_floor(&mut self, floor: i64) {
+        self.floor = self.floor.max(floor);
     }
 
-    /// What it holds.
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats { series: self.known.len(), newest: self.newest, ..Stats::default() };
-        for chunk in self.entries.iter().flatten().flat_map(|e| &e.chunks) {
-            stats.chunks += 1;
-            stats.chunk_bytes += chunk.bytes();
-            if stats.oldest == 0 || chunk.first_at() < stats.oldest {
-                stats.oldest = chunk.first_at();
+    /// What is older is in blocks, or is being written to one.
+    pub fn floor(&self) -> i64 {
+        self.floor
+    }
+
+    /// The newest sample's time; far in the past if there is none.
+    pub fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// Up to which time a block should be cut off, if one should.
+    pub fn due(&self) -> Option<i64> {
+        let due = self.oldest < self.newest.saturating_sub(self.limits.head_span());
+        due.then(|| self.limits.block_of(self.oldest) + self.limits.block_range)
+    }
+
+    /// How many slots for series there are: see [`Head::trim`].
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Looks at some series, to change them.
+    pub(crate) fn visit(
+        &mut self,
+        slots: Range<usize>,
+        mut visitor: impl FnMut(SeriesId, &mut Entry, &Index),
+    ) {
+        let end = slots.end.min(self.slots.len());
+        for number in slots.start.min(end)..end {
+            let slot = &mut self.slots[number];
+            if let Some(entry) = slot.entry.as_deref_mut() {
+                visitor(SeriesId { slot: number as u32, life: slot.life }, entry, &self.index);
             }
         }
-        stats
+    }
+
+    /// What a series has; see [`Head::visit`].
+    pub(crate) fn look(&self, id: SeriesId) -> Option<&Entry> {
+        self.entry(id)
+    }
+
+    /// Drops chunks of which all is older than `until`, in these slots, and series of which
+    /// nothing is left. If they are in blocks now (`written`), of the late samples those
+    /// go that were there when the cut began. Gives how many series are gone. Whoever goes
+    /// through all slots begins with the first.
+    pub fn trim(&mut self, slots: Range<usize>, until: i64, written: bool) -> usize {
+        if slots.start == 0 {
+            self.oldest = i64::MAX;
+        }
+        let (mut gone, mut pairs) = (BTreeSet::new(), BTreeSet::new());
+        let (mut chunks, mut freed, mut oldest) = (0, 0, self.oldest);
+        self.visit(slots, |id, entry, _| {
+            let (count, bytes) = entry.trim(until, written);
+            (chunks, freed) = (chunks + count, freed + bytes);
+            oldest = oldest.min(entry.first_at().unwrap_or(i64::MAX));
+            if entry.first_at().is_none() && entry.late.is_none() {
+                gone.insert(id.slot);
+                pairs.extend(&entry.pairs);
+            }
+        });
+        self.oldest = oldest;
+        (self.chunks, self.chunk_bytes) = (self.chunks - chunks, self.chunk_bytes - freed);
+        for number in &gone {
+            let slot = &mut self.slots[*number as usize];
+            let Some(entry) = slot.entry.take() else { continue };
+            slot.life += 1;
+            self.free.push(*number);
+            let hash = self.hasher.hash_one(self.index.labels(&entry.pairs));
+            if let Ok(known) = self.known.find_entry(hash, |n| n == number) {
+                known.remove();
+            }
+        }
+        self.index.remove(&gone, &pairs);
+        gone.len()
+    }
+
+    /// Drops what is older than the retention; gives how many series are gone.
+    pub fn drop_old(&mut self) -> usize {
+        self.trim(0..self.slots.len(), self.newest - self.limits.retention, false)
+    }
+
+    /// What it holds, late samples apart.
+    pub fn stats(&self) -> Stats {
+        let any = self.oldest < i64::MAX;
+        Stats {
+            series: self.known.len(),
+            pairs: self.index.pairs(),
+            chunks: self.chunks,
+            chunk_bytes: self.chunk_bytes,
+            oldest: if any { self.oldest } else { 0 },
+            newest: if any { self.newest } else { 0 },
+        }
+    }
+
+    /// Other bounds from now on; but the blocks' range stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = Limits { block_range: self.limits.block_range, ..limits };
     }
 
     /// Its bounds.
@@ -255,68 +387,64 @@ impl Head {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn matcher(name: &str, op: &str, value: &str) -> Matcher {
-        Matcher::new(name, op, value).expect("a matcher")
+impl Entry {
+    pub fn first_at(&self) -> Option<i64> {
+        let open = self.open.as_ref().map(Chunk::first_at);
+        self.sealed.first().map(|c| c.first).or(open)
     }
 
-    fn head() -> Head {
-        let mut head = Head::new(Limits { retention: 1_000, ..Limits::default() });
-        for (i, job) in ["a", "b", "c"].iter().enumerate() {
-            let labels = Labels::new([("__name__", "up"), ("job", job)]);
-            let id = head.series(&labels).expect("room");
-            for at in 0..500 {
-                head.append(id, Sample { at: at * 10, value: i as f64 }).expect("in order");
+    fn overlaps(&self, from: i64, to: i64) -> bool {
+        let last = self.open.as_ref().map(|c| c.last().at);
+        let in_order =
+            self.first_at().is_some_and(|at| at <= to) && last.is_some_and(|at| at >= from);
+        in_order || self.late.as_ref().is_some_and(|late| late.overlaps(from, to))
+    }
+
+    /// Its samples in `from..=to`.
+    fn samples(&self, from: i64, to: i64) -> Result<Vec<Sample>, Corrupt> {
+        let mut samples = Vec::new();
+        let sealed = self.sealed.iter().map(|c| (c.first, c.last, &*c.data));
+        let open = self.open.iter().map(|c| (c.first_at(), c.last().at, c.data()));
+        for (_, _, data) in
+            sealed.chain(open).filter(|(first, last, _)| *first <= to && *last >= from)
+        {
+            each(data, |sample| {
+                if (from..=to).contains(&sample.at) {
+                    samples.push(sample);
+                }
+            })?;
+        }
+        if let Some(late) = self.late.as_ref().filter(|late| late.overlaps(from, to)) {
+            late.samples(from, to, &mut samples)?;
+            samples = merged(samples);
+        }
+        Ok(samples)
+    }
+
+    /// Gives how many chunks in order and bytes of them are gone.
+    fn trim(&mut self, until: i64, written: bool) -> (usize, usize) {
+        let old = self.sealed.partition_point(|c| c.last < until);
+        let sealed = self.sealed.drain(..old).map(|c| c.data.len());
+        let (mut count, mut freed) = sealed.fold((0, 0), |(n, b), len| (n + 1, b + len));
+        if old > 0 {
+            self.sealed.shrink_to_fit();
+        }
+        if let Some(open) = self.open.take_if(|c| c.last().at < until) {
+            (count, freed) = (count + 1, freed + open.capacity());
+        }
+        if let Some(late) = &mut self.late {
+            if written {
+                late.end_cut(until)
+            } else {
+                late.drop_before(until)
+            }
+            if late.is_empty() {
+                self.late = None;
             }
         }
-        head
-    }
-
-    #[test]
-    fn series_are_found_by_their_labels() {
-        let head = head();
-        let found = |matchers: &[Matcher]| {
-            let found = head.select(matchers, 100, 200).expect("whole");
-            found.iter().map(|s| s.labels.get("job").to_owned()).collect::<Vec<_>>()
-        };
-        let name = matcher("__name__", "=", "up");
-        assert_eq!(found(std::slice::from_ref(&name)), ["a", "b", "c"]);
-        assert_eq!(found(&[matcher("job", "=~", "a|c")]), ["a", "c"]);
-        assert_eq!(found(&[name.clone(), matcher("job", "!=", "b")]), ["a", "c"]);
-        assert_eq!(found(&[name, matcher("none", "=", "")]), ["a", "b", "c"]);
-        assert!(found(&[matcher("job", "=", "d")]).is_empty());
-        let samples =
-            &head.select(&[matcher("job", "=", "b")], 100, 200).expect("whole")[0].samples;
-        assert_eq!((samples.len(), samples[0].at, samples[10].at), (11, 100, 200));
-    }
-
-    #[test]
-    fn what_is_out_of_order_or_too_much_is_refused() {
-        let mut head = Head::new(Limits { series: 1, labels: 2, ..Limits::default() });
-        let id = head.series(&Labels::new([("a", "b")])).expect("room");
-        let sample = |at, value| Sample { at, value };
-        assert_eq!(head.append(id, sample(10, 1.0)), Ok(()));
-        assert_eq!(head.append(id, sample(10, 1.0)), Ok(()));
-        assert_eq!(head.append(id, sample(10, 2.0)), Err(Refused::Duplicate));
-        assert_eq!(head.append(id, sample(9, 1.0)), Err(Refused::OutOfOrder));
-        assert_eq!(head.series(&Labels::new([("a", "c")])), Err(Refused::TooManySeries(1)));
-        let mut head = Head::new(Limits { labels: 1, ..Limits::default() });
-        let two = Labels::new([("a", "b"), ("c", "d")]);
-        assert_eq!(head.series(&two), Err(Refused::TooManyLabels(1)));
-    }
-
-    #[test]
-    fn what_is_old_goes() {
-        let mut head = head();
-        let before = head.stats();
-        let late = head.series(&Labels::new([("job", "late")])).expect("room");
-        head.append(late, Sample { at: 6_000, value: 1.0 }).expect("in order");
-        assert_eq!(head.drop_old(), 3);
-        assert!(head.stats().chunk_bytes < before.chunk_bytes);
-        assert_eq!(head.label_values("job"), ["late"]);
-        assert_eq!(head.append(SeriesId(0), Sample { at: 9_999, value: 1.0 }), Err(Refused::Gone));
+        (count, freed)
     }
 }
+
+#[cfg(test)]
+mod tests;

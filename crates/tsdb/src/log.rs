@@ -2,21 +2,30 @@
 //!
 //! A record is a sequence of
 //! - 1, number, count, (name, value)…: this number means the series of these labels;
-//! - 2, time, count, (number, value as 8 bytes, little-endian)…: samples of one time
+//! - 4, time, count, samples of that time, each a varint with the value's length in its four
+//!   low bits and above them how far its number is from that of the one before (zigzag),
+//!   then so many bytes of the value, the highest first (what is left out is zero);
+//! - 5, the same: samples that came after later ones of their series
 //!
 //! with numbers, counts and times (zigzag) as varints, texts with their length before.
+//!
+//! Series are named again when samples begin to go into another block: what was written
+//! before can go when its samples are in blocks, and nothing that stays needs it.
 
 use crate::head::{Head, SeriesId};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
 use synod_promql::{Labels, Sample};
 use synod_wal::{Disk, Journal, JournalError, Options};
 
 const SERIES: u8 = 1;
-const SAMPLES: u8 = 2;
+const SAMPLES: u8 = 4;
+const LATE: u8 = 5;
 /// A record is closed when it is larger: well below what a segment takes.
 const RECORD_BYTES: usize = 1 << 20;
+/// Numbers of series that are believed.
+const NUMBER_MAX: usize = 1 << 26;
 
 /// What waits to be made durable.
 #[derive(Default)]
@@ -30,6 +39,11 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Vec::len).sum()
+    }
 }
 
 /// What a log brought back.
@@ -37,6 +51,8 @@ impl Batch {
 pub struct Recovered {
     /// Samples that are in the head again.
     pub samples: u64,
+    /// Samples that are in blocks already.
+    pub in_blocks: u64,
     /// Samples of series whose names are in segments that are gone, or that the head's
     /// limits refuse.
     pub skipped: u64,
@@ -51,25 +67,36 @@ pub struct SeriesLog<D: Disk> {
     segments: VecDeque<(u64, i64)>,
 }
 
-/// What goes into the log: numbers of series, and in which segment they were named.
-/// Owned beside the head, so that appending needs no lock of the log.
-#[derive(Default)]
-struct Named(HashMap<SeriesId, u64>);
-
-/// Gathers what a head takes, for its log.
+/// Gathers what a head takes, for its log. Owned beside the head, so that appending needs no
+/// lock of the log.
 #[derive(Default)]
 pub struct Gather {
-    named: Named,
-    /// The segment that the log writes to, as last heard.
-    segment: u64,
+    /// By slot of a series: whether it is named already.
+    named: Vec<Option<SeriesId>>,
+    /// The block that the newest samples will go into.
+    block: i64,
     batch: Batch,
 }
 
 impl Gather {
-    /// Notes samples of one time that the head has taken.
+    /// Notes samples of one time that the head has taken in order.
     pub fn add(&mut self, head: &Head, at: i64, samples: &[(SeriesId, f64)]) {
+        self.note(head, SAMPLES, at, samples);
+    }
+
+    /// Notes samples of one time that the head has taken though they came late.
+    pub fn add_late(&mut self, head: &Head, at: i64, samples: &[(SeriesId, f64)]) {
+        self.note(head, LATE, at, samples);
+    }
+
+    fn note(&mut self, head: &Head, kind: u8, at: i64, samples: &[(SeriesId, f64)]) {
         if samples.is_empty() {
             return;
+        }
+        let block = head.limits().block_of(head.newest());
+        if block != self.block {
+            self.block = block;
+            self.name_again();
         }
         let mut out = match self.batch.records.pop() {
             Some(record) if record.len() < RECORD_BYTES => record,
@@ -80,20 +107,32 @@ impl Gather {
             None => Vec::new(),
         };
         for (id, _) in samples {
-            let Some(labels) = head.labels(*id) else { continue };
-            if self.named.0.insert(*id, self.segment) != Some(self.segment) {
-                name(&mut out, *id, labels);
+            let slot = id.number() as usize;
+            if slot >= self.named.len() {
+                self.named.resize(slot + 1, None);
+            }
+            if self.named[slot].replace(*id) == Some(*id) {
+                continue;
+            }
+            if let Some(labels) = head.labels(*id) {
+                name(&mut out, *id, &labels);
             }
         }
-        out.push(SAMPLES);
+        out.push(kind);
         put_varint(&mut out, zigzag(at));
         put_varint(&mut out, samples.len() as u64);
+        let mut before = 0;
         for (id, value) in samples {
-            put_varint(&mut out, id.number());
-            out.extend_from_slice(&value.to_le_bytes());
+            let number = id.number() as i64;
+            let bits = value.to_bits();
+            let len = 8 - bits.trailing_zeros().min(64) as usize / 8;
+            put_varint(&mut out, zigzag(number - before) << 4 | len as u64);
+            out.extend_from_slice(&bits.to_be_bytes()[..len]);
+            before = number;
         }
         self.batch.records.push(out);
-        self.batch.newest = self.batch.newest.max(at);
+        // Late ones go into blocks when the newest of now do.
+        self.batch.newest = self.batch.newest.max(head.newest());
     }
 
     /// What was noted since the last time.
@@ -101,13 +140,9 @@ impl Gather {
         std::mem::take(&mut self.batch)
     }
 
-    /// The log went on to this segment: series are named again.
-    pub fn segment(&mut self, segment: u64) {
-        if segment != self.segment {
-            self.segment = segment;
-            // What was not used for a whole segment is most likely no more.
-            self.named.0.retain(|_, named| *named + 1 >= segment);
-        }
+    /// Names all series again, as if the log were new.
+    pub fn name_again(&mut self) {
+        self.named.fill(None);
     }
 }
 
@@ -125,6 +160,10 @@ fn zigzag(v: i64) -> u64 {
     ((v << 1) ^ (v >> 63)) as u64
 }
 
+fn unzigzag(raw: u64) -> i64 {
+    (raw >> 1) as i64 ^ -((raw & 1) as i64)
+}
+
 impl<D: Disk> SeriesLog<D> {
     /// Opens the log in `disk`, and puts what it holds into the head.
     pub fn open(
@@ -132,26 +171,35 @@ impl<D: Disk> SeriesLog<D> {
         options: Options,
         head: &mut Head,
     ) -> Result<(SeriesLog<D>, Recovered), JournalError> {
-        let (journal, recovery) = Journal::open(disk, 0, options)?;
-        let mut recovered = Recovered { cut: recovery.cut.is_some(), ..Recovered::default() };
-        let mut known = HashMap::new();
-        let mut newest = 0;
-        for record in recovery.records {
-            let read = replay(record.bytes, head, &mut known, &mut recovered, &mut newest);
+        let mut recovered = Recovered::default();
+        let mut replay = Replay { head, known: Vec::new(), recovered: &mut recovered };
+        let mut segments: VecDeque<(u64, i64)> = VecDeque::new();
+        let (journal, recovery) = Journal::open_each(disk, 0, options, |segment, record| {
             // The journal's checksum held: this is not damage but another format.
-            if read.is_err() {
-                recovered.skipped += 1;
+            if replay.record(record.bytes).is_err() {
+                replay.recovered.skipped += 1;
             }
-        }
+            let newest = replay.head.newest();
+            match segments.back_mut() {
+                Some(last) if last.0 == segment => last.1 = newest,
+                _ => segments.push_back((segment, newest)),
+            }
+        })?;
+        recovered.cut = recovery.cut.is_some();
         head.drop_old();
-        // Which segment a record came from is not told: all count as the newest.
-        let segments = journal.segments().iter().map(|s| (*s, newest)).collect();
         Ok((SeriesLog { journal, segments }, recovered))
     }
 
-    /// Makes a batch durable, and drops segments of which all is older than `oldest`.
-    /// Gives the segment for [`Gather::segment`].
-    pub fn write(&mut self, batch: &Batch, oldest: i64) -> Result<u64, JournalError> {
+    /// Opens the log to write on, after it failed: what it holds is in the head.
+    pub fn reopen(disk: D, options: Options, newest: i64) -> Result<SeriesLog<D>, JournalError> {
+        let (journal, _) = Journal::open_each(disk, 0, options, |_, _| {})?;
+        let segments = journal.segments().iter().map(|segment| (*segment, newest)).collect();
+        Ok(SeriesLog { journal, segments })
+    }
+
+    /// Makes a batch durable, and drops segments of which all is older than `oldest`: what
+    /// is in blocks.
+    pub fn write(&mut self, batch: &Batch, oldest: i64) -> Result<(), JournalError> {
         for record in &batch.records {
             let segment = self.journal.append([(0, &record[..])].into_iter())?;
             match self.segments.back_mut() {
@@ -159,14 +207,12 @@ impl<D: Disk> SeriesLog<D> {
                 _ => self.segments.push_back((segment, batch.newest)),
             }
         }
-        // The first record of a segment may use names from the one before it.
-        while self.segments.len() > 2 && self.segments[0].1 < oldest && self.segments[1].1 < oldest
-        {
+        while self.segments.len() > 1 && self.segments[0].1 < oldest {
             self.segments.pop_front();
             let first = self.segments[0].0;
             self.journal.drop_before(first)?;
         }
-        Ok(self.journal.segment())
+        Ok(())
     }
 
     /// Gives the disk back.
@@ -175,49 +221,84 @@ impl<D: Disk> SeriesLog<D> {
     }
 }
 
-fn replay(
-    record: Bytes,
-    head: &mut Head,
-    known: &mut HashMap<u64, Option<SeriesId>>,
-    recovered: &mut Recovered,
-    newest: &mut i64,
-) -> Result<(), Malformed> {
-    let mut r = Reader::new(record);
-    while !r.is_empty() {
-        match r.u8("kind")? {
-            SERIES => {
-                let number = r.varint("series")?;
-                let count = r.count("labels")?;
-                let mut labels = Vec::new();
-                for _ in 0..count {
-                    labels.push((r.string("label name")?, r.string("label value")?));
-                }
-                let labels = Labels::new(labels.iter().map(|(n, v)| (&**n, &**v)));
-                known.insert(number, head.series(&labels).ok());
-            }
-            _ => {
-                let raw = r.varint("time")?;
-                let at = (raw >> 1) as i64 ^ -((raw & 1) as i64);
-                *newest = (*newest).max(at);
-                for _ in 0..r.varint("samples")? {
+/// Puts what records hold into a head.
+struct Replay<'a> {
+    head: &'a mut Head,
+    /// What numbers mean; `None`: nothing, or the head does not take it.
+    known: Vec<Option<SeriesId>>,
+    recovered: &'a mut Recovered,
+}
+
+impl Replay<'_> {
+    fn record(&mut self, record: Bytes) -> Result<(), Malformed> {
+        let mut r = Reader::new(record);
+        while !r.is_empty() {
+            match r.u8("kind")? {
+                SERIES => {
                     let number = r.varint("series")?;
-                    let value = f64::from_bits(r.u64("value")?);
-                    let id = known.get(&number).copied().flatten();
-                    match id.map(|id| head.append(id, Sample { at, value })) {
-                        Some(Ok(())) => recovered.samples += 1,
-                        _ => recovered.skipped += 1,
+                    let count = r.count("labels")?;
+                    let mut labels = Vec::new();
+                    for _ in 0..count {
+                        labels.push((r.string("label name")?, r.string("label value")?));
                     }
+                    let labels = Labels::new(labels.iter().map(|(n, v)| (&**n, &**v)));
+                    let number = usize::try_from(number).unwrap_or(usize::MAX);
+                    if number > NUMBER_MAX {
+                        self.recovered.skipped += 1;
+                        return Ok(());
+                    }
+                    if number >= self.known.len() {
+                        self.known.resize(number + 1, None);
+                    }
+                    self.known[number] = self.head.series(&labels).ok();
+                }
+                kind @ (SAMPLES | LATE) => {
+                    let at = unzigzag(r.varint("time")?);
+                    let mut number = 0;
+                    for _ in 0..r.varint("samples")? {
+                        let head = r.varint("series")?;
+                        number = unzigzag(head >> 4).wrapping_add(number);
+                        let mut bits = 0;
+                        for place in (0..8).rev().take(head as usize & 15) {
+                            bits |= u64::from(r.u8("value")?) << (8 * place);
+                        }
+                        let value = f64::from_bits(bits);
+                        self.sample(kind, number as u64, Sample { at, value });
+                    }
+                }
+                _ => {
+                    self.recovered.skipped += 1;
+                    return Ok(());
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn sample(&mut self, kind: u8, number: u64, sample: Sample) {
+        if kind == SAMPLES && sample.at < self.head.floor() {
+            self.recovered.in_blocks += 1;
+            return;
+        }
+        let Some(id) = self.known.get(number as usize).copied().flatten() else {
+            self.recovered.skipped += 1;
+            return;
+        };
+        let taken = match kind {
+            LATE => self.head.put_late(id, sample),
+            _ => self.head.append(id, sample),
+        };
+        match taken {
+            Ok(_) => self.recovered.samples += 1,
+            Err(_) => self.recovered.skipped += 1,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Limits;
+    use crate::limits::Limits;
     use synod_promql::Matcher;
     use synod_wal::MemDisk;
 
@@ -225,8 +306,10 @@ mod tests {
         Options { segment_bytes: 1 << 20, spares_max: 1 }
     }
 
-    fn open(disk: MemDisk) -> (Head, SeriesLog<MemDisk>, Recovered) {
-        let mut head = Head::new(Limits { retention: 100_000, ..Limits::default() });
+    /// With what is older than `floor` in blocks.
+    fn open(disk: MemDisk, floor: i64) -> (Head, SeriesLog<MemDisk>, Recovered) {
+        let mut head = Head::new(Limits { block_range: 100_000, ..Limits::default() });
+        head.raise_floor(floor);
         let (log, recovered) = SeriesLog::open(disk, options(), &mut head).expect("it opens");
         (head, log, recovered)
     }
@@ -248,8 +331,12 @@ mod tests {
                 taken.push((id, sample.value));
             }
             gather.add(head, round * 1_000, &taken);
-            let segment = log.write(&gather.take(), round * 1_000 - 100_000).expect("written");
-            gather.segment(segment);
+            // As if blocks were cut.
+            if let Some(until) = head.due() {
+                head.raise_floor(until);
+                head.trim(0..head.slots(), until, true);
+            }
+            log.write(&gather.take(), head.floor()).expect("written");
         }
     }
 
@@ -262,38 +349,54 @@ mod tests {
 
     #[test]
     fn what_was_written_is_there_after_a_crash_and_what_was_not_may_be_gone() {
-        let (mut head, mut log, _) = open(MemDisk::default());
+        let (mut head, mut log, _) = open(MemDisk::default(), 0);
         let mut gather = Gather::default();
         fill(&mut head, &mut log, &mut gather, 0..50);
         let mut disk = log.into_disk();
         disk.crash(|_, _| false);
-        let (again, _, recovered) = open(disk);
+        let (again, _, recovered) = open(disk, 0);
         assert_eq!(held(&again), (100, 5_000));
         assert_eq!((recovered.samples, recovered.skipped), (5_000, 0));
     }
 
     #[test]
     fn old_segments_go_and_the_rest_can_be_read_without_them() {
-        let (mut head, mut log, _) = open(MemDisk::default());
+        let (mut head, mut log, _) = open(MemDisk::default(), 0);
         let mut gather = Gather::default();
         fill(&mut head, &mut log, &mut gather, 0..3_000);
         assert!(log.segments.len() <= 4, "{:?}", log.segments);
-        head.drop_old();
-        let before = held(&head);
+        let floor = head.floor();
+        assert!(floor > 2_800_000, "{floor}");
         let mut disk = log.into_disk();
         disk.crash(|_, _| false);
-        let (again, mut log, _) = open(disk);
-        let newest = Matcher::new("__name__", "=", "m").expect("a matcher");
-        let last = |head: &Head| {
-            head.select(std::slice::from_ref(&newest), 2_900_000, i64::MAX).expect("whole")
-        };
-        assert_eq!(last(&again).len(), last(&head).len());
-        // The retention is a hundred seconds.
-        assert!(held(&again).1 >= 100 * 100, "{:?} {before:?}", held(&again));
+        let (again, mut log, recovered) = open(disk, floor);
+        assert_eq!(recovered.skipped, 0);
+        assert!(recovered.in_blocks < 120_000, "{recovered:?}");
+        assert_eq!(held(&again), held(&head));
         // And it goes on.
         let (mut head, mut gather) = (again, Gather::default());
         fill(&mut head, &mut log, &mut gather, 3_000..3_010);
-        assert_eq!(last(&head)[0].samples.last().map(|s| s.at), Some(3_009_000));
+        let last = head.select(&[], 3_009_000, i64::MAX).expect("whole");
+        assert_eq!((last.len(), last[0].samples.len()), (100, 1));
+    }
+
+    #[test]
+    fn late_samples_come_back_though_newer_ones_are_in_blocks() {
+        let (mut head, mut log, _) = open(MemDisk::default(), 0);
+        let mut gather = Gather::default();
+        fill(&mut head, &mut log, &mut gather, 0..300);
+        let floor = head.floor();
+        assert!(floor >= 100_000);
+        head.set_limits(Limits { out_of_order: 1_000_000, ..head.limits() });
+        let id = head.series(&Labels::new([("__name__", "m"), ("n", "7")])).expect("there");
+        head.append(id, Sample { at: 50_500, value: 0.1 }).expect("within the window");
+        gather.add_late(&head, 50_500, &[(id, 0.1)]);
+        log.write(&gather.take(), floor).expect("written");
+        let (again, _, recovered) = open(log.into_disk(), floor);
+        assert_eq!(recovered.skipped, 0);
+        let seventh = Matcher::new("n", "=", "7").expect("a matcher");
+        let found = again.select(&[seventh], 0, floor - 1).expect("whole");
+        assert_eq!(found[0].samples, [Sample { at: 50_500, value: 0.1 }]);
     }
 
     #[test]
@@ -303,7 +406,8 @@ mod tests {
             let bytes: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(256) as u8).collect();
             let mut head = Head::new(Limits::default());
             let mut recovered = Recovered::default();
-            let _ = replay(bytes.into(), &mut head, &mut HashMap::new(), &mut recovered, &mut 0);
+            let (known, recovered) = (Vec::new(), &mut recovered);
+            let _ = Replay { head: &mut head, known, recovered }.record(bytes.into());
         }
     }
 }

@@ -201,7 +201,7 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
         let refused = monitor.append(at, &samples);
         done.samples += samples.len() - refused.len();
         for (id, why) in refused {
-            let labels = monitor.head().labels(id).cloned().unwrap_or_default();
+            let labels = monitor.head().labels(id).unwrap_or_default();
             done.refuse(format!("series {labels}: {why}"));
         }
     }

@@ -337,7 +337,7 @@ fn take(monitor: &Monitor, exported: Exported) -> (i64, String) {
             }
         }
         for (id, e) in monitor.append(at, &known) {
-            let labels = monitor.head().labels(id).cloned().unwrap_or_default();
+            let labels = monitor.head().labels(id).unwrap_or_default();
             refuse(&labels, e.to_string());
         }
     }

@@ -1,0 +1,332 @@
+//! Keeping series: the threads that write the log, and the blocks.
+
+use crate::store::{Monitor, Shared, held, now_ms};
+use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use synod_host::FileDisk;
+use synod_promql::{Labels, Matcher, Series};
+use synod_tsdb::{
+    Batch, BlockEvent, Blocks, Exemplars, Fault, Head, Limits, RealFiles, SeriesLog, trim, united,
+};
+use synod_wal::{JournalError, Options};
+
+/// Bytes of a segment of the log.
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// How often it is looked whether a block is due, and what is too old.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// When what failed (a full disk, most likely) is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+/// Bytes that wait for a log that cannot be written, at most.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Exemplars that are kept.
+const EXEMPLARS: usize = 10_000;
+/// How long series stay in memory if there can be no blocks, ms.
+const ONLY_MEMORY: i64 = 3 * 3_600_000;
+
+/// What a monitor keeps besides the head.
+pub(crate) struct Kept {
+    /// `None`: there can be none.
+    blocks: OnceLock<Option<Blocks>>,
+    /// What is older is in blocks, so that the log may forget it.
+    in_blocks: AtomicI64,
+    pub exemplars: Mutex<Exemplars>,
+    /// Why blocks are not written at present.
+    blocks_failed: Mutex<Option<String>>,
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept {
+            blocks: OnceLock::new(),
+            in_blocks: AtomicI64::new(i64::MIN),
+            exemplars: Mutex::new(Exemplars::new(EXEMPLARS)),
+            blocks_failed: Mutex::default(),
+        }
+    }
+}
+
+fn options() -> Options {
+    Options { segment_bytes: SEGMENT_BYTES, spares_max: 1 }
+}
+
+impl Monitor {
+    pub(crate) fn blocks(&self) -> Option<&Blocks> {
+        self.0.kept.blocks.get().and_then(Option::as_ref)
+    }
+
+    /// Bounds as the settings and the configuration file say.
+    pub(crate) fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    /// Why blocks are not written at present, if so.
+    pub fn blocks_failure(&self) -> Option<String> {
+        held(&self.0.kept.blocks_failed).clone()
+    }
+
+    /// The series of head and blocks.
+    pub(crate) fn stored(
+        &self,
+        matchers: &[Matcher],
+        from: i64,
+        to: i64,
+    ) -> Result<Vec<Series>, String> {
+        // The head first: what goes from it to a block meanwhile is then found twice, never
+        // missed.
+        let head = self.head().select(matchers, from, to)?;
+        let Some(blocks) = self.blocks() else { return Ok(head) };
+        let samples: usize = head.iter().map(|s| s.samples.len()).sum();
+        let most = self.0.settings.query.samples.saturating_sub(samples);
+        let mut parts = blocks.select(matchers, from, to, most)?;
+        parts.push(head);
+        Ok(united(parts))
+    }
+
+    /// The labels of series of head and blocks; see [`Head::labels_of`].
+    pub(crate) fn labels_of(
+        &self,
+        sets: &[Vec<Matcher>],
+        from: i64,
+        to: i64,
+    ) -> Result<BTreeSet<Labels>, String> {
+        let mut found = self.head().labels_of(sets, from, to);
+        if let Some(blocks) = self.blocks() {
+            blocks.labels_of(sets, from, to, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// All label names within a time (or all values of a label): of all blocks that reach
+    /// into it, without looking at each series.
+    pub(crate) fn texts(
+        &self,
+        name: Option<&str>,
+        from: i64,
+        to: i64,
+    ) -> Result<BTreeSet<String>, String> {
+        let mut all: BTreeSet<String> = match name {
+            None => self.head().label_names().into_iter().collect(),
+            Some(name) => self.head().label_values(name).into_iter().collect(),
+        };
+        if let Some(blocks) = self.blocks() {
+            blocks.texts(name, from, to, &mut all)?;
+        }
+        Ok(all)
+    }
+}
+
+impl Shared {
+    pub(crate) fn limits(&self) -> Limits {
+        let (mut limits, config) = (self.settings.limits, self.config());
+        let ms = |d: Duration| d.as_millis() as i64;
+        limits.out_of_order = config.out_of_order.map_or(limits.out_of_order, ms);
+        limits.retention = config.retention.map_or(limits.retention, ms);
+        limits.retention_bytes = config.retention_bytes.unwrap_or(limits.retention_bytes);
+        limits
+    }
+
+    fn give_up(&self, why: &str) {
+        let dir = self.settings.dir.display();
+        tracing::error!(
+            "the series' log in {dir}: {why}; until it can be written again, series are in memory only"
+        );
+        *held(&self.failed) = Some(why.to_owned());
+    }
+
+    fn blocks_dir(&self) -> PathBuf {
+        self.settings.dir.join("blocks")
+    }
+}
+
+fn tell(event: BlockEvent) {
+    if event.is_trouble() {
+        tracing::error!("{event}");
+    } else {
+        tracing::info!("{event}");
+    }
+}
+
+/// Opens blocks and log, with what the log holds in the head. `None`: there can be no log,
+/// which was told; series are kept in memory only.
+pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
+    let folder = shared.blocks_dir();
+    let seed = RandomState::new().hash_one(now_ms());
+    let blocks = Blocks::open(&folder, Arc::new(RealFiles), seed, Box::new(tell));
+    let blocks = blocks.map_err(|e| {
+        tracing::error!("no blocks in {}: {e}; series are kept for three hours", folder.display());
+        *held(&shared.kept.blocks_failed) = Some(e.to_string());
+    });
+    let mut head = Head::new(shared.limits());
+    if let Some(end) = blocks.as_ref().ok().and_then(Blocks::end) {
+        head.raise_floor(end);
+        shared.kept.in_blocks.store(end, Ordering::Relaxed);
+    }
+    let _ = shared.kept.blocks.set(blocks.ok());
+    let log = open_log(&shared.settings.dir, &mut head);
+    *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
+    log.map_err(|why| shared.give_up(&why)).ok()
+}
+
+/// A damaged log is set aside, so that a node can be watched while somebody looks into it.
+fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, String> {
+    let disk = || FileDisk::open(dir).map_err(|e| e.to_string());
+    let (limits, floor) = (head.limits(), head.floor());
+    match SeriesLog::open(disk()?, options(), head) {
+        Ok((log, recovered)) => {
+            let (samples, skipped) = (recovered.samples, recovered.skipped);
+            if samples > 0 || skipped > 0 {
+                tracing::info!("{samples} samples are back from the log, {skipped} skipped");
+            }
+            Ok(log)
+        }
+        Err(why @ JournalError::Damaged { .. }) => {
+            let aside = dir.with_extension(format!("damaged-{}", now_ms() / 1_000));
+            set_aside(dir, &aside).map_err(|e| format!("{why}; nor can it be moved: {e}"))?;
+            tracing::error!(
+                "the series' log is damaged ({why}); it was moved to {} and a new one begun",
+                aside.display()
+            );
+            *head = Head::new(limits);
+            head.raise_floor(floor);
+            let opened = SeriesLog::open(disk()?, options(), head);
+            opened.map(|(log, _)| log).map_err(|e| e.to_string())
+        }
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// Moves the log's files to another folder; the blocks stay.
+fn set_aside(dir: &Path, aside: &Path) -> io::Result<()> {
+    fs::create_dir_all(aside)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::rename(entry.path(), aside.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The log, and what waits for it while it cannot be written.
+struct Writer<'a> {
+    shared: &'a Shared,
+    log: Option<SeriesLog<FileDisk>>,
+    waiting: Vec<Batch>,
+    failed_at: Instant,
+}
+
+/// Writes what is gathered, until told to end.
+pub(crate) fn write_loop(shared: &Shared, log: Option<SeriesLog<FileDisk>>, stop: &Receiver<()>) {
+    let mut writer = Writer { shared, log, waiting: Vec::new(), failed_at: Instant::now() };
+    loop {
+        let end =
+            stop.recv_timeout(shared.settings.sync_every) == Err(RecvTimeoutError::Disconnected);
+        let batch = held(&shared.gather).take();
+        if !batch.is_empty() {
+            writer.waiting.push(batch);
+        }
+        writer.write(end);
+        if end {
+            return;
+        }
+    }
+}
+
+impl Writer<'_> {
+    fn write(&mut self, end: bool) {
+        if self.log.is_none() && (end || self.failed_at.elapsed() >= RETRY_AFTER) {
+            self.reopen();
+        }
+        while let (Some(log), Some(batch)) = (&mut self.log, self.waiting.first()) {
+            match log.write(batch, self.shared.kept.in_blocks.load(Ordering::Relaxed)) {
+                Ok(()) => drop(self.waiting.remove(0)),
+                Err(e) => self.fails(&e.to_string()),
+            }
+        }
+        if self.waiting.iter().map(Batch::bytes).sum::<usize>() > WAITING_BYTES_MAX {
+            tracing::error!("too much waits for the series' log: a crash would lose it");
+            self.waiting.clear();
+            // What was left out may have named series.
+            held(&self.shared.gather).name_again();
+        }
+    }
+
+    fn fails(&mut self, why: &str) {
+        self.shared.give_up(why);
+        self.log = None;
+        self.failed_at = Instant::now();
+    }
+
+    fn reopen(&mut self) {
+        let newest = self.shared.newest();
+        let disk = FileDisk::open(&self.shared.settings.dir).map_err(|e| e.to_string());
+        let opened = disk
+            .and_then(|disk| SeriesLog::reopen(disk, options(), newest).map_err(|e| e.to_string()));
+        match opened {
+            Ok(log) => {
+                tracing::info!("the series' log is tried again");
+                self.log = Some(log);
+                *held(&self.shared.failed) = None;
+            }
+            Err(why) => self.fails(&why),
+        }
+    }
+}
+
+/// Cuts blocks, compacts them, drops the old, until told to end.
+pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
+    let mut failed_at: Option<Instant> = None;
+    let every = LOOK_EVERY.min(shared.settings.sync_every);
+    while stop.recv_timeout(every) != Err(RecvTimeoutError::Disconnected) {
+        let Some(Some(blocks)) = shared.kept.blocks.get() else {
+            let oldest = shared.newest().saturating_sub(shared.limits().retention.min(ONLY_MEMORY));
+            trim(&shared.head, oldest, false);
+            shared.kept.in_blocks.store(oldest, Ordering::Relaxed);
+            continue;
+        };
+        retire(shared, blocks);
+        if failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+            continue;
+        }
+        match keep_blocks(shared, blocks) {
+            Ok(()) => {
+                if failed_at.take().is_some() {
+                    tracing::info!("blocks can be written again");
+                    *held(&shared.kept.blocks_failed) = None;
+                }
+            }
+            Err(Fault::Stopped) => return,
+            Err(why) => {
+                tracing::error!("the series' blocks: {why}; nothing is lost, it is tried again");
+                *held(&shared.kept.blocks_failed) = Some(why.to_string());
+                failed_at = Some(Instant::now());
+            }
+        }
+    }
+}
+
+fn keep_blocks(shared: &Shared, blocks: &Blocks) -> Result<(), Fault> {
+    while let Some(until) = blocks.cut(&shared.head, now_ms())? {
+        shared.kept.in_blocks.store(until, Ordering::Relaxed);
+    }
+    while blocks.compact(&shared.limits(), now_ms())? {}
+    Ok(())
+}
+
+fn retire(shared: &Shared, blocks: &Blocks) {
+    let (limits, newest) = (shared.limits(), shared.newest());
+    let log = fs::read_dir(&shared.settings.dir).into_iter().flatten().flatten();
+    let log = log.filter_map(|entry| entry.metadata().ok().filter(|m| m.is_file()));
+    blocks.retire(&limits, newest, log.map(|m| m.len()).sum());
+    if limits.retention < limits.block_range * 2 {
+        // The head may hold what is too old for a block already.
+        trim(&shared.head, newest.saturating_sub(limits.retention), false);
+    }
+}

@@ -1,0 +1,182 @@
+//! What a head and blocks cost for a fleet: `cargo run --release -p synod-tsdb --example
+//! fleet [HOSTS] [MINUTES]`. A hundred series a host, a sample each fifteen seconds: counters
+//! with jitter, gauges that walk, values that stay.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+use synod_base::Rng;
+use synod_promql::{Labels, Matcher, Sample};
+use synod_tsdb::{Blocks, Gather, Head, Limits, RealFiles, SeriesId, SeriesLog, Taken};
+use synod_wal::{MemDisk, Options};
+
+const SERIES: usize = 100;
+const EVERY: i64 = 15_000;
+const BEGIN: i64 = 1_700_006_400_000;
+
+struct Fleet {
+    ids: Vec<SeriesId>,
+    values: Vec<f64>,
+    rng: Rng,
+}
+
+fn labels(host: usize, n: usize) -> Labels {
+    let name = match n % 5 {
+        0 => format!("node_part{n}_seconds_total"),
+        1 => format!("node_part{n}_requests_total"),
+        2 => format!("node_part{n}_bytes"),
+        _ => format!("node_part{n}_info"),
+    };
+    Labels::new([
+        ("__name__", &*name),
+        ("cluster", "production-eu"),
+        ("instance", &format!("host-{host:04}.example.net:9100")),
+        ("job", "node"),
+        ("rack", &format!("rack-{}", host / 40)),
+        ("device", &format!("device{}", n % 7)),
+        ("mode", ["idle", "user", "system", "iowait"][n % 4]),
+    ])
+}
+
+impl Fleet {
+    /// What every series says next.
+    fn step(&mut self, n: usize) -> f64 {
+        let value = &mut self.values[n];
+        *value = match n % SERIES % 5 {
+            0 => *value + self.rng.below(1_500) as f64 / 100.0,
+            1 => *value + self.rng.below(30) as f64,
+            2 if self.rng.below(2) == 0 => {
+                (*value + self.rng.below(9) as f64 * 4_096.0 - 16_384.0).abs()
+            }
+            _ => *value,
+        };
+        // Scrapes store what text says.
+        *value = (*value * 100.0).round() / 100.0;
+        *value
+    }
+}
+
+/// Bytes of memory that the process has.
+fn memory() -> f64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok());
+    pages.unwrap_or(f64::NAN) * 4_096.0
+}
+
+fn per(took: Duration, count: usize) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).map(|n| n.parse::<usize>().expect("a number"));
+    let hosts = numbers.next().unwrap_or(1_000);
+    let minutes = numbers.next().unwrap_or(60);
+    let count = hosts * SERIES;
+    let limits = Limits { series: count, ..Limits::default() };
+    let mut fleet = Fleet { ids: Vec::new(), values: vec![1.0; count], rng: Rng::new(1) };
+    let (before, begun) = (memory(), Instant::now());
+    let mut head = Head::new(limits);
+    for host in 0..hosts {
+        for n in 0..SERIES {
+            fleet.ids.push(head.series(&labels(host, n)).expect("room"));
+        }
+    }
+    let rate = per(begun.elapsed(), count);
+    println!("{count} series: {rate:.0} new ones a second");
+    println!("{:.0} bytes a series without samples", (memory() - before) / count as f64);
+    let begun = Instant::now();
+    for n in 0..count {
+        assert_eq!(head.series(&labels(n / SERIES, n % SERIES)), Ok(fleet.ids[n]));
+    }
+    println!(
+        "{:.0} known ones found a second (with making the labels)",
+        per(begun.elapsed(), count)
+    );
+    let rounds = minutes * 4;
+    let mut took = Duration::ZERO;
+    let mut samples = Vec::with_capacity(count);
+    for round in 0..rounds {
+        samples.clear();
+        samples.extend((0..count).map(|n| fleet.step(n)));
+        let begun = Instant::now();
+        for (n, value) in samples.iter().enumerate() {
+            // Hosts are not scraped at one moment.
+            let at = BEGIN + round as i64 * EVERY + (n / SERIES) as i64 * 15;
+            let taken = head.append(fleet.ids[n], Sample { at, value: *value });
+            assert_eq!(taken, Ok(Taken::InOrder));
+        }
+        took += begun.elapsed();
+    }
+    println!("{:.2} million samples appended a second", per(took, count * rounds) / 1e6);
+    let stats = head.stats();
+    let all = (count * rounds) as f64;
+    println!(
+        "{:.2} bytes of chunks a sample after {minutes} minutes",
+        stats.chunk_bytes as f64 / all
+    );
+    println!("{:.0} bytes of memory a series", (memory() - before) / count as f64);
+    ask(&head, rounds);
+    replay(&head, &fleet);
+    cut(head, &fleet, rounds);
+}
+
+fn ask(head: &Head, rounds: usize) {
+    let name = Matcher::new("__name__", "=", "node_part0_seconds_total").expect("a matcher");
+    let begun = Instant::now();
+    let found = head.select(&[name], BEGIN, BEGIN + rounds as i64 * EVERY).expect("whole");
+    let samples: usize = found.iter().map(|s| s.samples.len()).sum();
+    let rate = per(begun.elapsed(), samples) / 1e6;
+    println!("{:.0} million samples read a second, {} series", rate, found.len());
+}
+
+/// How fast a log is read.
+fn replay(head: &Head, fleet: &Fleet) {
+    let options = Options { segment_bytes: 4 << 20, spares_max: 0 };
+    let mut other = Head::new(head.limits());
+    let opened = SeriesLog::open(MemDisk::default(), options.clone(), &mut other);
+    let (mut log, mut gather) = (opened.expect("empty").0, Gather::default());
+    for round in 0..20 {
+        for host in fleet.ids.chunks(SERIES) {
+            let samples: Vec<_> = host.iter().map(|id| (*id, round as f64)).collect();
+            gather.add(head, BEGIN + round * EVERY, &samples);
+        }
+        log.write(&gather.take(), 0).expect("memory");
+    }
+    let begun = Instant::now();
+    let opened = SeriesLog::open(log.into_disk(), options, &mut Head::new(head.limits()));
+    let samples = opened.expect("whole").1.samples as usize;
+    let rate = per(begun.elapsed(), samples) / 1e6;
+    println!("{rate:.2} million samples a second come back from the log");
+}
+
+/// What a block takes.
+fn cut(mut head: Head, fleet: &Fleet, rounds: usize) {
+    let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
+    let blocks = Blocks::open(&dir, Arc::new(RealFiles), 1, Box::new(|_| {})).expect("a folder");
+    // So late that a block is due.
+    let late = Sample { at: BEGIN + rounds as i64 * EVERY + 4 * 3_600_000, value: 1.0 };
+    head.append(fleet.ids[0], late).expect("in order");
+    let head = RwLock::new(head);
+    let (before, begun) = (memory(), Instant::now());
+    while blocks.cut(&head, 1).expect("space").is_some() {}
+    let took = begun.elapsed();
+    let samples: u64 = blocks.all().iter().map(|b| b.meta().stats.samples).sum();
+    let bytes = blocks.bytes() as f64;
+    println!(
+        "{} blocks in {:.1} s, {:.2} bytes a sample with their index",
+        blocks.all().len(),
+        took.as_secs_f64(),
+        bytes / samples as f64
+    );
+    println!("{:.0} MB more memory after it", (memory() - before) / 1e6);
+    let name = Matcher::new("__name__", "=", "node_part0_seconds_total").expect("a matcher");
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let found = blocks.select(std::slice::from_ref(&name), 0, i64::MAX, usize::MAX);
+        let count: usize = found.expect("whole").iter().flatten().map(|s| s.samples.len()).sum();
+        println!(
+            "{:.1} million samples read from blocks a second",
+            per(begun.elapsed(), count) / 1e6
+        );
+    }
+    std::fs::remove_dir_all(&dir).expect("gone");
+}
