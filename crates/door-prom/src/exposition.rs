@@ -1,5 +1,5 @@
 //! The text that a target shows: Prometheus's text format 0.0.4, and OpenMetrics 1.0 as
-//! far as samples of numbers go (exemplars are read over).
+//! far as samples of numbers and their exemplars go.
 
 use std::fmt;
 use synod_promql::{Labels, NAME};
@@ -13,6 +13,8 @@ pub struct Line<'a> {
     pub value: f64,
     /// Unix time, ms, if the page gives one.
     pub at: Option<i64>,
+    /// The exemplar behind it, as written: labels in braces, value, perhaps a time.
+    pub exemplar: Option<&'a str>,
 }
 
 /// What a page says about a family.
@@ -83,7 +85,10 @@ fn read_line(line: &str, openmetrics: bool) -> Result<Line<'_>, String> {
     let end = series_end(line)?;
     let (series, rest) = line.split_at(end);
     // An exemplar stands behind a hash.
-    let rest = if openmetrics { rest.split(" # ").next().unwrap_or(rest) } else { rest };
+    let (rest, exemplar) = match rest.split_once(" # ").filter(|_| openmetrics) {
+        Some((rest, exemplar)) => (rest, Some(exemplar.trim())),
+        None => (rest, None),
+    };
     let mut words = rest.split_ascii_whitespace();
     let value = words.next().ok_or_else(|| format!("no value behind {series:?}"))?;
     let value = number(value).ok_or_else(|| format!("{value:?} is no number"))?;
@@ -97,7 +102,26 @@ fn read_line(line: &str, openmetrics: bool) -> Result<Line<'_>, String> {
     };
     match words.next() {
         Some(more) => Err(format!("{more:?} is too much")),
-        None => Ok(Line { series: series.trim_end(), value, at }),
+        None => Ok(Line { series: series.trim_end(), value, at, exemplar }),
+    }
+}
+
+/// Labels, value and time (ms) of an exemplar as it is written.
+pub(crate) fn exemplar_of(text: &str) -> Result<(Labels, f64, Option<i64>), String> {
+    let bad = || format!("exemplar {text:?} is not {{LABELS}} VALUE [TIME]");
+    let end = series_end(text)?;
+    let (labels, rest) = text.split_at(end);
+    if !labels.starts_with('{') {
+        return Err(bad());
+    }
+    // The labels alone are no series: any name makes them one.
+    let labels = labels_of(&format!("x{labels}"))?.nameless();
+    let mut words = rest.split_ascii_whitespace();
+    let value = words.next().and_then(number).ok_or_else(bad)?;
+    let at = words.next().map(|t| t.parse::<f64>().map_err(|_| bad())).transpose()?;
+    match words.next() {
+        Some(_) => Err(bad()),
+        None => Ok((labels, value, at.map(|s| (s * 1_000.0).round() as i64))),
     }
 }
 
@@ -227,6 +251,16 @@ mod tests {
     }
 
     #[test]
+    fn exemplars_are_read() {
+        let read = |text: &str| exemplar_of(text).map(|(l, v, at)| (l.to_string(), v, at));
+        assert_eq!(read("{trace=\"a b\"} 0.5"), Ok(("{trace=\"a b\"}".into(), 0.5, None)));
+        assert_eq!(read("{} 1 1.25"), Ok(("{}".into(), 1.0, Some(1_250))));
+        for bad in ["", "1", "x 1", "{a=\"b\"}", "{a=\"b\"} x", "{a=\"b\"} 1 2 3", "{a} 1"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_line() {
         for (page, open, line, why) in [
             ("a 1\nb x\n", false, 2, "\"x\" is no number"),
@@ -243,7 +277,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_page_makes_it_panic(page in "[ -~\n\\\\\"{}=,é]{0,80}", open in any::<bool>()) {
-            let _ = read(&page, open);
+            let _ = (read(&page, open), exemplar_of(&page));
         }
     }
 }

@@ -74,7 +74,12 @@ pub(crate) fn time_series(series: Series) -> TimeSeries {
     let label = |(n, v): (&str, &str)| Label { name: n.to_owned(), value: v.to_owned() };
     let samples = series.samples.iter();
     let samples = samples.map(|s| WrittenSample { value: s.value, timestamp: s.at }).collect();
-    TimeSeries { labels: series.labels.iter().map(label).collect(), samples, histograms: vec![] }
+    TimeSeries {
+        labels: series.labels.iter().map(label).collect(),
+        samples,
+        exemplars: vec![],
+        histograms: vec![],
+    }
 }
 
 /// Answers `GET /federate`: the latest sample of each series that is asked for, with its

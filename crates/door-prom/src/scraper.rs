@@ -1,7 +1,7 @@
 //! From the pages of one target to samples.
 
 use crate::config::ScrapeLimits;
-use crate::exposition::{self, Line, labels_of};
+use crate::exposition::{self, Line, exemplar_of, labels_of};
 use crate::relabel::relabel;
 use crate::store::{Monitor, now_ms};
 use crate::targets::Target;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::time::Duration;
 use synod_promql::{Labels, NAME, STALE};
-use synod_tsdb::SeriesId;
+use synod_tsdb::{Exemplar, SeriesId};
 
 /// A page, and whether it is OpenMetrics.
 pub(crate) struct Page {
@@ -121,10 +121,15 @@ impl Scraper {
         .map_err(|e| e.to_string())?;
         count.read = lines.len();
         let mut samples = Vec::with_capacity(lines.len());
+        let mut exemplars = Vec::new();
         for line in &lines {
             let Some(id) = self.id_of(line, count)? else { continue };
             let theirs = line.at.filter(|_| self.target.job.honor_timestamps);
             samples.push((theirs.unwrap_or(at), id, line.value));
+            if let Some(text) = line.exemplar {
+                let (labels, value, own) = exemplar_of(text)?;
+                exemplars.push((id, Exemplar { labels, value, at: own.or(theirs).unwrap_or(at) }));
+            }
         }
         count.kept = samples.len();
         let most = self.target.job.limits.samples;
@@ -135,6 +140,12 @@ impl Scraper {
             self.monitor.learn(what, name, text);
         }
         self.append(at, samples);
+        for (id, exemplar) in exemplars {
+            let Some(labels) = self.monitor.head().labels(id) else { continue };
+            if let Err(why) = self.monitor.exemplar(&labels, exemplar) {
+                tracing::debug!("an exemplar of {labels} was refused: {why}");
+            }
+        }
         Ok(())
     }
 

@@ -371,6 +371,7 @@ fn version1(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest {
     let series = |(labels, samples): (Labels, Vec<WrittenSample>)| TimeSeries {
         labels: labels.iter().map(label).collect(),
         samples,
+        exemplars: Vec::new(),
         histograms: Vec::new(),
     };
     WriteRequest { timeseries: all.into_iter().map(series).collect() }
@@ -394,7 +395,13 @@ fn version2(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest2 {
         for (name, value) in labels.iter() {
             labels_refs.extend([number(name), number(value)]);
         }
-        timeseries.push(TimeSeries2 { labels_refs, samples, histograms: vec![], metadata: None });
+        timeseries.push(TimeSeries2 {
+            labels_refs,
+            samples,
+            histograms: vec![],
+            exemplars: vec![],
+            metadata: None,
+        });
     }
     WriteRequest2 { symbols, timeseries }
 }

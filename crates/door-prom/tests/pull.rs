@@ -208,3 +208,30 @@ async fn the_cluster_around_is_scraped_without_being_told() {
     let door = Door { monitor: start(dir.path(), around), dir };
     door.sees("count(up{job=\"own\",node=\"n1\"} == 1)", &[("{}", "1")]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exemplars_on_a_page_are_kept() {
+    const PAGE: &str = "# TYPE took histogram\ntook_bucket{le=\"1\"} 3 # {trace=\"abc\"} 0.7 1700000000.5\n\
+                        took_bucket{le=\"+Inf\"} 4 # {trace=\"def\"} 2.5\ntook_count 4\ntook_sum 5\n# EOF\n";
+    let at = serve(|_| {
+        let page = Response::builder()
+            .header("content-type", "application/openmetrics-text; version=1.0.0");
+        page.body(PAGE.into()).expect("a response")
+    })
+    .await;
+    let door = Door::open(&job(at, ""));
+    door.sees("sum(took_count)", &[("{}", "4")]).await;
+    let (_, found) = door
+        .get("/api/v1/query_exemplars?query=rate(took_bucket[5m])&start=0&end=99999999999")
+        .await;
+    let all = found["data"].as_array().expect("a list");
+    assert_eq!(all.len(), 2, "{found}");
+    let first = all.iter().find(|s| s["seriesLabels"]["le"] == "1").expect("there");
+    assert_eq!(first["seriesLabels"]["job"], "t");
+    let exemplar = &first["exemplars"][0];
+    assert_eq!(exemplar["labels"]["trace"], "abc", "{found}");
+    assert_eq!(
+        (&exemplar["value"], &exemplar["timestamp"]),
+        (&"0.7".into(), &1_700_000_000.5.into())
+    );
+}

@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, header};
 use prost::Message;
 use std::collections::BTreeMap;
 use synod_promql::{Labels, NAME};
-use synod_tsdb::SeriesId;
+use synod_tsdb::{Exemplar, SeriesId};
 use wire::{WriteRequest, WriteRequest2};
 
 /// Bytes of a body, decoded.
@@ -33,6 +33,7 @@ type Told = (StatusCode, String);
 #[derive(Default)]
 struct Done {
     samples: usize,
+    exemplars: usize,
     refused: usize,
     /// Why the first of what was refused was.
     why: Option<String>,
@@ -62,7 +63,7 @@ pub(crate) fn write(monitor: &Monitor, request: &Request<Bytes>) -> Response<Byt
         let counts = [
             ("x-prometheus-remote-write-samples-written", done.samples),
             ("x-prometheus-remote-write-histograms-written", 0),
-            ("x-prometheus-remote-write-exemplars-written", 0),
+            ("x-prometheus-remote-write-exemplars-written", done.exemplars),
         ];
         for (name, count) in counts {
             response.headers_mut().insert(name, count.into());
@@ -114,8 +115,12 @@ pub(crate) fn unpacked(body: &[u8]) -> Result<Vec<u8>, Told> {
     snap::raw::Decoder::new().decompress_vec(body).map_err(bad)
 }
 
-/// Series with their samples: time and value.
-type Series = (Labels, Vec<(i64, f64)>);
+/// A series with its samples: time and value.
+struct Series {
+    labels: Labels,
+    samples: Vec<(i64, f64)>,
+    exemplars: Vec<Exemplar>,
+}
 
 fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
     let mut all = Vec::with_capacity(written.timeseries.len());
@@ -125,7 +130,13 @@ fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
             done.refuse(format!("series {labels}: native histograms are not stored"));
         }
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
-        all.push((labels, samples));
+        let exemplar = |e: &wire::WrittenExemplar| Exemplar {
+            labels: Labels::new(e.labels.iter().map(|l| (&*l.name, &*l.value))),
+            value: e.value,
+            at: e.timestamp,
+        };
+        let exemplars = series.exemplars.iter().map(exemplar).collect();
+        all.push(Series { labels, samples, exemplars });
     }
     all
 }
@@ -144,17 +155,17 @@ fn of_version2(
         let found = symbols.get(at as usize);
         found.map(|s| &**s).ok_or_else(|| format!("there is no symbol {at}"))
     };
+    let labels_of = |refs: &[u32]| {
+        if refs.len() % 2 != 0 {
+            return Err("a series refers to a label without a value".to_owned());
+        }
+        let pairs: Result<Vec<(&str, &str)>, String> =
+            refs.chunks_exact(2).map(|pair| Ok((symbol(pair[0])?, symbol(pair[1])?))).collect();
+        Ok(Labels::new(pairs?))
+    };
     let mut all = Vec::with_capacity(written.timeseries.len());
     for series in written.timeseries {
-        if series.labels_refs.len() % 2 != 0 {
-            return Err("a series refers to a label without a value".into());
-        }
-        let pairs: Result<Vec<(&str, &str)>, String> = series
-            .labels_refs
-            .chunks_exact(2)
-            .map(|pair| Ok((symbol(pair[0])?, symbol(pair[1])?)))
-            .collect();
-        let labels = Labels::new(pairs?);
+        let labels = labels_of(&series.labels_refs)?;
         if !series.histograms.is_empty() {
             done.refuse(format!("series {labels}: native histograms are not stored"));
         }
@@ -170,7 +181,12 @@ fn of_version2(
             }
         }
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
-        all.push((labels, samples));
+        let mut exemplars = Vec::with_capacity(series.exemplars.len());
+        for e in &series.exemplars {
+            let labels = labels_of(&e.labels_refs)?;
+            exemplars.push(Exemplar { labels, value: e.value, at: e.timestamp });
+        }
+        all.push(Series { labels, samples, exemplars });
     }
     Ok(all)
 }
@@ -179,7 +195,8 @@ fn of_version2(
 fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
     let latest = now_ms() + AHEAD_MAX;
     let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
-    for (labels, samples) in batch {
+    let mut exemplars = Vec::new();
+    for Series { labels, samples, exemplars: own } in batch {
         if labels.get(NAME).is_empty() {
             done.refuse(format!("series {labels} has no name"));
             continue;
@@ -187,6 +204,7 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
         match monitor.series(&labels) {
             Err(why) => done.refuse(format!("series {labels}: {why}")),
             Ok(id) => {
+                exemplars.extend(own.into_iter().map(|e| (labels.clone(), e)));
                 for (at, value) in samples {
                     if at > latest {
                         done.refuse(format!("series {labels}: a sample is too far in the future"));
@@ -203,6 +221,13 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
         for (id, why) in refused {
             let labels = monitor.head().labels(id).unwrap_or_default();
             done.refuse(format!("series {labels}: {why}"));
+        }
+    }
+    for (labels, exemplar) in exemplars {
+        match monitor.exemplar(&labels, exemplar) {
+            Ok(()) => done.exemplars += 1,
+            // As Prometheus has it: samples count, exemplars are a help.
+            Err(why) => tracing::debug!("an exemplar of {labels} was refused: {why}"),
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct TimeSeries {
     pub labels: Vec<Label>,
     #[prost(message, repeated, tag = "2")]
     pub samples: Vec<WrittenSample>,
+    #[prost(message, repeated, tag = "3")]
+    pub exemplars: Vec<WrittenExemplar>,
     /// Native histograms, which are not stored.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub histograms: Vec<Vec<u8>>,
@@ -43,6 +45,28 @@ pub(crate) struct WrittenSample {
     pub timestamp: i64,
 }
 
+/// `prometheus.Exemplar`.
+#[derive(Clone, Message)]
+pub(crate) struct WrittenExemplar {
+    #[prost(message, repeated, tag = "1")]
+    pub labels: Vec<Label>,
+    #[prost(double, tag = "2")]
+    pub value: f64,
+    #[prost(int64, tag = "3")]
+    pub timestamp: i64,
+}
+
+/// `io.prometheus.write.v2.Exemplar`.
+#[derive(Clone, Message)]
+pub(crate) struct Exemplar2 {
+    #[prost(uint32, repeated, tag = "1")]
+    pub labels_refs: Vec<u32>,
+    #[prost(double, tag = "2")]
+    pub value: f64,
+    #[prost(int64, tag = "3")]
+    pub timestamp: i64,
+}
+
 /// `io.prometheus.write.v2.Request`.
 #[derive(Clone, Message)]
 pub(crate) struct WriteRequest2 {
@@ -61,6 +85,8 @@ pub(crate) struct TimeSeries2 {
     pub samples: Vec<WrittenSample>,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub histograms: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "4")]
+    pub exemplars: Vec<Exemplar2>,
     #[prost(message, optional, tag = "5")]
     pub metadata: Option<Metadata>,
 }
