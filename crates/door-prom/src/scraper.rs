@@ -53,9 +53,9 @@ impl Scraper {
     /// The labels of a line; `None`: relabelling drops it. The target's labels come first,
     /// and what is on the page under their names is kept as `exported_…`; unless the job
     /// honours the page's.
-    fn labels_of(&self, series: &str) -> Result<Option<Labels>, String> {
+    fn labels_of(&self, series: &str, kinds: &Kinds<'_>) -> Result<Option<Labels>, String> {
         let job = &self.target.job;
-        let mut labels = labels_of(series)?;
+        let mut labels = with_even_bounds(labels_of(series)?, kinds);
         for (name, value) in self.target.labels.iter() {
             let theirs = labels.get(name).to_owned();
             if !theirs.is_empty() {
@@ -120,10 +120,12 @@ impl Scraper {
         )
         .map_err(|e| e.to_string())?;
         count.read = lines.len();
+        let types = says.iter().filter(|(what, _, _)| *what == "TYPE");
+        let kinds: Kinds<'_> = types.map(|(_, name, kind)| (*name, *kind)).collect();
         let mut samples = Vec::with_capacity(lines.len());
         let mut exemplars = Vec::new();
         for line in &lines {
-            let Some(id) = self.id_of(line, count)? else { continue };
+            let Some(id) = self.id_of(line, &kinds, count)? else { continue };
             let theirs = line.at.filter(|_| self.target.job.honor_timestamps);
             samples.push((theirs.unwrap_or(at), id, line.value));
             if let Some(text) = line.exemplar {
@@ -149,12 +151,17 @@ impl Scraper {
         Ok(())
     }
 
-    fn id_of(&mut self, line: &Line<'_>, count: &mut Count) -> Result<Option<SeriesId>, String> {
+    fn id_of(
+        &mut self,
+        line: &Line<'_>,
+        kinds: &Kinds<'_>,
+        count: &mut Count,
+    ) -> Result<Option<SeriesId>, String> {
         if let Some(known) = self.known.get_mut(line.series) {
             known.round = self.round;
             return Ok(known.id);
         }
-        let id = match self.labels_of(line.series)? {
+        let id = match self.labels_of(line.series, kinds)? {
             Some(labels) => Some(self.monitor.series(&labels).map_err(|e| e.to_string())?),
             None => None,
         };
@@ -216,6 +223,40 @@ impl Scraper {
     }
 }
 
+/// What families of a page are.
+type Kinds<'a> = HashMap<&'a str, &'a str>;
+
+/// The bounds of histograms and the ranks of summaries as Prometheus 3 writes them, however
+/// the page does: `1` and `1.0` are one series.
+fn with_even_bounds(labels: Labels, kinds: &Kinds<'_>) -> Labels {
+    let name = labels.get(NAME);
+    let bound = match name.strip_suffix("_bucket") {
+        Some(family) if kinds.get(family) == Some(&"histogram") => "le",
+        _ if kinds.get(name) == Some(&"summary") => "quantile",
+        _ => return labels,
+    };
+    match labels.get(bound).parse::<f64>() {
+        Ok(v) if v.is_finite() => labels.with(bound, &even(v)),
+        _ => labels,
+    }
+}
+
+/// As OpenMetrics wants it: always with a point or an exponent, the latter of two digits.
+fn even(v: f64) -> String {
+    let size = v.abs();
+    if size != 0.0 && !(1e-4..1e21).contains(&size) {
+        let text = format!("{v:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, exponent) = match exponent.strip_prefix('-') {
+            Some(exponent) => ('-', exponent),
+            None => ('+', exponent),
+        };
+        return format!("{digits}e{sign}{exponent:0>2}");
+    }
+    let point = if v == v.trunc() { ".0" } else { "" };
+    format!("{v}{point}")
+}
+
 fn check(labels: &Labels, limits: &ScrapeLimits) -> Result<(), String> {
     let over = |limit: usize, is: usize| limit > 0 && is > limit;
     if over(limits.labels, labels.len()) {
@@ -245,5 +286,23 @@ impl Drop for Scraper {
         let mut ended = self.endings(|_| true);
         ended.extend(self.own.values().map(|id| (*id, STALE)));
         self.monitor.append(now_ms(), &ended);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_even() {
+        let kinds: Kinds<'_> = [("h", "histogram"), ("s", "summary")].into();
+        let of =
+            |labels: &str| with_even_bounds(labels_of(labels).expect(labels), &kinds).to_string();
+        assert_eq!(of("h_bucket{le=\"1\"}"), "h_bucket{le=\"1.0\"}");
+        assert_eq!(of("h_bucket{le=\"0.00001\"}"), "h_bucket{le=\"1e-05\"}");
+        assert_eq!(of("h_bucket{le=\"2.5e+22\"}"), "h_bucket{le=\"2.5e+22\"}");
+        assert_eq!(of("h_bucket{le=\"+Inf\"}"), "h_bucket{le=\"+Inf\"}");
+        assert_eq!(of("s{quantile=\"0.50\"}"), "s{quantile=\"0.5\"}");
+        assert_eq!(of("other_bucket{le=\"1\"}"), "other_bucket{le=\"1\"}");
     }
 }

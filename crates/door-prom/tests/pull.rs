@@ -226,7 +226,7 @@ async fn exemplars_on_a_page_are_kept() {
         .await;
     let all = found["data"].as_array().expect("a list");
     assert_eq!(all.len(), 2, "{found}");
-    let first = all.iter().find(|s| s["seriesLabels"]["le"] == "1").expect("there");
+    let first = all.iter().find(|s| s["seriesLabels"]["le"] == "1.0").expect("there");
     assert_eq!(first["seriesLabels"]["job"], "t");
     let exemplar = &first["exemplars"][0];
     assert_eq!(exemplar["labels"]["trace"], "abc", "{found}");

@@ -156,7 +156,7 @@ fn of_version2(
         found.map(|s| &**s).ok_or_else(|| format!("there is no symbol {at}"))
     };
     let labels_of = |refs: &[u32]| {
-        if refs.len() % 2 != 0 {
+        if !refs.len().is_multiple_of(2) {
             return Err("a series refers to a label without a value".to_owned());
         }
         let pairs: Result<Vec<(&str, &str)>, String> =
