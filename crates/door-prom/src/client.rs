@@ -72,7 +72,7 @@ impl Client {
                 parts.headers.append(&name, header(&secret("", file)?)?);
             }
         }
-        if let Some(value) = self.authorization()? {
+        if let Some(value) = self.authorization()?.or(of_address(&mut parts.uri)?) {
             parts.headers.insert(AUTHORIZATION, value);
         }
         for _ in 0..=REDIRECTS_MAX {
@@ -82,10 +82,16 @@ impl Client {
             *request.headers_mut() = parts.headers.clone();
             let response = self.inner.request(request).await.map_err(|e| told(&e))?;
             match redirect(&parts.uri, &response) {
-                Some(to) if self.http.follow_redirects && parts.method == Method::GET => {
-                    if to.authority() != parts.uri.authority() {
+                Some((to, keeps))
+                    if self.http.follow_redirects && (keeps || parts.method == Method::GET) =>
+                {
+                    let origin = |uri: &Uri| (uri.scheme().cloned(), uri.authority().cloned());
+                    if origin(&to) != origin(&parts.uri) {
                         // A secret is for those that it was given for.
                         parts.headers.remove(AUTHORIZATION);
+                        for name in self.http.http_headers.keys() {
+                            parts.headers.remove(&**name);
+                        }
                     }
                     parts.uri = to;
                 }
@@ -150,26 +156,43 @@ fn told(error: &dyn Error) -> String {
     text
 }
 
-fn redirect<B>(from: &Uri, response: &Response<B>) -> Option<Uri> {
+/// The name and the password in an address, as a header; they are taken out of it.
+fn of_address(uri: &mut Uri) -> Result<Option<HeaderValue>, String> {
+    let Some((user, host)) = uri.authority().and_then(|a| a.as_str().rsplit_once('@')) else {
+        return Ok(None);
+    };
+    let decoded = percent_encoding::percent_decode_str(user).decode_utf8_lossy();
+    let pair = if decoded.contains(':') { decoded.into_owned() } else { format!("{decoded}:") };
+    let value = header(&format!("Basic {}", base64(pair)))?;
+    let host = host.parse().map_err(|e| format!("an address: {e}"))?;
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(host);
+    *uri = Uri::from_parts(parts).map_err(|e| e.to_string())?;
+    Ok(Some(value))
+}
+
+/// Where an answer points to, and whether the request goes there as it is.
+fn redirect<B>(from: &Uri, response: &Response<B>) -> Option<(Uri, bool)> {
     use StatusCode as S;
-    let moved = [
-        S::MOVED_PERMANENTLY,
-        S::FOUND,
-        S::SEE_OTHER,
-        S::TEMPORARY_REDIRECT,
-        S::PERMANENT_REDIRECT,
-    ];
-    if !moved.contains(&response.status()) {
-        return None;
-    }
-    let to: Uri = response.headers().get(LOCATION)?.to_str().ok()?.parse().ok()?;
-    if to.authority().is_some() {
-        return Some(to);
-    }
-    let mut parts = to.into_parts();
-    parts.scheme = from.scheme().cloned();
-    parts.authority = from.authority().cloned();
-    Uri::from_parts(parts).ok()
+    let keeps = match response.status() {
+        S::MOVED_PERMANENTLY | S::FOUND | S::SEE_OTHER => false,
+        S::TEMPORARY_REDIRECT | S::PERMANENT_REDIRECT => true,
+        _ => return None,
+    };
+    let to = response.headers().get(LOCATION)?.to_str().ok()?;
+    let scheme = from.scheme_str().unwrap_or("http");
+    let host = from.authority().map_or("", |a| a.as_str());
+    let whole = if to.contains("://") {
+        to.to_owned()
+    } else if let Some(rest) = to.strip_prefix("//") {
+        format!("{scheme}://{rest}")
+    } else if to.starts_with('/') {
+        format!("{scheme}://{host}{to}")
+    } else {
+        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{host}{folder}/{to}")
+    };
+    Some((whole.parse().ok()?, keeps))
 }
 
 async fn whole(

@@ -2,12 +2,13 @@
 //! last counts until it says something else.
 
 use crate::client::Client;
-use crate::config::{Discovery, Group, Record, groups};
+use crate::config::{Discovery, Group, Record, groups, masked};
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use http::{Request, StatusCode, header};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use synod_promql::Labels;
@@ -84,51 +85,62 @@ enum Asker {
     Registry(Registry, Vec<String>),
 }
 
-/// A source that fails keeps what it said before; each new failure is told once.
+/// What parts of a source say: a file, a name, a service.
+type Said = Vec<(String, Result<Vec<Labels>, String>)>;
+
+/// A part that fails keeps what it said before; each new failure is told once.
 async fn ask(asker: Asker, every: Duration, said: Arc<Mutex<Vec<Labels>>>, job: String) {
     let mut every = every.max(Duration::from_secs(1));
-    let mut failed = String::new();
+    let mut failed: HashMap<String, String> = HashMap::new();
+    let mut known: BTreeMap<String, Vec<Labels>> = BTreeMap::new();
     loop {
-        match asker.ask(&mut every).await {
-            Ok(found) => {
-                *said.lock().unwrap_or_else(PoisonError::into_inner) = found;
-                failed.clear();
+        let parts = asker.ask(&mut every).await;
+        let mut latest = BTreeMap::new();
+        for (part, found) in parts {
+            match found {
+                Ok(found) => {
+                    failed.remove(&part);
+                    latest.insert(part, found);
+                }
+                Err(why) => {
+                    if failed.insert(part.clone(), why.clone()).as_ref() != Some(&why) {
+                        let why = format!("{part}: {why}");
+                        tracing::warn!(job, "looking for targets: {why}; those known before stay");
+                    }
+                    latest.extend(known.remove_entry(&part));
+                }
             }
-            Err(why) if why != failed => {
-                tracing::warn!(job, "looking for targets: {why}; those known before stay");
-                failed = why;
-            }
-            Err(_) => {}
         }
+        known = latest;
+        let all = known.values().flatten().cloned().collect();
+        *said.lock().unwrap_or_else(PoisonError::into_inner) = all;
         tokio::time::sleep(every).await;
     }
 }
 
 impl Asker {
-    async fn ask(&self, every: &mut Duration) -> Result<Vec<Labels>, String> {
+    async fn ask(&self, every: &mut Duration) -> Said {
         match self {
             Asker::File(patterns) => {
                 let patterns = patterns.clone();
                 let read = tokio::task::spawn_blocking(move || files(&patterns)).await;
-                read.map_err(|e| e.to_string())?
+                read.unwrap_or_default()
             }
             Asker::Http(client, url) => {
                 let asked = tokio::time::timeout(ANSWER_WITHIN, by_http(client, url, every)).await;
-                asked.map_err(|_| format!("{url}: no answer within {ANSWER_WITHIN:?}"))?
+                let asked =
+                    asked.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_WITHIN:?}")));
+                vec![(masked(url), asked)]
             }
             Asker::Dns { resolver, names, kind, port } => {
-                let mut found = Vec::new();
+                let mut said = Vec::new();
                 for name in names {
-                    found.extend(by_dns(resolver, name, *kind, *port).await?);
+                    said.push((name.clone(), by_dns(resolver, name, *kind, *port).await));
                 }
-                Ok(found)
+                said
             }
             Asker::Registry(registry, services) => {
-                let mut found = Vec::new();
-                for service in services {
-                    found.extend(registry(service)?);
-                }
-                Ok(found)
+                services.iter().map(|service| (service.clone(), registry(service))).collect()
             }
         }
     }
@@ -157,38 +169,43 @@ pub(crate) fn glob(pattern: &str) -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
-fn files(patterns: &[String]) -> Result<Vec<Labels>, String> {
-    let mut found = Vec::new();
+fn files(patterns: &[String]) -> Said {
+    let mut said = Vec::new();
     for pattern in patterns {
-        for path in glob(pattern)? {
-            let place = |e: String| format!("{}: {e}", path.display());
-            let text = std::fs::read_to_string(&path).map_err(|e| place(e.to_string()))?;
-            let name = path.to_string_lossy();
-            for group in groups(&text).map_err(place)? {
-                found.extend(of_group(&group, &[("__meta_filepath", &*name)]));
-            }
+        match glob(pattern) {
+            Ok(paths) => said.extend(paths.into_iter().map(|path| {
+                let name = path.to_string_lossy().into_owned();
+                let found = file(&path, &name);
+                (name, found)
+            })),
+            Err(why) => said.push((pattern.clone(), Err(why))),
         }
     }
-    Ok(found)
+    said
+}
+
+fn file(path: &Path, name: &str) -> Result<Vec<Labels>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+    let groups = groups(&text)?;
+    Ok(groups.iter().flat_map(|group| of_group(group, &[("__meta_filepath", name)])).collect())
 }
 
 async fn by_http(client: &Client, url: &str, every: &mut Duration) -> Result<Vec<Labels>, String> {
-    let place = |e: String| format!("{url}: {e}");
     let request = Request::get(url)
         .header(header::ACCEPT, "application/json")
         .header("X-Prometheus-Refresh-Interval-Seconds", every.as_secs_f64().to_string())
         .body(Bytes::new())
-        .map_err(|e| place(e.to_string()))?;
-    let answer = client.send(request, ANSWER_BYTES_MAX).await.map_err(place)?;
+        .map_err(|e| e.to_string())?;
+    let answer = client.send(request, ANSWER_BYTES_MAX).await?;
     if answer.status() != StatusCode::OK {
-        return Err(place(format!("server returned HTTP status {}", answer.status())));
+        return Err(format!("server returned HTTP status {}", answer.status()));
     }
     let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     if !kind.is_some_and(|k| k.starts_with("application/json")) {
-        return Err(place(format!("content type {:?} is not JSON", kind.unwrap_or_default())));
+        return Err(format!("content type {:?} is not JSON", kind.unwrap_or_default()));
     }
-    let text = std::str::from_utf8(answer.body()).map_err(|e| place(e.to_string()))?;
-    let groups = groups(text).map_err(place)?;
+    let text = std::str::from_utf8(answer.body()).map_err(|e| e.to_string())?;
+    let groups = groups(text)?;
     Ok(groups.iter().flat_map(|g| of_group(g, &[("__meta_url", url)])).collect())
 }
 
@@ -205,29 +222,36 @@ async fn by_dns(
         Record::Ns => RecordType::NS,
         Record::Srv => RecordType::SRV,
     };
-    let answer = resolver.lookup(name, wanted).await.map_err(|e| format!("{name}: {e}"))?;
+    let answer = match resolver.lookup(name, wanted).await {
+        Ok(answer) => answer,
+        // It is known that there is none: not a failure.
+        Err(e) if e.is_nx_domain() || e.is_no_records_found() => return Ok(Vec::new()),
+        Err(e) => return Err(e.to_string()),
+    };
     let mut found = Vec::new();
-    let host = |name: String| name.trim_end_matches('.').to_owned();
+    let host = |name: &str| name.trim_end_matches('.').to_owned();
     for record in answer.answers() {
         let base = [("__meta_dns_name", name.to_owned())];
         let (address, more) = match &record.data {
             RData::A(a) => (format!("{}:{port}", a.0), vec![]),
             RData::AAAA(a) => (format!("[{}]:{port}", a.0), vec![]),
             RData::MX(mx) => {
-                let target = host(mx.exchange.to_utf8());
-                (format!("{target}:{port}"), vec![("__meta_dns_mx_record_target", target)])
+                let target = mx.exchange.to_utf8();
+                let address = format!("{}:{port}", host(&target));
+                (address, vec![("__meta_dns_mx_record_target", target)])
             }
             RData::NS(ns) => {
-                let target = host(ns.0.to_utf8());
-                (format!("{target}:{port}"), vec![("__meta_dns_ns_record_target", target)])
+                let target = ns.0.to_utf8();
+                let address = format!("{}:{port}", host(&target));
+                (address, vec![("__meta_dns_ns_record_target", target)])
             }
             RData::SRV(srv) => {
-                let (target, port) = (host(srv.target.to_utf8()), srv.port.to_string());
+                let (target, port) = (srv.target.to_utf8(), srv.port.to_string());
                 let more = vec![
                     ("__meta_dns_srv_record_target", target.clone()),
                     ("__meta_dns_srv_record_port", port.clone()),
                 ];
-                (format!("{target}:{port}"), more)
+                (format!("{}:{port}", host(&target)), more)
             }
             _ => continue,
         };

@@ -160,12 +160,27 @@ fn series_end(line: &str) -> Result<usize, String> {
 
 /// The labels of a series as it stands on a page, the name among them.
 pub(crate) fn labels_of(series: &str) -> Result<Labels, String> {
+    let pairs = pairs_of(series)?;
+    Ok(Labels::new(pairs.iter().map(|(n, v)| (&**n, &**v))))
+}
+
+/// Whether a name may stand on a page without quotes.
+fn is_classic(name: &str, colons: bool) -> bool {
+    let may = |c: char| c.is_ascii_alphanumeric() || c == '_' || colons && c == ':';
+    name.chars().all(may) && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The same with labels whose value is empty, in their order.
+pub(crate) fn pairs_of(series: &str) -> Result<Vec<(String, String)>, String> {
     let (name, rest) = match series.split_once('{') {
         Some((name, rest)) => (name.trim_end(), rest.strip_suffix('}').unwrap_or(rest)),
         None => (series, ""),
     };
     let mut pairs: Vec<(String, String)> = Vec::new();
     if !name.is_empty() {
+        if !is_classic(name, true) {
+            return Err(format!("{name:?} is no name without quotes"));
+        }
         pairs.push((NAME.into(), name.into()));
     }
     let mut rest = rest.trim_start();
@@ -174,7 +189,11 @@ pub(crate) fn labels_of(series: &str) -> Result<Labels, String> {
             take_quoted(rest)?
         } else {
             let end = rest.find('=').ok_or_else(|| format!("no \"=\" in {rest:?}"))?;
-            (rest[..end].trim_end().to_owned(), &rest[end..])
+            let label = rest[..end].trim_end();
+            if !is_classic(label, false) {
+                return Err(format!("{label:?} is no label without quotes"));
+            }
+            (label.to_owned(), &rest[end..])
         };
         let after = after.trim_start();
         let (pair, after) = match after.strip_prefix('=') {
@@ -196,8 +215,8 @@ pub(crate) fn labels_of(series: &str) -> Result<Labels, String> {
             None => return Err(format!("expected a comma before {after:?}")),
         };
     }
-    let labels = Labels::new(pairs.iter().map(|(n, v)| (&**n, &**v)));
-    if labels.get(NAME).is_empty() { Err("a series without a name".into()) } else { Ok(labels) }
+    let named = pairs.iter().any(|(name, value)| name == NAME && !value.is_empty());
+    if named { Ok(pairs) } else { Err("a series without a name".into()) }
 }
 
 /// A quoted text, and what is behind it.
@@ -267,6 +286,9 @@ mod tests {
             ("a{b=\"c\" 1", false, 1, "the braces are not closed"),
             ("a{b=1} 1", false, 1, "expected a quoted text at \"1\""),
             ("a{b=\"1\",b=\"2\"} 1", false, 1, "label \"b\" is empty or there twice"),
+            ("1abc 1", false, 1, "\"1abc\" is no name without quotes"),
+            ("foo-bar 2", false, 1, "\"foo-bar\" is no name without quotes"),
+            ("x{1=\"a\"} 1", false, 1, "\"1\" is no label without quotes"),
             ("a 1\n", true, 1, "the page does not end with # EOF"),
             ("a 1 2 3", false, 1, "\"3\" is too much"),
         ] {

@@ -21,8 +21,10 @@ use tokio::task::JoinSet;
 
 /// How long a node may take to answer.
 const WITHIN: Duration = Duration::from_secs(5);
-/// A node that did not answer is not asked again for so long.
+/// A node that did not answer is not asked again for so long, and for twice as long each
+/// time that it does not, up to a bound.
 const REST: Duration = Duration::from_secs(5);
+const REST_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an answer, packed and unpacked.
 const PACKED_MAX: usize = 64 << 20;
 const UNPACKED_MAX: usize = 512 << 20;
@@ -40,24 +42,40 @@ pub struct Peer {
     pub url: String,
 }
 
-/// Nodes that did not answer of late: since when, and why.
+/// Nodes that did not answer of late.
 #[derive(Default)]
-pub(crate) struct Silent(Mutex<HashMap<String, (Instant, String)>>);
+pub(crate) struct Silent(Mutex<HashMap<String, Silence>>);
+
+struct Silence {
+    since: Instant,
+    rest: Duration,
+    why: String,
+}
 
 impl Silent {
     fn note(&self, url: &str, why: Option<&str>) {
         let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match why {
-            Some(why) => silent.insert(url.to_owned(), (Instant::now(), why.to_owned())),
-            None => silent.remove(url),
+        let Some(why) = why else {
+            silent.remove(url);
+            return;
         };
+        let rest = silent.get(url).map_or(REST, |s| (s.rest * 2).min(REST_MAX));
+        let silence = Silence { since: Instant::now(), rest, why: why.to_owned() };
+        silent.insert(url.to_owned(), silence);
     }
 
     fn why(&self, url: &str) -> Option<String> {
         let silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, why) = silent.get(url)?;
-        (since.elapsed() < REST).then(|| why.clone())
+        let silence = silent.get(url)?;
+        (silence.since.elapsed() < silence.rest).then(|| silence.why.clone())
     }
+}
+
+/// Why a node has no part in an answer.
+struct NoAnswer {
+    why: String,
+    /// It is likely to be so for others, too: it does not answer at all.
+    silent: bool,
 }
 
 /// This node's series and those of others, for one query.
@@ -93,7 +111,7 @@ impl<'a> Fan<'a> {
         request: impl Fn(&Peer) -> Result<Request<Bytes>, http::Error>,
         read: fn(&[u8]) -> Result<T, String>,
     ) -> Vec<T> {
-        let mut asking = JoinSet::new();
+        let mut asking: JoinSet<(usize, Result<T, NoAnswer>)> = JoinSet::new();
         let runtime = tokio::runtime::Handle::current();
         let within = WITHIN.min(self.until.saturating_duration_since(Instant::now()));
         for (i, peer) in self.peers.iter().enumerate() {
@@ -103,12 +121,19 @@ impl<'a> Fan<'a> {
             }
             let (client, request) = (self.monitor.client().clone(), request(peer));
             let asked = async move {
-                let request = request.map_err(|e| e.to_string())?;
+                let odd = |why| NoAnswer { why, silent: false };
+                let request = request.map_err(|e| odd(e.to_string()))?;
                 let sent = tokio::time::timeout(within, client.send(request, PACKED_MAX)).await;
-                let answer = sent.map_err(|_| format!("no answer within {within:?}"))??;
+                // Whoever is in a hurry must not speak for those who are not.
+                let late = |_| NoAnswer {
+                    why: format!("no answer within {within:?}"),
+                    silent: within == WITHIN,
+                };
+                let answer = sent.map_err(late)?;
+                let answer = answer.map_err(|why| NoAnswer { why, silent: true })?;
                 match answer.status() {
-                    status if status.is_success() => read(answer.body()),
-                    status => Err(format!("HTTP status {status}")),
+                    status if status.is_success() => read(answer.body()).map_err(odd),
+                    status => Err(odd(format!("HTTP status {status}"))),
                 }
             };
             asking.spawn_on(async move { (i, asked.await) }, &runtime);
@@ -118,11 +143,18 @@ impl<'a> Fan<'a> {
             while let Some(done) = asking.join_next().await {
                 // A task that panicked has told.
                 let Ok((i, answer)) = done else { continue };
-                let why = answer.as_ref().err().cloned();
-                self.monitor.silent().note(&self.peers[i].url, why.as_deref());
+                let url = &self.peers[i].url;
                 match answer {
-                    Ok(answer) => answers.push((i, answer)),
-                    Err(why) => self.warn(&self.peers[i], &why),
+                    Ok(answer) => {
+                        self.monitor.silent().note(url, None);
+                        answers.push((i, answer));
+                    }
+                    Err(NoAnswer { why, silent }) => {
+                        if silent {
+                            self.monitor.silent().note(url, Some(&why));
+                        }
+                        self.warn(&self.peers[i], &why);
+                    }
                 }
             }
         });

@@ -114,8 +114,10 @@ fn federated(monitor: &Monitor, form: &Form) -> Result<String, Told> {
         let name = labels.get(NAME);
         if name != family {
             family = name.to_owned();
-            let kind = meanings.get(name).map(|m| &*m.kind).filter(|k| !k.is_empty());
-            let _ = writeln!(out, "# TYPE {name} {}", kind.unwrap_or("untyped"));
+            // Other kinds of OpenMetrics would make the whole page unreadable.
+            let known = ["counter", "gauge", "histogram", "summary"];
+            let kind = meanings.get(name).map(|m| &*m.kind).filter(|k| known.contains(k));
+            let _ = writeln!(out, "# TYPE {} {}", classic(name), kind.unwrap_or("untyped"));
         }
         let mut shown = labels.nameless();
         for (n, v) in &external.external_labels {
@@ -126,10 +128,21 @@ fn federated(monitor: &Monitor, form: &Form) -> Result<String, Told> {
         // Whoever scrapes this honours the labels; an instance that there is not is said
         // to be empty, so that it is not made one.
         let instance = if shown.get("instance").is_empty() { ",instance=\"\"" } else { "" };
-        let pairs: Vec<String> = shown.iter().map(|(n, v)| format!("{n}={}", quoted(v))).collect();
+        let pairs: Vec<String> =
+            shown.iter().map(|(n, v)| format!("{}={}", classic(n), quoted(v))).collect();
         let pairs = format!("{}{instance}", pairs.join(","));
         let value = crate::json::value_text(*value);
-        let _ = writeln!(out, "{name}{{{}}} {value} {at}", pairs.trim_start_matches(','));
+        let pairs = pairs.trim_start_matches(',');
+        let _ = writeln!(out, "{}{{{pairs}}} {value} {at}", classic(name));
     }
     Ok(out)
+}
+
+/// A name as the text format can have it: underscores for what it cannot.
+fn classic(name: &str) -> String {
+    let fits = |(i, c): (usize, char)| {
+        let may = c == '_' || c == ':' || c.is_ascii_alphabetic() || i > 0 && c.is_ascii_digit();
+        if may { c } else { '_' }
+    };
+    name.chars().enumerate().map(fits).collect()
 }

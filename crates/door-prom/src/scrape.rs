@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, header};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use synod_promql::Labels;
 use tokio::task::JoinHandle;
@@ -21,6 +22,8 @@ use tokio::time::MissedTickBehavior;
 const PAGE_BYTES_MAX: u64 = 64 << 20;
 /// How often the list of targets is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A job that could not be started is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether the log is back.
 const READY_AFTER: Duration = Duration::from_millis(20);
 /// Targets that relabelling dropped, of which the labels are shown.
@@ -62,6 +65,10 @@ struct Pool {
     sources: Vec<Source>,
     tasks: HashMap<TargetKey, (Target, JoinHandle<()>)>,
     failed: String,
+    /// What the sources said at the last look.
+    found: Vec<Labels>,
+    /// There are more targets than the job allows: none is scraped, and each says so.
+    too_many: Arc<AtomicBool>,
 }
 
 impl Drop for Pool {
@@ -80,14 +87,19 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
     }
     let mut config = monitor.config();
     let mut own = Pool::start(&Arc::new(around.job.clone()), &around.registry).ok();
-    let mut pools = started(&config.jobs, Vec::new(), &around.registry, &monitor);
+    let (mut pools, mut failed) = started(&config.jobs, Vec::new(), &around.registry, &monitor);
+    tell(&failed, &Failed::new());
+    let mut tried = Instant::now();
     let mut ticker = tokio::time::interval(LOOK_EVERY);
     loop {
         ticker.tick().await;
         let latest = monitor.config();
-        if !Arc::ptr_eq(&latest, &config) {
-            pools = started(&latest.jobs, pools, &around.registry, &monitor);
-            config = latest;
+        let again = !failed.is_empty() && tried.elapsed() > TRY_AGAIN;
+        if !Arc::ptr_eq(&latest, &config) || again {
+            let before = failed;
+            (pools, failed) = started(&latest.jobs, pools, &around.registry, &monitor);
+            tell(&failed, &before);
+            (config, tried) = (latest, Instant::now());
         }
         if let Some(own) = &mut own {
             own.follow((around.members)(), &monitor);
@@ -99,21 +111,39 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
     }
 }
 
+/// Says which jobs cannot be started that could before, or for another reason.
+fn tell(failed: &Failed, before: &Failed) {
+    for (job, why) in failed.iter().filter(|f| !before.contains(f)) {
+        tracing::error!(job, "the job is not scraped: {why}");
+    }
+}
+
+/// Jobs that cannot be started, and why.
+type Failed = Vec<(String, String)>;
+
 /// A pool for each job; those of jobs that are as before stay.
-fn started(jobs: &[Job], before: Vec<Pool>, registry: &Registry, monitor: &Monitor) -> Vec<Pool> {
+fn started(
+    jobs: &[Job],
+    before: Vec<Pool>,
+    registry: &Registry,
+    monitor: &Monitor,
+) -> (Vec<Pool>, Failed) {
     let mut before: HashMap<String, Pool> =
         before.into_iter().map(|pool| (pool.job.name.clone(), pool)).collect();
-    let mut pools = Vec::new();
+    let (mut pools, mut failed) = (Vec::new(), Failed::new());
     for job in jobs {
         match before.remove(&job.name) {
-            Some(pool) if *pool.job == *job => pools.push(pool),
+            // Files may hold something else by now.
+            Some(pool) if *pool.job == *job && !job.http.tls_config.reads_files() => {
+                pools.push(pool);
+            }
             old => {
                 if let Some(mut old) = old {
                     old.follow(Vec::new(), monitor);
                 }
                 match Pool::start(&Arc::new(job.clone()), registry) {
                     Ok(pool) => pools.push(pool),
-                    Err(why) => tracing::error!(job = job.name, "the job is not scraped: {why}"),
+                    Err(why) => failed.push((job.name.clone(), why)),
                 }
             }
         }
@@ -121,7 +151,7 @@ fn started(jobs: &[Job], before: Vec<Pool>, registry: &Registry, monitor: &Monit
     for (_, mut gone) in before {
         gone.follow(Vec::new(), monitor);
     }
-    pools
+    (pools, failed)
 }
 
 impl Pool {
@@ -133,11 +163,16 @@ impl Pool {
             sources: sources.collect::<Result<_, _>>()?,
             tasks: HashMap::new(),
             failed: String::new(),
+            found: Vec::new(),
+            too_many: Arc::default(),
         })
     }
 
     /// Brings the tasks in line with what the sources say.
     fn follow(&mut self, found: Vec<Labels>, monitor: &Monitor) {
+        if found == self.found {
+            return;
+        }
         let (mut wanted, mut dropped, mut failed) = (HashMap::new(), Vec::new(), String::new());
         for labels in &found {
             match Target::new(&self.job, labels) {
@@ -155,17 +190,13 @@ impl Pool {
             self.failed = failed;
         }
         let limit = self.job.limits.targets;
-        let too_many = limit > 0 && wanted.len() > limit;
+        self.too_many.store(limit > 0 && wanted.len() > limit, Ordering::Relaxed);
         let mut targets = monitor.targets();
-        targets.dropped.insert(
-            self.job.name.clone(),
-            (dropped.len(), {
-                dropped.truncate(DROPPED_SHOWN);
-                dropped
-            }),
-        );
+        let count = dropped.len();
+        dropped.truncate(DROPPED_SHOWN);
+        targets.dropped.insert(self.job.name.clone(), (count, dropped));
         self.tasks.retain(|key, (target, task)| {
-            let stays = !too_many && wanted.get(key).is_some_and(|w| w == target);
+            let stays = wanted.get(key).is_some_and(|w| w == target);
             if !stays {
                 task.abort();
                 targets.active.remove(key);
@@ -173,29 +204,20 @@ impl Pool {
             stays
         });
         for (key, target) in wanted {
-            let mut status = TargetStatus::new(target.clone());
-            if too_many {
-                status.health = Health::Down;
-                status.error = format!("target_limit exceeded: more than {limit} targets");
-                targets.active.insert(key, status);
-                continue;
-            }
             self.tasks.entry(key.clone()).or_insert_with(|| {
-                targets.active.insert(key, status);
-                let task = follow(monitor.clone(), self.client.clone(), target.clone());
+                targets.active.insert(key, TargetStatus::new(target.clone()));
+                let (client, over) = (self.client.clone(), self.too_many.clone());
+                let task = follow(monitor.clone(), client, over, target.clone());
                 (target, tokio::spawn(task))
             });
         }
-        if too_many || found.is_empty() {
-            // Nothing of an earlier look stays behind.
-            let name = &self.job.name;
-            targets.active.retain(|key, _| key.0 != *name || too_many);
-        }
+        drop(targets);
+        self.found = found;
     }
 }
 
 /// Scrapes one target for as long as it is wanted. When that ends, so do its series.
-async fn follow(monitor: Monitor, client: Client, target: Target) {
+async fn follow(monitor: Monitor, client: Client, too_many: Arc<AtomicBool>, target: Target) {
     let mut scraper = Scraper::new(monitor.clone(), target.clone());
     // Not all at one moment.
     let mut hasher = DefaultHasher::new();
@@ -208,10 +230,15 @@ async fn follow(monitor: Monitor, client: Client, target: Target) {
         ticker.tick().await;
         let begun = Instant::now();
         let at = now_ms();
-        let fetched = tokio::time::timeout(target.timeout, fetch(&client, &target)).await;
-        let fetched = fetched.unwrap_or_else(|_| {
-            Err(format!("no answer within {} s", target.timeout.as_secs_f64()))
-        });
+        let fetched = if too_many.load(Ordering::Relaxed) {
+            let limit = target.job.limits.targets;
+            Err(format!("target_limit exceeded: the job has more than {limit} targets"))
+        } else {
+            let fetched = tokio::time::timeout(target.timeout, fetch(&client, &target)).await;
+            fetched.unwrap_or_else(|_| {
+                Err(format!("no answer within {} s", target.timeout.as_secs_f64()))
+            })
+        };
         let took = begun.elapsed();
         let error = scraper.take(at, took, fetched).err().unwrap_or_default();
         if let Some(status) = monitor.targets().active.get_mut(&target.key()) {
@@ -242,12 +269,12 @@ async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
     Ok(Page { text: response.into_body(), openmetrics })
 }
 
-fn is_openmetrics(headers: &HeaderMap, fallback: bool) -> Result<bool, String> {
+fn is_openmetrics(headers: &HeaderMap, fallback: Option<bool>) -> Result<bool, String> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         "application/openmetrics-text" => Ok(true),
         "text/plain" => Ok(false),
-        _ if fallback => Ok(false),
+        _ if fallback.is_some() => Ok(fallback == Some(true)),
         "" => Err("the page says no content type, and the job no fallback_scrape_protocol".into()),
         other => Err(format!("a page of type {other:?} cannot be read")),
     }

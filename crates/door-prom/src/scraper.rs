@@ -1,15 +1,15 @@
 //! From the pages of one target to samples.
 
 use crate::config::ScrapeLimits;
-use crate::exposition::{self, Line, exemplar_of, labels_of};
+use crate::exposition::{self, Line, exemplar_of, pairs_of};
 use crate::relabel::relabel;
 use crate::store::{Monitor, now_ms};
 use crate::targets::Target;
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 use synod_promql::{Labels, NAME, STALE};
-use synod_tsdb::{Exemplar, SeriesId};
+use synod_tsdb::{Exemplar, Refused, SeriesId};
 
 /// A page, and whether it is OpenMetrics.
 pub(crate) struct Page {
@@ -55,13 +55,16 @@ impl Scraper {
     /// honours the page's.
     fn labels_of(&self, series: &str, kinds: &Kinds<'_>) -> Result<Option<Labels>, String> {
         let job = &self.target.job;
-        let mut labels = with_even_bounds(labels_of(series)?, kinds);
+        let pairs = pairs_of(series)?;
+        let own = Labels::new(pairs.iter().map(|(n, v)| (&**n, &**v)));
+        let mut labels = with_even_bounds(own, kinds);
         for (name, value) in self.target.labels.iter() {
+            // An empty one says that there is to be none.
+            if job.honor_labels && pairs.iter().any(|(n, _)| n == name) {
+                continue;
+            }
             let theirs = labels.get(name).to_owned();
             if !theirs.is_empty() {
-                if job.honor_labels {
-                    continue;
-                }
                 let mut moved = format!("exported_{name}");
                 while !labels.get(&moved).is_empty() {
                     moved.insert_str(0, "exported_");
@@ -122,10 +125,18 @@ impl Scraper {
         count.read = lines.len();
         let types = says.iter().filter(|(what, _, _)| *what == "TYPE");
         let kinds: Kinds<'_> = types.map(|(_, name, kind)| (*name, *kind)).collect();
-        let mut samples = Vec::with_capacity(lines.len());
+        let new = self.relabelled(&lines, &kinds, count)?;
+        let most = self.target.job.limits.samples;
+        if most > 0 && count.kept > most {
+            return Err(format!("sample limit exceeded: {} samples, limit {most}", count.kept));
+        }
+        self.know(new, count)?;
+        let mut samples = Vec::with_capacity(count.kept);
         let mut exemplars = Vec::new();
         for line in &lines {
-            let Some(id) = self.id_of(line, &kinds, count)? else { continue };
+            let Some(known) = self.known.get_mut(line.series) else { continue };
+            known.round = self.round;
+            let Some(id) = known.id else { continue };
             let theirs = line.at.filter(|_| self.target.job.honor_timestamps);
             samples.push((theirs.unwrap_or(at), id, line.value));
             if let Some(text) = line.exemplar {
@@ -133,15 +144,10 @@ impl Scraper {
                 exemplars.push((id, Exemplar { labels, value, at: own.or(theirs).unwrap_or(at) }));
             }
         }
-        count.kept = samples.len();
-        let most = self.target.job.limits.samples;
-        if most > 0 && samples.len() > most {
-            return Err(format!("sample limit exceeded: {} samples, limit {most}", samples.len()));
-        }
         for (what, name, text) in says {
             self.monitor.learn(what, name, text);
         }
-        self.append(at, samples);
+        self.append(samples);
         for (id, exemplar) in exemplars {
             let Some(labels) = self.monitor.head().labels(id) else { continue };
             if let Err(why) = self.monitor.exemplar(&labels, exemplar) {
@@ -151,37 +157,69 @@ impl Scraper {
         Ok(())
     }
 
-    fn id_of(
-        &mut self,
-        line: &Line<'_>,
+    /// The labels of lines that were not there before, and how many are kept in all. No
+    /// series is made: the page may be refused yet.
+    fn relabelled<'a>(
+        &self,
+        lines: &[Line<'a>],
         kinds: &Kinds<'_>,
         count: &mut Count,
-    ) -> Result<Option<SeriesId>, String> {
-        if let Some(known) = self.known.get_mut(line.series) {
-            known.round = self.round;
-            return Ok(known.id);
+    ) -> Result<Vec<(Line<'a>, Option<Labels>)>, String> {
+        let (mut new, mut seen) = (Vec::new(), HashMap::new());
+        for line in lines {
+            let kept = match (self.known.get(line.series), seen.get(line.series)) {
+                (Some(known), _) => known.id.is_some(),
+                (None, Some(kept)) => *kept,
+                (None, None) => {
+                    let labels = self.labels_of(line.series, kinds)?;
+                    let kept = labels.is_some();
+                    seen.insert(line.series, kept);
+                    new.push((*line, labels));
+                    kept
+                }
+            };
+            count.kept += usize::from(kept);
         }
-        let id = match self.labels_of(line.series, kinds)? {
-            Some(labels) => Some(self.monitor.series(&labels).map_err(|e| e.to_string())?),
-            None => None,
-        };
-        count.added += usize::from(id.is_some());
-        let timed = line.at.is_some() && self.target.job.honor_timestamps;
-        self.known.insert(line.series.into(), Known { id, round: self.round, timed });
-        Ok(id)
+        Ok(new)
     }
 
-    fn append(&mut self, at: i64, samples: Vec<(i64, SeriesId, f64)>) {
-        let (now, other): (Vec<_>, Vec<_>) = samples.into_iter().partition(|s| s.0 == at);
-        let now: Vec<(SeriesId, f64)> = now.into_iter().map(|(_, id, v)| (id, v)).collect();
-        let mut refused = self.monitor.append(at, &now);
-        for (at, id, value) in other {
-            refused.extend(self.monitor.append(at, &[(id, value)]));
+    fn know(
+        &mut self,
+        new: Vec<(Line<'_>, Option<Labels>)>,
+        count: &mut Count,
+    ) -> Result<(), String> {
+        for (line, labels) in new {
+            let id = match labels {
+                Some(labels) => Some(self.monitor.series(&labels).map_err(|e| e.to_string())?),
+                None => None,
+            };
+            count.added += usize::from(id.is_some());
+            let timed = line.at.is_some() && self.target.job.honor_timestamps;
+            self.known.insert(line.series.into(), Known { id, round: self.round, timed });
         }
-        for (id, why) in refused {
-            // A series that was dropped as too old is made anew the next time.
-            self.known.retain(|_, known| known.id != Some(id));
-            tracing::debug!("a sample was refused: {why}");
+        Ok(())
+    }
+
+    fn append(&mut self, samples: Vec<(i64, SeriesId, f64)>) {
+        let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
+        for (at, id, value) in samples {
+            by_time.entry(at).or_default().push((id, value));
+        }
+        let (mut gone, mut why) = (HashSet::new(), None);
+        for (at, samples) in by_time {
+            for (id, refused) in self.monitor.append(at, &samples) {
+                if refused == Refused::Gone {
+                    gone.insert(id);
+                }
+                why.get_or_insert(refused);
+            }
+        }
+        if let Some(why) = why {
+            tracing::debug!(url = self.target.url, "samples were refused, the first: {why}");
+        }
+        if !gone.is_empty() {
+            // They are made anew the next time.
+            self.known.retain(|_, known| known.id.is_none_or(|id| !gone.contains(&id)));
         }
     }
 
@@ -296,8 +334,10 @@ mod tests {
     #[test]
     fn bounds_are_even() {
         let kinds: Kinds<'_> = [("h", "histogram"), ("s", "summary")].into();
-        let of =
-            |labels: &str| with_even_bounds(labels_of(labels).expect(labels), &kinds).to_string();
+        let of = |labels: &str| {
+            with_even_bounds(crate::exposition::labels_of(labels).expect(labels), &kinds)
+                .to_string()
+        };
         assert_eq!(of("h_bucket{le=\"1\"}"), "h_bucket{le=\"1.0\"}");
         assert_eq!(of("h_bucket{le=\"0.00001\"}"), "h_bucket{le=\"1e-05\"}");
         assert_eq!(of("h_bucket{le=\"2.5e+22\"}"), "h_bucket{le=\"2.5e+22\"}");

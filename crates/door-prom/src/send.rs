@@ -5,7 +5,7 @@
 //! node ends; it is in this node's own series all the same.
 
 use crate::client::Client;
-use crate::config::RemoteWrite;
+use crate::config::{Config, RemoteWrite};
 use crate::push::wire::{
     Label, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2, WrittenSample,
 };
@@ -155,6 +155,7 @@ impl Outbox {
 /// Keeps a sender for each receiver that the configuration names.
 pub(crate) async fn manage(monitor: Monitor) {
     let mut running: Vec<(RemoteWrite, Arc<Outbox>, JoinHandle<()>)> = Vec::new();
+    let mut failed: HashMap<String, String> = HashMap::new();
     let mut ticker = tokio::time::interval(LOOK_EVERY);
     loop {
         ticker.tick().await;
@@ -173,8 +174,9 @@ pub(crate) async fn manage(monitor: Monitor) {
             if running.iter().any(|(r, ..)| r == settings) {
                 continue;
             }
-            changed = true;
-            let outbox = Arc::new(Outbox::new(&settings.name));
+            // What waits for a receiver goes to it, however it is reached now.
+            let known = monitor.outboxes().iter().find(|o| o.name == settings.name).cloned();
+            let outbox = known.unwrap_or_else(|| Arc::new(Outbox::new(&settings.name)));
             let sender = match Client::new(&settings.http) {
                 Ok(client) => Sender {
                     monitor: monitor.clone(),
@@ -182,13 +184,18 @@ pub(crate) async fn manage(monitor: Monitor) {
                     settings: settings.clone(),
                     outbox: outbox.clone(),
                     names: HashMap::new(),
+                    named_by: config.clone(),
                     failed: false,
                 },
                 Err(why) => {
-                    tracing::error!(receiver = settings.name, "nothing is sent: {why}");
+                    if failed.insert(settings.name.clone(), why.clone()) != Some(why.clone()) {
+                        tracing::error!(receiver = settings.name, "nothing is sent: {why}");
+                    }
                     continue;
                 }
             };
+            failed.remove(&settings.name);
+            changed = true;
             running.push((settings.clone(), outbox, tokio::spawn(sender.run())));
         }
         if changed {
@@ -204,6 +211,8 @@ struct Sender {
     outbox: Arc<Outbox>,
     /// As they are sent; none: relabelling drops the series.
     names: HashMap<SeriesId, Option<Labels>>,
+    /// The configuration whose external labels they have.
+    named_by: Arc<Config>,
     failed: bool,
 }
 
@@ -284,7 +293,9 @@ impl Sender {
             Err(why) => Sent::Again(why),
             Ok(answer) => {
                 let status = answer.status();
+                // A redirect that is not followed is a mistake that somebody will mend.
                 let again = status.is_server_error()
+                    || status.is_redirection()
                     || status == StatusCode::TOO_MANY_REQUESTS && self.settings.retry_429;
                 let why = || {
                     let text = String::from_utf8_lossy(answer.body());
@@ -332,15 +343,17 @@ impl Sender {
 
     /// A series' labels as they are sent.
     fn name(&mut self, id: SeriesId) -> Option<Labels> {
-        if self.names.len() > NAMES_MAX {
+        let config = self.monitor.config();
+        if self.names.len() > NAMES_MAX || !Arc::ptr_eq(&config, &self.named_by) {
             self.names.clear();
+            self.named_by = config;
         }
         if let Some(known) = self.names.get(&id) {
             return known.clone();
         }
         // A series that is no more by now has no name to be sent by.
         let mut labels = self.monitor.head().labels(id)?;
-        for (name, value) in &self.monitor.config().external_labels {
+        for (name, value) in &self.named_by.external_labels {
             if labels.get(name).is_empty() {
                 labels = labels.with(name, value);
             }

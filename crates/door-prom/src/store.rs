@@ -22,6 +22,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_promql::{Labels, Matcher, Sample, Series, Source};
 use synod_tsdb::{Exemplar, Gather, Head, Limits, NoExemplar, Refused, SeriesId, Taken};
 
+/// How far ahead of this node's clock a sample may be, ms.
+const AHEAD_MAX: i64 = 600_000;
 /// Families whose meaning is kept.
 const MEANINGS_MAX: usize = 20_000;
 
@@ -130,6 +132,8 @@ impl Monitor {
     /// its pages say that it is not ready. Call it within a runtime: its tasks run there.
     pub fn start(settings: Settings, around: Surroundings) -> Result<Monitor, StartError> {
         let config = read_config(&settings).map_err(StartError)?;
+        let mut settings = settings;
+        config.bound(&mut settings.limits);
         let shared = Arc::new(Shared {
             head: RwLock::new(Head::new(settings.limits)),
             settings,
@@ -218,6 +222,11 @@ impl Monitor {
 
     /// Takes samples of one time; gives those that were refused.
     pub(crate) fn append(&self, at: i64, samples: &[(SeriesId, f64)]) -> Vec<(SeriesId, Refused)> {
+        if at > now_ms() + AHEAD_MAX {
+            // It would make all that is true seem old.
+            self.0.own.refused.add(samples.len() as u64);
+            return samples.iter().map(|(id, _)| (*id, Refused::Ahead)).collect();
+        }
         let (mut taken, mut refused) = (Vec::with_capacity(samples.len()), Vec::new());
         let mut late = Vec::new();
         let mut head = self.head_mut();

@@ -95,6 +95,9 @@ async fn limits_make_a_scrape_fail_and_say_so() {
         let door = Door::open(&job(at, limit));
         door.sees("sum(up)", &[("{}", "0")]).await;
         assert!(door.query("a").await.is_empty(), "{limit}");
+        // A page that is refused makes no series either: five are the scrape's own.
+        let (_, status) = door.get("/api/v1/status/tsdb").await;
+        assert_eq!(status["data"]["headStats"]["numSeries"], 5, "{limit}");
         let (_, targets) = door.get("/api/v1/targets?state=active").await;
         let error = targets["data"]["activeTargets"][0]["lastError"].to_string();
         assert!(error.contains(why), "{limit}: {error}");
@@ -233,5 +236,66 @@ async fn exemplars_on_a_page_are_kept() {
     assert_eq!(
         (&exemplar["value"], &exemplar["timestamp"]),
         (&"0.7".into(), &1_700_000_000.5.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_targets_than_allowed_are_all_down() {
+    let at = serve(|_| page(PAGE)).await;
+    let door = Door::open(&format!(
+        "scrape_configs:\n- job_name: t\n  scrape_interval: 200ms\n  target_limit: 1\n  static_configs: \
+         [{{targets: [\"{at}\", \"localhost:{}\"]}}]\n",
+        at.port()
+    ));
+    door.sees("count(up == 0)", &[("{}", "2")]).await;
+    let (_, targets) = door.get("/api/v1/targets").await;
+    assert!(targets.to_string().contains("target_limit exceeded"), "{targets}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_label_that_is_honoured_stays_empty() {
+    let at = serve(|_| page("a{instance=\"\",job=\"orig\"} 1\n")).await;
+    let door = Door::open(&job(at, "honor_labels: true"));
+    door.sees("a", &[("{\"__name__\":\"a\",\"env\":\"prod\",\"job\":\"orig\"}", "1")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_of_the_far_future_do_no_harm() {
+    let at =
+        serve(|_| page("now 1\nfar 1 9223372036854775807\npast 1 -9223372036854775808\n")).await;
+    let door = Door::open(&job(at, ""));
+    door.sees("sum(now)", &[("{}", "1")]).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    door.sees("sum(now)", &[("{}", "1")]).await;
+    let (_, status) = door.get("/api/v1/status/tsdb").await;
+    let newest = status["data"]["headStats"]["maxTime"].as_i64().expect("a time");
+    assert!(newest < common::now_ms() + 600_000, "{newest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_not_carried_to_others() {
+    let seen = Arc::new(std::sync::Mutex::new(String::new()));
+    let kept = seen.clone();
+    let other = serve(move |request| {
+        *kept.lock().expect("whole") = format!("{:?}", request.headers());
+        page(PAGE)
+    })
+    .await;
+    let at = serve(move |request| {
+        let to = match request.uri().path() {
+            "/metrics" => "further/on".to_owned(),
+            _ => format!("http://{other}/there"),
+        };
+        let moved = Response::builder().status(302).header("location", to);
+        moved.body("".into()).expect("a response")
+    })
+    .await;
+    let more = "bearer_token: hush\nhttp_headers: {X-Token: {secrets: [hush]}}";
+    let door = Door::open(&job(at, more));
+    door.sees("sum(up)", &[("{}", "1")]).await;
+    let seen = seen.lock().expect("whole").clone();
+    assert!(
+        seen.contains("user-agent") && !seen.contains("hush") && !seen.contains("authorization"),
+        "{seen}"
     );
 }

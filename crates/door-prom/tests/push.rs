@@ -238,6 +238,14 @@ async fn others_read_by_federation_and_remote_read() {
     let line = page.lines().find(|l| l.starts_with("done{")).expect("a line");
     assert!(line.starts_with("done{job=\"x\",l=\"1\",region=\"eu\",instance=\"\"} 3 1"), "{page}");
     assert_eq!(page.matches("# TYPE done counter").count(), 1);
+    // What another Prometheus could not read is written so that it can.
+    let odd = "# TYPE st stateset\nst 1\n{\"with.dots\",\"l.x\"=\"v\"} 2\n";
+    let push = door.send(Method::PUT, "/metrics/job/odd", &[], odd).await;
+    assert_eq!(push.status(), StatusCode::OK, "{}", text(push.body()));
+    let path = "/federate?match%5B%5D=%7Bjob%3D%22odd%22%7D";
+    let page = text(door.send(Method::GET, path, &[], "").await.body());
+    assert!(page.contains("# TYPE st untyped\n"), "{page}");
+    assert!(page.contains("with_dots{job=\"odd\",l_x=\"v\""), "{page}");
     let bad = door.send(Method::GET, "/federate?match%5B%5D=%7B", &[], "").await;
     assert_eq!(bad.status(), StatusCode::BAD_REQUEST);
     let body = snap::raw::Encoder::new().compress_vec(b"\x0a\x00").expect("compressed");

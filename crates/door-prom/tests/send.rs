@@ -16,6 +16,14 @@ async fn receiver(monitor: Monitor, failures: usize, asked: Arc<AtomicUsize>) ->
         let empty = |status: StatusCode| {
             Response::builder().status(status).body(bytes::Bytes::new()).expect("a response")
         };
+        // The name and the password of the address come as a header.
+        let basic = request.headers().get("authorization").map(|v| v.as_bytes());
+        assert_eq!(basic, Some(&b"Basic dTpw"[..]));
+        if request.uri().path() == "/moved" {
+            let mut moved = empty(StatusCode::PERMANENT_REDIRECT);
+            moved.headers_mut().insert("location", "/api/v1/write".parse().expect("a value"));
+            return moved;
+        }
         if asked.fetch_add(1, Ordering::Relaxed) < failures {
             return empty(StatusCode::SERVICE_UNAVAILABLE);
         }
@@ -23,7 +31,7 @@ async fn receiver(monitor: Monitor, failures: usize, asked: Arc<AtomicUsize>) ->
         tokio::task::block_in_place(|| runtime.block_on(answering))
     })
     .await;
-    format!("http://{at}/api/v1/write")
+    format!("http://u:p@{at}/moved")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -236,6 +236,23 @@ fn a_query_asks_all_nodes_and_says_which_did_not_answer() {
             "{path}: {body}"
         );
     }
+    // A group is what was pushed last, to whichever node; and is gone when it is deleted
+    // at any of them.
+    let push = |node: usize, method: &str, body: &str| {
+        let (status, told) = http(&cluster.endpoint(node), method, "/metrics/job/y", body);
+        assert!((200..300).contains(&status), "{told}");
+    };
+    push(0, "PUT", "moving 1\nstaying 5\n");
+    push(1, "POST", "moving 2\n");
+    for node in 0..3 {
+        until(&cluster.endpoint(node), "moving", "2");
+        until(&cluster.endpoint(node), "staying", "5");
+        until(&cluster.endpoint(node), "count(push_time_seconds{job=\"y\"})", "1");
+    }
+    push(2, "DELETE", "");
+    for node in 0..3 {
+        until(&cluster.endpoint(node), "count({job=\"y\"}) or vector(0)", "0");
+    }
     cluster.kill(0);
     let begun = Instant::now();
     loop {

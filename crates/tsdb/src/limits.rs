@@ -61,6 +61,8 @@ pub enum Refused {
     OutOfBounds,
     /// It is later than the out-of-order window allows.
     TooOld,
+    /// Its time is too far ahead of the clock.
+    Ahead,
     /// There are as many series as the limit allows.
     TooManySeries(usize),
     /// Too many labels, or too many bytes of them.
@@ -78,6 +80,7 @@ impl fmt::Display for Refused {
             Refused::Duplicate => f.write_str("duplicate sample for timestamp"),
             Refused::OutOfBounds => f.write_str("out of bounds"),
             Refused::TooOld => f.write_str("too old sample"),
+            Refused::Ahead => f.write_str("a sample is too far in the future"),
             Refused::TooManySeries(most) => {
                 write!(f, "there are {most} series already, which is the limit")
             }

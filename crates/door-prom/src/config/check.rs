@@ -23,7 +23,15 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Checked<T> {
     if text.len() > FILE_BYTES_MAX {
         return Err(format!("{} bytes; the limit is {FILE_BYTES_MAX}", text.len()));
     }
-    serde_saphyr::from_str(text).map_err(|e| e.to_string())
+    // Never the text around the place: passwords stand there.
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
+        let place = e.location().map(|l| format!("line {} column {}: ", l.line(), l.column()));
+        let told = e.to_string();
+        // The names of all fields that there are help nobody.
+        let told = told.split(", expected one of").next().unwrap_or(&told);
+        place.unwrap_or_default() + told
+    })
 }
 
 pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
@@ -85,7 +93,11 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
             "global.rule_query_offset",
             Duration::ZERO,
         )?,
-        external_labels: global.external_labels.clone().into_iter().collect(),
+        external_labels: global
+            .external_labels
+            .iter()
+            .map(|(name, value)| (name.clone(), expanded(value)))
+            .collect(),
         alertmanagers,
         alert_relabel: rules(&alerting.alert_relabel_configs, "alerting.alert_relabel_configs")?,
         remote_write,
@@ -148,8 +160,13 @@ fn job(
         targets: scrape.target_limit.or(global.target_limit).unwrap_or(0),
     };
     let fallback = match scrape.fallback_scrape_protocol.as_deref() {
-        None => false,
-        Some("PrometheusText0.0.4" | "PrometheusText1.0.0") => true,
+        None => None,
+        Some("PrometheusText0.0.4" | "PrometheusText1.0.0") => Some(false),
+        Some("OpenMetricsText0.0.1" | "OpenMetricsText1.0.0") => Some(true),
+        Some("PrometheusProto") => {
+            notes.add(vec!["fallback_scrape_protocol"]);
+            None
+        }
         Some(other) => {
             return Err(format!(
                 "fallback_scrape_protocol: {other:?} is not one that is read here"
@@ -232,10 +249,15 @@ fn discovery(found: &Sources<'_>, base: &Path, notes: &mut Notes<'_>) -> Checked
     }
     for one in found.http {
         notes.add(one.ignored());
-        let uri: http::Uri =
-            one.url.parse().map_err(|e| format!("http_sd_configs: url {:?}: {e}", one.url))?;
+        let uri: http::Uri = one
+            .url
+            .parse()
+            .map_err(|e| format!("http_sd_configs: url {:?}: {e}", masked(&one.url)))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
-            return Err(format!("http_sd_configs: url {:?} is not http or https", one.url));
+            return Err(format!(
+                "http_sd_configs: url {:?} is not http or https",
+                masked(&one.url)
+            ));
         }
         let every = time(&one.refresh_interval, "http_sd_configs.refresh_interval", MINUTE)?;
         let http = Box::new(http(one.http(), base, notes)?);
@@ -310,9 +332,9 @@ fn remote(
 ) -> Checked<RemoteWrite> {
     notes.add(one.ignored());
     notes.add(one.queue_config.ignored());
-    let uri: http::Uri = one.url.parse().map_err(|e| format!("url {:?}: {e}", one.url))?;
+    let uri: http::Uri = one.url.parse().map_err(|e| format!("url {:?}: {e}", masked(&one.url)))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(format!("url {:?} is not http or https", one.url));
+        return Err(format!("url {:?} is not http or https", masked(&one.url)));
     }
     let version2 = match one.protobuf_message.as_deref() {
         None | Some("prometheus.WriteRequest") => false,
@@ -450,4 +472,39 @@ pub(crate) fn groups(text: &str) -> Checked<Vec<Group>> {
     let all: Option<Vec<Listed>> = read(text)?;
     let group = |g: Listed| Group { targets: g.targets, labels: g.labels.into_iter().collect() };
     Ok(all.unwrap_or_default().into_iter().map(group).collect())
+}
+
+/// An address without the name and the password that may stand in it.
+pub(crate) fn masked(url: &str) -> String {
+    let after = url.find("://").map_or(0, |at| at + 3);
+    let end = url[after..].find('/').map_or(url.len(), |at| after + at);
+    match url[after..end].rfind('@') {
+        Some(at) => format!("{}…{}", &url[..after], &url[after + at..]),
+        None => url.to_owned(),
+    }
+}
+
+/// `$NAME` and `${NAME}` are variables of the environment, `$$` is a dollar.
+fn expanded(text: &str) -> String {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, after) = if let Some(inner) = rest.strip_prefix('{') {
+            match inner.split_once('}') {
+                Some((name, after)) => (name, after),
+                None => (inner, ""),
+            }
+        } else if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        } else {
+            rest.split_at(rest.find(|c| !is_name(c)).unwrap_or(rest.len()))
+        };
+        out.push_str(&std::env::var(name).unwrap_or_default());
+        rest = after;
+    }
+    out + rest
 }

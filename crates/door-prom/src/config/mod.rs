@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 use synod_promql::{duration_text, quoted};
 
-pub(crate) use check::groups;
 pub use check::size;
+pub(crate) use check::{groups, masked};
 
 /// What a configuration says, checked.
 #[derive(Clone, Default)]
@@ -62,8 +62,8 @@ pub struct Job {
     pub honor_timestamps: bool,
     /// Series with times on the page end when they vanish, as the others do.
     pub end_timed: bool,
-    /// A page that says no content type is read as text.
-    pub fallback: bool,
+    /// How a page that says no content type is read: as OpenMetrics, or as text.
+    pub fallback: Option<bool>,
     /// For targets.
     pub relabel: Vec<Rule>,
     /// For samples.
@@ -218,7 +218,7 @@ impl Job {
             honor_labels: false,
             honor_timestamps: true,
             end_timed: false,
-            fallback: false,
+            fallback: None,
             relabel: Vec::new(),
             metric_relabel: Vec::new(),
             limits: ScrapeLimits::default(),
@@ -236,6 +236,14 @@ impl Config {
         let base = path.parent().filter(|p| !p.as_os_str().is_empty());
         let config = Config::parse(&text, base.unwrap_or(Path::new(".")));
         config.map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Sets the bounds that the file sets. They count from the start of the node on.
+    pub(crate) fn bound(&self, limits: &mut synod_tsdb::Limits) {
+        let ms = |d: Duration| d.as_millis() as i64;
+        limits.out_of_order = self.out_of_order.map_or(limits.out_of_order, ms);
+        limits.retention = self.retention.map_or(limits.retention, ms);
+        limits.retention_bytes = self.retention_bytes.unwrap_or(limits.retention_bytes);
     }
 
     /// What is in effect, as YAML, without anything secret.

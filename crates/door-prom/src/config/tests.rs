@@ -28,6 +28,7 @@ scrape_configs:
   tls_config: {ca_file: ca.pem, insecure_skip_verify: true}
   body_size_limit: 10MB
   sample_limit: 1000
+  fallback_scrape_protocol: OpenMetricsText1.0.0
   static_configs:
   - targets: ["a:1", "b:2"]
     labels: {env: prod}
@@ -90,6 +91,45 @@ fn an_empty_file_is_a_configuration() {
     for text in ["", "# nothing\n", "global: {}\n"] {
         assert!(parse(text).expect(text).jobs.is_empty());
     }
+}
+
+#[test]
+fn fields_without_a_value_are_as_if_they_were_not_there() {
+    // As Prometheus's own example has them, with comments beneath.
+    let config = parse(
+        "global:\nalerting:\n  alertmanagers:\n  - static_configs:\n    - targets:\n      # - a:1\n\
+         rule_files:\n# - x\nscrape_configs:\n- job_name: a\n  relabel_configs:\n  params:\n  tls_config:\n  \
+         basic_auth:\n  static_configs: [{targets: ['a:1'], labels: }]\n",
+    )
+    .expect("a configuration");
+    assert_eq!(config.jobs.len(), 1);
+}
+
+#[test]
+fn secrets_are_in_no_error() {
+    for text in [
+        "scrape_configs:\n- job_name: a\n  basic_auth: {username: u, password: hush}\n  nonsense: 1\n",
+        "scrape_configs:\n- job_name: a\n  bearer_token: hush\n  scheme: [\n",
+        "scrape_configs: [{job_name: a, http_sd_configs: [{url: 'htp://u:hush@h/x'}]}]",
+        "remote_write: [{url: 'htp://u:hush@h/x'}]",
+    ] {
+        let told = parse(text).err().unwrap_or_else(|| panic!("{text} is taken"));
+        assert!(!told.contains("hush"), "{told}");
+    }
+    let told = parse("scrape_configs:\n- job_name: a\n  nonsense: 1\n").err().expect("refused");
+    assert!(told.contains("nonsense") && told.contains('3') && told.len() < 120, "{told}");
+    assert_eq!(masked("http://u:p@h:1/x@y"), "http://…@h:1/x@y");
+    assert_eq!(masked("http://h/x@y"), "http://h/x@y");
+}
+
+#[test]
+fn external_labels_may_be_of_the_environment() {
+    let path = std::env::var("PATH").expect("there is one");
+    let config =
+        parse("global: {external_labels: {a: '${PATH}!', b: '$PATH', c: '$$x', d: '$NO_SUCH_1'}}");
+    let config = config.expect("a configuration");
+    let wanted = [("a", format!("{path}!")), ("b", path), ("c", "$x".into()), ("d", String::new())];
+    assert_eq!(config.external_labels, wanted.map(|(n, v)| (n.to_owned(), v)));
 }
 
 #[test]

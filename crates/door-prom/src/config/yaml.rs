@@ -14,6 +14,15 @@ impl<'de> Deserialize<'de> for Ignored {
     }
 }
 
+/// A field without a value is as if it were not there.
+fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
 /// A mapping of the file.
 pub trait Section {
     /// Fields that are there and have no effect.
@@ -32,7 +41,7 @@ macro_rules! section {
         #[derive(Clone, PartialEq, Debug, Default, serde::Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
-            $(pub $field: $kind,)*
+            $(#[serde(deserialize_with = "or_default")] pub $field: $kind,)*
             $(pub $none: Ignored,)*
         }
 
@@ -128,6 +137,13 @@ section! {
         insecure_skip_verify: bool,
         min_version: String,
         ; max_version
+    }
+}
+
+impl Tls {
+    /// Whether what it says stands in files.
+    pub fn reads_files(&self) -> bool {
+        [&self.ca_file, &self.cert_file, &self.key_file].iter().any(|file| !file.is_empty())
     }
 }
 

@@ -3,6 +3,8 @@
 //! appended to the series again and again, as if somebody scraped a gateway.
 
 use crate::exposition::{self, labels_of};
+use crate::fan::{Fan, Peer};
+use crate::form::Form;
 use crate::json::plain;
 use crate::push::families::{self, Family};
 use crate::store::{Monitor, now_ms};
@@ -13,10 +15,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use synod_promql::{Labels, NAME, STALE};
 
 const TEXT: &str = "text/plain; charset=utf-8";
+/// Groups, at most.
+const GROUPS_MAX: usize = 10_000;
+/// How long others may take to hear of a change.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// Samples of all groups, at most.
 const SAMPLES_MAX: usize = 200_000;
 /// How often what was pushed is appended again.
@@ -81,31 +87,58 @@ pub(crate) fn answer(monitor: &Monitor, request: &Request<Bytes>) -> Response<By
 fn act(monitor: &Monitor, request: &Request<Bytes>) -> Result<StatusCode, Told> {
     let bad = |why: String| (StatusCode::BAD_REQUEST, why);
     let key = group_of(request.uri().path()).map_err(bad)?;
+    let form = Form::new(request.uri().query().unwrap_or_default(), &[]);
     let (gateway, now) = (monitor.gateway(), now_ms());
-    match *request.method() {
+    let (ended, forgotten, status) = match *request.method() {
         Method::PUT | Method::POST => {
             let whole = request.method() == Method::PUT;
-            let read = read(request, &key).and_then(|new| gateway.push(&key, new, whole, now));
-            match read {
-                Ok(ended) => append(monitor, &key, &ended, now),
+            let new = match read(request, &key) {
+                Ok(new) => new,
                 Err(why) => {
-                    gateway.note_failure(&key, now);
-                    append(monitor, &key, &[], now);
-                    // Its time counts as a change of the group, too.
-                    gateway.save(monitor.pushed_file()).map_err(internal)?;
+                    if gateway.note_failure(&key, now) {
+                        append(monitor, &key, &[], now);
+                        gateway.save(monitor.pushed_file()).map_err(internal)?;
+                    }
                     return Err(bad(why));
                 }
+            };
+            let names: Vec<String> = new.keys().cloned().collect();
+            let ended = gateway.push(&key, new, whole, now).map_err(bad)?;
+            (ended, (!whole).then_some(names), StatusCode::OK)
+        }
+        Method::DELETE => match form.get("families") {
+            // Another node took a push of these.
+            Some(names) => {
+                let names: Vec<&str> = names.split(',').collect();
+                (gateway.forget(&key, &names), None, StatusCode::ACCEPTED)
             }
-        }
-        Method::DELETE => {
-            let ended = gateway.delete(&key);
-            append(monitor, &key, &ended, now);
-        }
+            None => (gateway.delete(&key), None, StatusCode::ACCEPTED),
+        },
         _ => return Err((StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".into())),
-    }
+    };
+    append(monitor, &key, &ended, now);
     gateway.save(monitor.pushed_file()).map_err(internal)?;
-    let deleted = request.method() == Method::DELETE;
-    Ok(if deleted { StatusCode::ACCEPTED } else { StatusCode::OK })
+    if form.get("nodes") != Some("local") {
+        tell_others(monitor, request.uri().path(), forgotten.as_deref());
+    }
+    Ok(status)
+}
+
+/// A group is what was pushed last, to whichever node: the others forget what they have
+/// of it, or its families of these names. A node that does not hear of it is logged.
+fn tell_others(monitor: &Monitor, path: &str, families: Option<&[String]>) {
+    let fan = Fan::new(monitor, false, Instant::now() + TOLD_WITHIN);
+    let mut query = form_urlencoded::Serializer::new(String::from("nodes=local"));
+    if let Some(names) = families {
+        query.append_pair("families", &names.join(","));
+    }
+    let query = query.finish();
+    let forget =
+        |peer: &Peer| Request::delete(format!("{}{path}?{query}", peer.url)).body(Bytes::new());
+    fan.ask(forget, |_| Ok(()));
+    for warning in fan.warnings() {
+        tracing::warn!("{path} was pushed here; {warning}, and may still show what it had of it");
+    }
 }
 
 fn internal(why: String) -> Told {
@@ -218,7 +251,11 @@ impl Gateway {
         for (name, family) in &new {
             let other = groups.all.iter().filter(|(k, _)| *k != key);
             let other = other.filter_map(|(_, g)| g.families.get(name));
-            if let Some(other) = other.into_iter().find(|o| o.kind != family.kind) {
+            let kind = |f: &Family| match &*f.kind {
+                "untyped" | "unknown" => String::new(),
+                kind => kind.to_owned(),
+            };
+            if let Some(other) = other.into_iter().find(|o| kind(o) != kind(family)) {
                 return Err(format!(
                     "{name} is a {:?} here and a {:?} in another group",
                     family.kind, other.kind
@@ -239,16 +276,40 @@ impl Gateway {
             families.values().flat_map(|f| f.samples.iter().map(|(l, _)| l.clone())).collect()
         };
         let ended = left(&before.families).difference(&left(&after)).cloned().collect();
+        if groups.all.len() >= GROUPS_MAX && !groups.all.contains_key(key) {
+            return Err(format!("there are {GROUPS_MAX} groups already"));
+        }
         let group = Group { families: after, pushed: now as f64 / 1e3, failed: before.failed };
         groups.all.insert(key.clone(), group);
         groups.generation += 1;
         Ok(ended)
     }
 
-    fn note_failure(&self, key: &Labels, now: i64) {
+    /// Whether there is such a group at all.
+    fn note_failure(&self, key: &Labels, now: i64) -> bool {
         let mut groups = held(&self.groups);
-        groups.all.entry(key.clone()).or_default().failed = now as f64 / 1e3;
+        let Some(group) = groups.all.get_mut(key) else { return false };
+        group.failed = now as f64 / 1e3;
         groups.generation += 1;
+        true
+    }
+
+    /// Drops families of a group, and when it was pushed here; gives what ended.
+    fn forget(&self, key: &Labels, names: &[&str]) -> Vec<Labels> {
+        let mut groups = held(&self.groups);
+        let Some(group) = groups.all.get_mut(key) else { return Vec::new() };
+        let before: Vec<Labels> = group.samples(key).into_iter().map(|(l, _)| l).collect();
+        group.families.retain(|name, _| !names.contains(&&**name));
+        group.pushed = 0.0;
+        let after: BTreeSet<Labels> = match group.families.is_empty() {
+            true => BTreeSet::new(),
+            false => group.samples(key).into_iter().map(|(l, _)| l).collect(),
+        };
+        if group.families.is_empty() {
+            groups.all.remove(key);
+        }
+        groups.generation += 1;
+        before.into_iter().filter(|labels| !after.contains(labels)).collect()
     }
 
     fn delete(&self, key: &Labels) -> Vec<Labels> {
@@ -367,8 +428,11 @@ impl Group {
     fn samples(&self, key: &Labels) -> Vec<(Labels, f64)> {
         let mut all: Vec<(Labels, f64)> =
             self.families.values().flat_map(|f| f.samples.iter().cloned()).collect();
-        all.push((key.with(NAME, "push_time_seconds"), self.pushed));
-        all.push((key.with(NAME, "push_failure_time_seconds"), self.failed));
+        // Another node has taken a later push: its times count.
+        if self.pushed > 0.0 {
+            all.push((key.with(NAME, "push_time_seconds"), self.pushed));
+            all.push((key.with(NAME, "push_failure_time_seconds"), self.failed));
+        }
         all
     }
 }

@@ -8,7 +8,7 @@ mod otlp_names;
 pub(crate) mod wire;
 
 use crate::json::plain;
-use crate::store::{Monitor, now_ms};
+use crate::store::Monitor;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use prost::Message;
@@ -19,8 +19,6 @@ use wire::{WriteRequest, WriteRequest2};
 
 /// Bytes of a body, decoded.
 const BODY_BYTES_MAX: usize = 32 << 20;
-/// How far ahead of this node's clock a sample may be, ms.
-const AHEAD_MAX: i64 = 600_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The message of remote-write 1.0, as a content type names it.
 pub(crate) const VERSION1: &str = "prometheus.WriteRequest";
@@ -193,7 +191,6 @@ fn of_version2(
 
 /// Takes what can be taken.
 fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
-    let latest = now_ms() + AHEAD_MAX;
     let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
     let mut exemplars = Vec::new();
     for Series { labels, samples, exemplars: own } in batch {
@@ -206,11 +203,7 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
             Ok(id) => {
                 exemplars.extend(own.into_iter().map(|e| (labels.clone(), e)));
                 for (at, value) in samples {
-                    if at > latest {
-                        done.refuse(format!("series {labels}: a sample is too far in the future"));
-                    } else {
-                        by_time.entry(at).or_default().push((id, value));
-                    }
+                    by_time.entry(at).or_default().push((id, value));
                 }
             }
         }

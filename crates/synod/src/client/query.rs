@@ -43,12 +43,25 @@ fn length(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("{text:?} is no duration such as 15s or 1h30m"))
 }
 
-/// `data` of an answer of the first endpoint that has one.
+/// `data` of an answer of the first endpoint that has one; what it does not hold is told.
 pub(super) async fn ask(
     connect: &Connect,
     path: &str,
     params: &[(&str, String)],
 ) -> Outcome<Value> {
+    let (data, warnings) = ask_noted(connect, path, params).await?;
+    for warning in warnings {
+        eprintln!("synod: {warning}");
+    }
+    Ok(data)
+}
+
+/// The same, with the warnings.
+pub(super) async fn ask_noted(
+    connect: &Connect,
+    path: &str,
+    params: &[(&str, String)],
+) -> Outcome<(Value, Vec<String>)> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     for (name, value) in params {
         form.append_pair(name, value);
@@ -63,12 +76,11 @@ pub(super) async fn ask(
                 let answer: Value = serde_json::from_str(&body).map_err(|_| {
                     format!("{endpoint} keeps no series (monitor = false?): {body}")
                 })?;
-                for warning in answer["warnings"].as_array().into_iter().flatten() {
-                    eprintln!("synod: {}", word(warning));
-                }
+                let warnings = answer["warnings"].as_array().into_iter().flatten();
+                let warnings = warnings.map(|w| word(w).to_owned()).collect();
                 return match answer["error"].as_str() {
                     Some(why) => Err(why.to_owned()),
-                    None => Ok(answer["data"].clone()),
+                    None => Ok((answer["data"].clone(), warnings)),
                 };
             }
             Ok(Err(e)) => last = format!("{endpoint}: {e}"),

@@ -2,11 +2,11 @@
 //! quorum; what nobody saw is left blank.
 
 use super::Connect;
-use super::query::{ask, spark, word};
+use super::query::{ask_noted, spark, word};
 use crate::Outcome;
 use clap::Args;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -54,16 +54,16 @@ impl TopArgs {
         let _screen = Screen::open();
         let mut ticker = tokio::time::interval(Duration::from_secs_f64(self.every));
         loop {
-            tokio::select! {
-                _ = ticker.tick() => {}
+            let look = async {
+                ticker.tick().await;
+                Seen::look(&self.connect).await
+            };
+            let seen = tokio::select! {
+                seen = look => seen,
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
-            }
-            let text = match Seen::look(&self.connect).await {
-                Ok(seen) => frame(&seen, width()),
-                Err(why) => format!("{why}\n"),
             };
-            draw(&text);
+            draw(&seen.map_or_else(|why| format!("{why}\n"), |seen| frame(&seen, width())));
         }
     }
 }
@@ -132,30 +132,44 @@ struct Seen {
     puts: Vec<f64>,
     reads: Vec<f64>,
     alerts: Vec<(String, String, String)>,
+    warnings: BTreeSet<String>,
 }
 
 impl Seen {
     async fn look(connect: &Connect) -> Outcome<Seen> {
         let mut seen = Seen::default();
-        let now = instant(connect, NOW).await?;
-        for (labels, value) in &now {
-            seen.take(labels, *value);
+        let (now, (puts, reads, cpu, sync), puts_past, reads_past, alerts) = tokio::try_join!(
+            instant(connect, NOW),
+            async {
+                tokio::try_join!(
+                    instant(connect, PUTS),
+                    instant(connect, READS),
+                    instant(connect, CPU),
+                    instant(connect, SYNC)
+                )
+            },
+            past(connect, PUTS),
+            past(connect, READS),
+            ask_noted(connect, "/api/v1/alerts", &[]),
+        )?;
+        for (labels, value) in seen.note(now) {
+            seen.take(&labels, value);
         }
-        for query in [PUTS, READS, CPU, SYNC] {
-            for (labels, value) in instant(connect, query).await? {
+        for (which, found) in [puts, reads, cpu, sync].into_iter().enumerate() {
+            for (labels, value) in seen.note(found) {
                 let node = seen.nodes.entry(word(&labels["node"]).to_owned()).or_default();
-                let field = match query {
-                    PUTS => &mut node.puts,
-                    READS => &mut node.reads,
-                    CPU => &mut node.cpu,
+                let field = match which {
+                    0 => &mut node.puts,
+                    1 => &mut node.reads,
+                    2 => &mut node.cpu,
                     _ => &mut node.sync,
                 };
                 *field = Some(value).filter(|v| v.is_finite());
             }
         }
-        seen.puts = past(connect, PUTS).await?;
-        seen.reads = past(connect, READS).await?;
-        let alerts = ask(connect, "/api/v1/alerts", &[]).await?;
+        seen.puts = seen.note(puts_past);
+        seen.reads = seen.note(reads_past);
+        let alerts = seen.note(alerts);
         for alert in alerts["alerts"].as_array().into_iter().flatten() {
             let labels = &alert["labels"];
             let summary = word(&alert["annotations"]["summary"]);
@@ -165,6 +179,12 @@ impl Seen {
         seen.alerts.sort();
         seen.alerts.dedup();
         Ok(seen)
+    }
+
+    /// Keeps the warnings of an answer.
+    fn note<T>(&mut self, (data, warnings): Noted<T>) -> T {
+        self.warnings.extend(warnings);
+        data
     }
 
     fn take(&mut self, labels: &Value, value: f64) {
@@ -196,16 +216,20 @@ impl Seen {
     }
 }
 
+/// An answer, and what it does not hold.
+type Noted<T> = (T, Vec<String>);
+
 /// Labels and value of each series now.
-async fn instant(connect: &Connect, query: &str) -> Outcome<Vec<(Value, f64)>> {
-    let data = ask(connect, "/api/v1/query", &[("query", query.to_owned())]).await?;
+async fn instant(connect: &Connect, query: &str) -> Outcome<Noted<Vec<(Value, f64)>>> {
+    let params = [("query", query.to_owned())];
+    let (data, warnings) = ask_noted(connect, "/api/v1/query", &params).await?;
     let found = data["result"].as_array().cloned().unwrap_or_default();
     let one = |s: &Value| Some((s["metric"].clone(), word(&s["value"][1]).parse().ok()?));
-    Ok(found.iter().filter_map(one).collect())
+    Ok((found.iter().filter_map(one).collect(), warnings))
 }
 
 /// The sum over all nodes, over the last minute.
-async fn past(connect: &Connect, query: &str) -> Outcome<Vec<f64>> {
+async fn past(connect: &Connect, query: &str) -> Outcome<Noted<Vec<f64>>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let params = [
         ("query", format!("sum({query})")),
@@ -213,9 +237,9 @@ async fn past(connect: &Connect, query: &str) -> Outcome<Vec<f64>> {
         ("end", now.to_string()),
         ("step", "1".to_owned()),
     ];
-    let data = ask(connect, "/api/v1/query_range", &params).await?;
+    let (data, warnings) = ask_noted(connect, "/api/v1/query_range", &params).await?;
     let values = data["result"][0]["values"].as_array().cloned().unwrap_or_default();
-    Ok(values.iter().filter_map(|v| word(&v[1]).parse().ok()).collect())
+    Ok((values.iter().filter_map(|v| word(&v[1]).parse().ok()).collect(), warnings))
 }
 
 /// The picture, each line no wider than this.
@@ -266,7 +290,10 @@ fn frame(seen: &Seen, width: usize) -> String {
             lines.extend(all.iter().map(|(state, name, says)| format!("{state:<8} {name}: {says}")))
         }
     }
-    let cut = |line: String| line.chars().take(width).collect::<String>() + "\n";
+    lines.extend(seen.warnings.iter().cloned());
+    // What others named must not steer this terminal.
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    let cut = |line: String| line.chars().take(width).map(shown).collect::<String>() + "\n";
     lines.into_iter().map(cut).collect()
 }
 
@@ -317,7 +344,8 @@ mod tests {
         take("n1", "synod_peer_connected", ("name", "n2"), 0.0);
         take("n2", "up", ("", ""), 0.0);
         seen.puts = vec![1.0, 2.0, 4.0];
-        seen.alerts = vec![("firing".into(), "NodeDown".into(), "n2 is gone".into())];
+        seen.alerts = vec![("firing".into(), "NodeDown".into(), "n2 is \x1bgone".into())];
+        seen.warnings.insert("node n2 did not answer".into());
         let text = frame(&seen, 120);
         assert!(text.contains("cluster c1: 1 of 2 nodes up, leader n1"), "{text}");
         let line = |name: &str| text.lines().find(|l| l.starts_with(name)).expect("a line");
@@ -325,7 +353,8 @@ mod tests {
         assert!(line("n1").split_whitespace().any(|w| w == "2"), "two behind: {text}");
         assert!(line("n2").contains("DOWN") && line("n2").contains('?'), "{text}");
         assert!(line("puts").contains("▃▅█ 4/s"), "{text}");
-        assert!(text.contains("firing   NodeDown: n2 is gone"), "{text}");
+        assert!(text.contains("firing   NodeDown: n2 is ?gone"), "{text}");
+        assert!(text.ends_with("node n2 did not answer\n"), "{text}");
         assert!(frame(&seen, 40).lines().all(|l| l.chars().count() <= 40));
     }
 }
