@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Layer of each crate, and the crates of its own layer that it may see.
-const LAYERS: [(&str, u8, &[&str]); 17] = [
+const LAYERS: [(&str, u8, &[&str]); 18] = [
     ("synod-base", 0, &[]),
     ("synod-consensus", 1, &[]),
     ("synod-mvcc", 1, &[]),
     ("synod-coord", 1, &["synod-mvcc"]),
     ("synod-promql", 1, &[]),
+    ("synod-rules", 1, &["synod-promql"]),
     ("synod-wal", 2, &[]),
     ("synod-tsdb", 2, &["synod-wal"]),
     ("synod-store", 2, &[]),
@@ -27,7 +28,7 @@ const LAYERS: [(&str, u8, &[&str]); 17] = [
 ];
 
 /// Crates without clock, entropy, socket, file or thread.
-const PURE: [&str; 7] = ["base", "consensus", "mvcc", "coord", "promql", "cell", "sim"];
+const PURE: [&str; 8] = ["base", "consensus", "mvcc", "coord", "promql", "rules", "cell", "sim"];
 
 /// What a pure crate must not name, and why.
 const BANNED: [(&str, &str); 10] = [
