@@ -173,3 +173,60 @@ pub fn chunk(data: &[u8]) -> bool {
     assert_eq!(samples.len(), usize::from(u16::from_be_bytes([data[0], data[1]])));
     true
 }
+
+/// A store with nothing in it.
+struct Nothing;
+
+impl synod_promql::Source for Nothing {
+    fn select(
+        &self,
+        _: &[synod_promql::Matcher],
+        _: i64,
+        _: i64,
+    ) -> Result<Vec<synod_promql::Series>, String> {
+        Ok(Vec::new())
+    }
+}
+
+impl synod_rules::Store for Nothing {
+    fn append(&self, _: i64, _: &[(synod_promql::Labels, f64)]) -> usize {
+        0
+    }
+}
+
+/// The bytes as a template of an alert. One that is read runs within bounds.
+pub fn template(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(template) = synod_rules::Template::new(text) else { return false };
+    let labels = synod_promql::Labels::new([("job", "a"), ("instance", "b:1")]);
+    let context = synod_rules::Context {
+        labels: &labels,
+        value: 12.5,
+        external_labels: &labels,
+        external_url: "http://localhost/x",
+        at: 1_500,
+        source: &Nothing,
+        limits: synod_promql::Limits::default(),
+    };
+    if let Ok(text) = template.expand(&context) {
+        assert!(text.len() <= 256 << 10, "a template gave {} bytes", text.len());
+    }
+    true
+}
+
+/// The bytes as a file of rules. One that is read is evaluated.
+pub fn rules(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(file) = synod_rules::RuleFile::parse(text) else { return false };
+    for spec in file.groups {
+        let mut group = synod_rules::Group::new(spec, "f", 1_000, 0, Default::default());
+        group.eval(0, &Nothing);
+        group.eval(1_000, &Nothing);
+    }
+    true
+}
+
+/// The bytes as a file of unit tests of rules.
+pub fn rule_tests(data: &[u8]) -> bool {
+    std::str::from_utf8(data).is_ok_and(|text| synod_rules::unit::TestFile::parse(text).is_ok())
+}

@@ -14,7 +14,8 @@ const PYTHON: [&str; 5] = [
     "prometheus_client==0.21.1",
 ];
 /// Debian packages, unpacked without root, with the versions they must have.
-const DEBIAN: [(&str, &str); 2] = [("etcd-client", "3.4."), ("prometheus", "2.42.")];
+const DEBIAN: [(&str, &str); 3] =
+    [("etcd-client", "3.4."), ("prometheus", "2.42."), ("prometheus-alertmanager", "0.25.")];
 /// A compiler of `.proto` files that stands in for the protoc that the Rust
 /// client's build script calls.
 const PROTOX: &str = "0.10.0";

@@ -40,7 +40,11 @@ fn server(page: &mut Page, door: &Door) {
     );
     page.number("etcd_server_proposals_applied_total", published.applied());
     page.number("etcd_server_proposals_pending", m.pending.get());
-    page.number("etcd_server_quota_backend_bytes", door.config().quota_bytes);
+    // etcd always has a quota, and its alerts divide by it: without one nothing is near it.
+    match door.config().quota_bytes {
+        0 => page.number("etcd_server_quota_backend_bytes", "+Inf"),
+        bytes => page.number("etcd_server_quota_backend_bytes", bytes),
+    }
     page.number("etcd_server_heartbeat_send_failures_total", m.peer_send_failures.get());
     page.number("etcd_server_slow_apply_total", m.slow_apply.get());
     page.number("etcd_server_slow_read_indexes_total", m.slow_reads.get());

@@ -13,7 +13,7 @@ pub const METRICS: &[Family] = &[
     gauge("etcd_server_proposals_committed_total", "Index agreed on."),
     gauge("etcd_server_proposals_applied_total", "Index applied."),
     gauge("etcd_server_proposals_pending", "Requests in flight at this member."),
-    gauge("etcd_server_quota_backend_bytes", "Quota of the keyspace, 0: none."),
+    gauge("etcd_server_quota_backend_bytes", "Quota of the keyspace, +Inf: none."),
     counter(
         "etcd_server_heartbeat_send_failures_total",
         "Messages to peers dropped, heartbeats among them.",

@@ -22,8 +22,7 @@ const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 3] =
-    ["/api/v1/parse_query", "/api/v1/alertmanagers", "/api/v1/status/walreplay"];
+const NOT_BUILT: [&str; 2] = ["/api/v1/parse_query", "/api/v1/status/walreplay"];
 
 impl Monitor {
     /// Whether this path is monitoring's.
@@ -134,9 +133,9 @@ impl Monitor {
                 let node = parse(query).map_err(|e| Failure::of_query(&e, query))?;
                 text(&node.to_string())
             }
-            // None are loaded: there is no way to yet.
-            "/api/v1/rules" => "{\"groups\":[]}".into(),
-            "/api/v1/alerts" => "{\"alerts\":[]}".into(),
+            "/api/v1/rules" => self.rules_api(form)?,
+            "/api/v1/alerts" => self.alerts_api(),
+            "/api/v1/alertmanagers" => self.alertmanagers_api(),
             "/api/v1/status/config" => format!("{{\"yaml\":{}}}", text(&self.config().shown())),
             "/api/v1/status/buildinfo" => build_info(),
             "/api/v1/status/runtimeinfo" => self.runtime_info(),

@@ -3,7 +3,8 @@
 //! **What it is**: a [`Monitor`] that scrapes targets (its own node and its peers without
 //! being told, others by a `prometheus.yml`), takes what others push (remote-write, the
 //! Pushgateway's API, OTLP), keeps the series of the last hours in memory and in a log,
-//! those before them in blocks, sends them on, and answers Prometheus's HTTP API from them.
+//! those before them in blocks, sends them on, evaluates rules on them, tells Alertmanagers
+//! and webhooks of alerts, and answers Prometheus's HTTP API from them.
 //!
 //! **Why a crate**: the clock, the sockets and the threads of monitoring. It depends on no
 //! quorum: a node answers from what it has seen itself.
@@ -16,8 +17,7 @@
 //!
 //! **Must not know**: consensus, the keyspace.
 //!
-//! **Absences** (they answer with an error that says so): rules and alerts, native
-//! histograms.
+//! **Absences** (they answer with an error that says so): native histograms.
 
 mod api;
 mod client;
@@ -33,6 +33,7 @@ mod own;
 mod push;
 mod read;
 pub mod relabel;
+mod rules;
 mod scrape;
 mod scraper;
 mod send;
@@ -43,6 +44,7 @@ pub use discovery::Registry;
 pub use exposition::{BadLine, Line, Meaning, parse};
 pub use fan::Peer;
 pub use own::METRICS;
+pub use rules::RuleSettings;
 pub use scrape::Surroundings;
 pub use send::{ReceiverStatus, packed_write};
 pub use store::{Monitor, Settings, StartError};

@@ -44,6 +44,21 @@ pub const METRICS: &[Family] = &[
     ),
     gauge("synod_monitor_send_pending_samples", "Samples that wait for a receiver."),
     counter("synod_monitor_send_retries_total", "Requests to a receiver that were tried again."),
+    counter("synod_monitor_rule_evaluations_total", "Evaluations of a group's rules."),
+    counter("synod_monitor_rule_evaluation_failures_total", "Those that failed."),
+    counter("synod_monitor_rule_missed_total", "Times that a group was due and still busy."),
+    gauge("synod_monitor_rule_last_duration_seconds", "Time of a group's last evaluation."),
+    gauge("synod_monitor_alerts", "Alerts that are pending or firing."),
+    counter("synod_monitor_notifications_sent_total", "Alerts that a receiver took."),
+    counter(
+        "synod_monitor_notifications_failed_total",
+        "Alerts in requests that a receiver did not take, each try counted.",
+    ),
+    counter(
+        "synod_monitor_notifications_dropped_total",
+        "Alerts that a receiver is not told of: too many waited, or they became too old.",
+    ),
+    gauge("synod_monitor_notifications_pending", "Alerts that wait for a receiver."),
 ];
 
 /// Counts of the monitor.
@@ -111,6 +126,7 @@ impl Monitor {
         family("synod_monitor_send_dropped_samples_total", |r| r.dropped);
         family("synod_monitor_send_pending_samples", |r| r.pending as u64);
         family("synod_monitor_send_retries_total", |r| r.retried);
+        self.show_rules(&mut page);
         page.into_text()
     }
 

@@ -8,6 +8,7 @@ use crate::keep::{self, Kept};
 use crate::own::Own;
 use crate::push::gateway::{self, Gateway};
 use crate::push::otlp::Sums;
+use crate::rules::{self, RuleSettings, Rules};
 use crate::scrape::{self, Surroundings};
 use crate::send::{self, Outbox, ReceiverStatus};
 use crate::targets::{TargetKey, TargetStatus};
@@ -42,6 +43,8 @@ pub struct Settings {
     pub query_timeout: Duration,
     /// A `prometheus.yml` with what is scraped, evaluated and sent besides.
     pub config: Option<PathBuf>,
+    /// Rules, and who is told of alerts, besides.
+    pub rules: RuleSettings,
 }
 
 impl Settings {
@@ -54,6 +57,7 @@ impl Settings {
             query: synod_promql::Limits::default(),
             query_timeout: Duration::from_secs(120),
             config: None,
+            rules: RuleSettings::default(),
         }
     }
 }
@@ -104,6 +108,7 @@ pub(crate) struct Shared {
     silent: Silent,
     /// For the cluster's own nodes.
     client: Client,
+    pub rules: Rules,
     /// Those that what is taken is sent on to.
     outboxes: RwLock<Vec<Arc<Outbox>>>,
     pub started: SystemTime,
@@ -132,8 +137,7 @@ impl Monitor {
     /// its pages say that it is not ready. Call it within a runtime: its tasks run there.
     pub fn start(settings: Settings, around: Surroundings) -> Result<Monitor, StartError> {
         let config = read_config(&settings).map_err(StartError)?;
-        let mut settings = settings;
-        config.bound(&mut settings.limits);
+        let groups = rules::load(&settings, &config).map_err(StartError)?;
         let shared = Arc::new(Shared {
             head: RwLock::new(Head::new(settings.limits)),
             settings,
@@ -148,6 +152,7 @@ impl Monitor {
             peers: around.peers.clone(),
             silent: Silent::default(),
             client: Client::new(&around.job.http).map_err(StartError)?,
+            rules: Rules::default(),
             outboxes: RwLock::default(),
             started: SystemTime::now(),
             ready: AtomicBool::new(false),
@@ -171,16 +176,19 @@ impl Monitor {
         let blocks = blocks.map_err(|e| StartError(format!("starting the blocks' thread: {e}")))?;
         *held(&shared.threads) = vec![(stop_blocks, blocks), (stop, thread)];
         let monitor = Monitor(shared);
+        monitor.0.rules.set(groups);
+        tokio::spawn(rules::manage(monitor.clone(), around.clone()));
         tokio::spawn(scrape::manage(monitor.clone(), around));
         tokio::spawn(gateway::keep(monitor.clone()));
         tokio::spawn(send::manage(monitor.clone()));
         Ok(monitor)
     }
 
-    /// Reads the configuration file again; what it says counts from then on. If it cannot
-    /// be read, all stays as it was.
+    /// Reads the configuration file and the rule files again; what they say counts from then
+    /// on. If one cannot be read, all stays as it was.
     pub fn reload(&self) -> Result<(), String> {
         let config = read_config(&self.0.settings)?;
+        self.0.rules.set(rules::load(&self.0.settings, &config)?);
         *self.0.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.head_mut().set_limits(self.limits());
         Ok(())

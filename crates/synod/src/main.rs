@@ -8,6 +8,7 @@ mod journal;
 mod monitor;
 mod node;
 mod progress;
+mod rules;
 mod settings;
 mod sim;
 mod snapshot;

@@ -1,7 +1,8 @@
 //! Monitoring of a node: what it scrapes without being told, and where its pages are.
 
 use crate::Outcome;
-use crate::settings::Settings;
+use crate::rules::SHIPPED;
+use crate::settings::{Settings, urls};
 use bytes::Bytes;
 use http::Request;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::Duration;
 use synod_coord::{InstanceRecord, ServiceMode, instance_key, prefix_range};
 use synod_door_etcd::{MorePages, PageAnswer};
 use synod_door_prom::config::Job;
-use synod_door_prom::{INTERVAL, Monitor, Peer, Settings as MonitorSettings, Surroundings};
+use synod_door_prom::{
+    INTERVAL, Monitor, Peer, RuleSettings, Settings as MonitorSettings, Surroundings,
+};
 use synod_host::Handle;
 use synod_mvcc::RangeRequest;
 use synod_promql::{Labels, duration_text};
@@ -53,6 +56,7 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     own.sync_every = Duration::from_millis(settings.monitor_sync_ms);
     let config = &settings.monitor_config;
     own.config = (!config.as_os_str().is_empty()).then(|| config.clone());
+    own.rules = rules(settings)?;
     let every = Duration::from_millis(settings.monitor_scrape_ms);
     let (looks, registered, others) = (handle.clone(), handle.clone(), handle.clone());
     let around = Surroundings {
@@ -62,6 +66,35 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
         peers: Arc::new(move || peers(&others)),
     };
     Monitor::start(own, around).map(Some).map_err(|e| e.to_string())
+}
+
+/// Which rules are evaluated, and who is told of alerts.
+fn rules(settings: &Settings) -> Outcome<RuleSettings> {
+    let mut rules = RuleSettings {
+        files: urls(&settings.monitor_rules),
+        alertmanagers: urls(&settings.monitor_alertmanagers),
+        webhooks: urls(&settings.monitor_webhooks),
+        ..RuleSettings::default()
+    };
+    for url in rules.alertmanagers.iter().chain(&rules.webhooks) {
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(format!("{url:?} does not begin with http:// or https://"));
+        }
+    }
+    for pair in urls(&settings.monitor_external_labels) {
+        let (name, value) = pair
+            .split_once('=')
+            .filter(|(n, _)| !n.is_empty())
+            .ok_or_else(|| format!("monitor-external-labels: {pair:?} is not NAME=VALUE"))?;
+        rules.external_labels.push((name.to_owned(), value.to_owned()));
+    }
+    if settings.monitor_shipped_rules {
+        rules.shipped.push((SHIPPED.0.to_owned(), SHIPPED.1.to_owned()));
+    }
+    // Pages are on the clients' port too, which others know how to reach.
+    let shown = urls(&settings.advertise_client_urls).into_iter().next().unwrap_or_default();
+    rules.external_url = shown.trim_end_matches('/').to_owned();
+    Ok(rules)
 }
 
 /// Reads the configuration again, if there is one; a mistake in it is told.

@@ -131,6 +131,16 @@ settings! {
     monitor_scrape_ms: u64 = 1_000, "SYNOD_MONITOR_SCRAPE_MS", "MS";
     /// A prometheus.yml: what is scraped, evaluated and sent on besides; read again on SIGHUP [default: none]
     monitor_config: PathBuf = PathBuf::new(), "SYNOD_MONITOR_CONFIG", "FILE";
+    /// Rule files, as patterns separated by commas; read again on SIGHUP [default: none]
+    monitor_rules: String = String::new(), "SYNOD_MONITOR_RULES", "PATTERNS";
+    /// Evaluate the alerts about the cluster itself that are part of the program [default: true]
+    monitor_shipped_rules: bool = true, "SYNOD_MONITOR_SHIPPED_RULES", "BOOL";
+    /// Alertmanagers that are told of alerts, URLs separated by commas [default: none]
+    monitor_alertmanagers: String = String::new(), "SYNOD_MONITOR_ALERTMANAGERS", "URLS";
+    /// Addresses that get alerts as Alertmanager's webhooks do, separated by commas [default: none]
+    monitor_webhooks: String = String::new(), "SYNOD_MONITOR_WEBHOOKS", "URLS";
+    /// Labels that alerts get, NAME=VALUE separated by commas [default: none]
+    monitor_external_labels: String = String::new(), "SYNOD_MONITOR_EXTERNAL_LABELS", "LABELS";
     /// error, warn, info, debug or trace [default: info]
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]

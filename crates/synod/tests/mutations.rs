@@ -416,3 +416,28 @@ fn an_index_that_was_changed_beneath_its_checksums() {
     println!("index, summed anew: {accepted} of {} are accepted", MUTANTS / 10);
     assert!(accepted > 0 && accepted < MUTANTS / 10, "{accepted}");
 }
+
+#[test]
+fn templates_and_rules() {
+    let templates = [
+        "{{ $labels.instance }} of {{ .Labels.job | toUpper }}: {{ printf \"%.2f%%\" $value }}",
+        "{{ range $i, $s := query \"up\" | sortByLabel \"job\" }}{{ if $i }},{{ else }}-{{ end }}{{ .Value }}{{ end }}",
+        "{{- with query `up` }}{{ . | first | value | humanizeDuration }}{{ else }}{{ $externalLabels.x }}{{ end -}}",
+        "{{ define \"t\" }}{{ .arg0 }}{{ end }}{{ template \"t\" (args 1 2.5) }}{{ $x := 1 }}{{ $x = 2 }}{{/* c */}}",
+        "{{ range 9 }}{{ if and (lt . 5) (not false) }}{{ continue }}{{ end }}{{ slice \"abc\" 1 }}{{ break }}{{ end }}",
+    ];
+    let seeds: Vec<_> = templates.iter().map(|t| t.as_bytes().to_vec()).collect();
+    run("template", &seeds, entries::template);
+    let rules = [
+        "groups:\n- name: g\n  interval: 1m\n  rules:\n  - {record: 'a:b', expr: sum(x), labels: {c: d}}\n",
+        "groups:\n- name: g\n  limit: 5\n  rules:\n  - alert: A\n    expr: absent(up) > 0\n    for: 5s\n    keep_firing_for: 1m\n    annotations:\n      s: '{{ $value | humanize }}'\n",
+    ];
+    let seeds: Vec<_> = rules.iter().map(|r| r.as_bytes().to_vec()).collect();
+    run("rules", &seeds, entries::rules);
+    let tests = [
+        "rule_files: [a.yml]\ntests:\n- interval: 1m\n  input_series:\n  - {series: 'up{a=\"b\"}', values: '1+2x3 _x2 stale'}\n",
+        "tests:\n- alert_rule_test: [{eval_time: 5m, alertname: A, exp_alerts: [{exp_labels: {a: b}}]}]\n  promql_expr_test: [{expr: up, eval_time: 1m, exp_samples: [{labels: up, value: 1}]}]\n",
+    ];
+    let seeds: Vec<_> = tests.iter().map(|t| t.as_bytes().to_vec()).collect();
+    run("rule_tests", &seeds, entries::rule_tests);
+}

@@ -238,14 +238,6 @@ impl Config {
         config.map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// Sets the bounds that the file sets. They count from the start of the node on.
-    pub(crate) fn bound(&self, limits: &mut synod_tsdb::Limits) {
-        let ms = |d: Duration| d.as_millis() as i64;
-        limits.out_of_order = self.out_of_order.map_or(limits.out_of_order, ms);
-        limits.retention = self.retention.map_or(limits.retention, ms);
-        limits.retention_bytes = self.retention_bytes.unwrap_or(limits.retention_bytes);
-    }
-
     /// What is in effect, as YAML, without anything secret.
     pub(crate) fn shown(&self) -> String {
         let every = |d: Duration| duration_text(d.as_millis() as i64);

@@ -1,6 +1,7 @@
 //! A client for any etcd endpoint: `get`, `put`, `del`, `txn`, `watch`, `lease`,
 //! `lock`, `elect`, `session`, `file`, `service`, `member`, `status`, `compact`.
 
+mod alerts;
 mod check;
 mod elect;
 mod etcd_locks;
@@ -19,6 +20,7 @@ mod top;
 mod txn;
 mod watchdog;
 
+pub use alerts::{AlertsArgs, RulesArgs};
 pub use elect::ElectArgs;
 pub use files::FileArgs;
 pub use keys::{DelArgs, GetArgs, PutArgs, WatchArgs};
@@ -81,6 +83,10 @@ pub enum ClientCommand {
     Targets(TargetsArgs),
     /// Show the cluster live: nodes, load, links, alerts
     Top(TopArgs),
+    /// Alerts that are pending or firing
+    Alerts(AlertsArgs),
+    /// Recording and alerting rules: list a node's, check files, run their tests
+    Rules(RulesArgs),
 }
 
 impl ClientCommand {
@@ -110,6 +116,8 @@ impl ClientCommand {
                 ClientCommand::Query(a) => a.run().await,
                 ClientCommand::Targets(a) => a.run().await,
                 ClientCommand::Top(a) => a.run().await,
+                ClientCommand::Alerts(a) => a.run().await,
+                ClientCommand::Rules(a) => a.run().await,
             }
         })
     }
