@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use synod_host::FileDisk;
 use synod_promql::{Labels, Matcher, Series};
 use synod_tsdb::{
-    Batch, BlockEvent, Blocks, Exemplars, Fault, Head, Limits, RealFiles, SeriesLog, trim, united,
+    Batch, BlockEvent, Blocks, Exemplars, Fault, Head, Limits, RealFiles, SeriesLog, Spill, trim,
+    united,
 };
 use synod_wal::{JournalError, Options};
 
@@ -37,6 +38,8 @@ pub(crate) struct Kept {
     /// What is older is in blocks, so that the log may forget it.
     in_blocks: AtomicI64,
     pub exemplars: Mutex<Exemplars>,
+    /// Where the head's full chunks go; `None`: they stay in memory.
+    spill: Mutex<Option<Spill>>,
     /// Why blocks are not written at present.
     blocks_failed: Mutex<Option<String>>,
 }
@@ -46,6 +49,7 @@ impl Default for Kept {
         Kept {
             blocks: OnceLock::new(),
             in_blocks: AtomicI64::new(i64::MIN),
+            spill: Mutex::default(),
             exemplars: Mutex::new(Exemplars::new(EXEMPLARS)),
             blocks_failed: Mutex::default(),
         }
@@ -80,11 +84,12 @@ impl Monitor {
     ) -> Result<Vec<Series>, String> {
         // The head first: what goes from it to a block meanwhile is then found twice, never
         // missed.
-        let head = self.head().select(matchers, from, to)?;
+        let most = self.0.settings.query.samples;
+        let head = synod_tsdb::select(&self.0.head, matchers, from, to, most);
+        let head = head.map_err(|fault| fault.to_string())?;
         let Some(blocks) = self.blocks() else { return Ok(head) };
         let samples: usize = head.iter().map(|s| s.samples.len()).sum();
-        let most = self.0.settings.query.samples.saturating_sub(samples);
-        let mut parts = blocks.select(matchers, from, to, most)?;
+        let mut parts = blocks.select(matchers, from, to, most.saturating_sub(samples))?;
         parts.push(head);
         Ok(united(parts))
     }
@@ -169,16 +174,25 @@ pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
         shared.kept.in_blocks.store(end, Ordering::Relaxed);
     }
     let _ = shared.kept.blocks.set(blocks.ok());
-    let log = open_log(&shared.settings.dir, &mut head);
+    let mut spill = Spill::open(&shared.settings.dir.join("head"));
+    let log = open_log(&shared.settings.dir, &mut head, spill.as_mut().ok());
+    match spill {
+        Ok(spill) => *held(&shared.kept.spill) = Some(spill),
+        Err(e) => tracing::error!("full chunks stay in memory: {e}"),
+    }
     *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     log.map_err(|why| shared.give_up(&why)).ok()
 }
 
 /// A damaged log is set aside, so that a node can be watched while somebody looks into it.
-fn open_log(dir: &Path, head: &mut Head) -> Result<SeriesLog<FileDisk>, String> {
+fn open_log(
+    dir: &Path,
+    head: &mut Head,
+    spill: Option<&mut Spill>,
+) -> Result<SeriesLog<FileDisk>, String> {
     let disk = || FileDisk::open(dir).map_err(|e| e.to_string());
     let (limits, floor) = (head.limits(), head.floor());
-    match SeriesLog::open(disk()?, options(), head) {
+    match SeriesLog::open_spilling(disk()?, options(), head, spill) {
         Ok((log, recovered)) => {
             let (samples, skipped) = (recovered.samples, recovered.skipped);
             if samples > 0 || skipped > 0 {
@@ -285,10 +299,12 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
     let mut failed_at: Option<Instant> = None;
     let every = LOOK_EVERY.min(shared.settings.sync_every);
     while stop.recv_timeout(every) != Err(RecvTimeoutError::Disconnected) {
+        spill(shared);
         let Some(Some(blocks)) = shared.kept.blocks.get() else {
             let oldest = shared.newest().saturating_sub(shared.limits().retention.min(ONLY_MEMORY));
             trim(&shared.head, oldest, false);
             shared.kept.in_blocks.store(oldest, Ordering::Relaxed);
+            forget(shared, oldest);
             continue;
         };
         retire(shared, blocks);
@@ -312,9 +328,27 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
     }
 }
 
+/// Moves full chunks to files. What cannot be written stays in memory; the next block will
+/// tell why.
+fn spill(shared: &Shared) {
+    if let Some(spill) = &mut *held(&shared.kept.spill)
+        && let Err(e) = spill.run(&shared.head)
+    {
+        tracing::debug!("full chunks stay in memory: {e}");
+    }
+}
+
+/// No chunk of the head is older.
+fn forget(shared: &Shared, oldest: i64) {
+    if let Some(spill) = &mut *held(&shared.kept.spill) {
+        spill.forget(oldest, shared.limits().block_range);
+    }
+}
+
 fn keep_blocks(shared: &Shared, blocks: &Blocks) -> Result<(), Fault> {
     while let Some(until) = blocks.cut(&shared.head, now_ms())? {
         shared.kept.in_blocks.store(until, Ordering::Relaxed);
+        forget(shared, until);
     }
     while blocks.compact(&shared.limits(), now_ms())? {}
     Ok(())

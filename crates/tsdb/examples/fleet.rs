@@ -2,11 +2,12 @@
 //! fleet [HOSTS] [MINUTES]`. A hundred series a host, a sample each fifteen seconds: counters
 //! with jitter, gauges that walk, values that stay.
 
+use std::path::Path;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use synod_base::Rng;
 use synod_promql::{Labels, Matcher, Sample};
-use synod_tsdb::{Blocks, Gather, Head, Limits, RealFiles, SeriesId, SeriesLog, Taken};
+use synod_tsdb::{Blocks, Gather, Head, Limits, RealFiles, SeriesId, SeriesLog, Spill, Taken};
 use synod_wal::{MemDisk, Options};
 
 const SERIES: usize = 100;
@@ -55,6 +56,26 @@ impl Fleet {
     }
 }
 
+/// The time that the processor spent on us: other processes do not count.
+fn busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = stat.split(' ').next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
+}
+
+/// Since when.
+struct Watch(Duration);
+
+impl Watch {
+    fn start() -> Watch {
+        Watch(busy())
+    }
+
+    fn elapsed(&self) -> Duration {
+        busy() - self.0
+    }
+}
+
 /// Bytes of memory that the process has.
 fn memory() -> f64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -73,7 +94,7 @@ fn main() {
     let count = hosts * SERIES;
     let limits = Limits { series: count, ..Limits::default() };
     let mut fleet = Fleet { ids: Vec::new(), values: vec![1.0; count], rng: Rng::new(1) };
-    let (before, begun) = (memory(), Instant::now());
+    let (before, begun) = (memory(), Watch::start());
     let mut head = Head::new(limits);
     for host in 0..hosts {
         for n in 0..SERIES {
@@ -83,7 +104,7 @@ fn main() {
     let rate = per(begun.elapsed(), count);
     println!("{count} series: {rate:.0} new ones a second");
     println!("{:.0} bytes a series without samples", (memory() - before) / count as f64);
-    let begun = Instant::now();
+    let begun = Watch::start();
     for n in 0..count {
         assert_eq!(head.series(&labels(n / SERIES, n % SERIES)), Ok(fleet.ids[n]));
     }
@@ -91,38 +112,42 @@ fn main() {
         "{:.0} known ones found a second (with making the labels)",
         per(begun.elapsed(), count)
     );
-    let rounds = minutes * 4;
-    let mut took = Duration::ZERO;
-    let mut samples = Vec::with_capacity(count);
+    let (rounds, head) = (minutes * 4, RwLock::new(head));
+    let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
+    let mut spill = Spill::open(&dir.join("head")).expect("a folder");
+    let (mut took, mut spilling, mut chunks) = (Duration::ZERO, Duration::ZERO, 0);
     for round in 0..rounds {
-        samples.clear();
-        samples.extend((0..count).map(|n| fleet.step(n)));
-        let begun = Instant::now();
-        for (n, value) in samples.iter().enumerate() {
+        let begun = Watch::start();
+        for n in 0..count {
             // Hosts are not scraped at one moment.
             let at = BEGIN + round as i64 * EVERY + (n / SERIES) as i64 * 15;
-            let taken = head.append(fleet.ids[n], Sample { at, value: *value });
+            let sample = Sample { at, value: fleet.step(n) };
+            let taken = head.write().expect("no panic").append(fleet.ids[n], sample);
             assert_eq!(taken, Ok(Taken::InOrder));
         }
         took += begun.elapsed();
+        let begun = Watch::start();
+        chunks += spill.run(&head).expect("space");
+        spilling += begun.elapsed();
     }
-    println!("{:.2} million samples appended a second", per(took, count * rounds) / 1e6);
-    let stats = head.stats();
-    let all = (count * rounds) as f64;
-    println!(
-        "{:.2} bytes of chunks a sample after {minutes} minutes",
-        stats.chunk_bytes as f64 / all
-    );
-    println!("{:.0} bytes of memory a series", (memory() - before) / count as f64);
+    println!("{:.2} million samples made and appended a second", per(took, count * rounds) / 1e6);
+    let memory = (memory() - before) / count as f64;
+    println!("{memory:.0} bytes of memory a series after {minutes} minutes");
+    let stats = head.read().expect("no panic").stats();
+    let bytes = (stats.chunk_bytes as u64 + spill.bytes()) as f64 / (count * rounds) as f64;
+    println!("{bytes:.2} bytes of chunks a sample, {chunks} chunks in files");
+    println!("{:.2} s for moving them there", spilling.as_secs_f64());
     ask(&head, rounds);
-    replay(&head, &fleet);
-    cut(head, &fleet, rounds);
+    replay(&head.read().expect("no panic"), &fleet);
+    cut(&head, &dir.join("blocks"), &fleet, rounds);
+    std::fs::remove_dir_all(&dir).expect("gone");
 }
 
-fn ask(head: &Head, rounds: usize) {
+fn ask(head: &RwLock<Head>, rounds: usize) {
     let name = Matcher::new("__name__", "=", "node_part0_seconds_total").expect("a matcher");
-    let begun = Instant::now();
-    let found = head.select(&[name], BEGIN, BEGIN + rounds as i64 * EVERY).expect("whole");
+    let begun = Watch::start();
+    let end = BEGIN + rounds as i64 * EVERY;
+    let found = synod_tsdb::select(head, &[name], BEGIN, end, usize::MAX).expect("whole");
     let samples: usize = found.iter().map(|s| s.samples.len()).sum();
     let rate = per(begun.elapsed(), samples) / 1e6;
     println!("{:.0} million samples read a second, {} series", rate, found.len());
@@ -141,7 +166,7 @@ fn replay(head: &Head, fleet: &Fleet) {
         }
         log.write(&gather.take(), 0).expect("memory");
     }
-    let begun = Instant::now();
+    let begun = Watch::start();
     let opened = SeriesLog::open(log.into_disk(), options, &mut Head::new(head.limits()));
     let samples = opened.expect("whole").1.samples as usize;
     let rate = per(begun.elapsed(), samples) / 1e6;
@@ -149,15 +174,13 @@ fn replay(head: &Head, fleet: &Fleet) {
 }
 
 /// What a block takes.
-fn cut(mut head: Head, fleet: &Fleet, rounds: usize) {
-    let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
-    let blocks = Blocks::open(&dir, Arc::new(RealFiles), 1, Box::new(|_| {})).expect("a folder");
+fn cut(head: &RwLock<Head>, dir: &Path, fleet: &Fleet, rounds: usize) {
+    let blocks = Blocks::open(dir, Arc::new(RealFiles), 1, Box::new(|_| {})).expect("a folder");
     // So late that a block is due.
     let late = Sample { at: BEGIN + rounds as i64 * EVERY + 4 * 3_600_000, value: 1.0 };
-    head.append(fleet.ids[0], late).expect("in order");
-    let head = RwLock::new(head);
-    let (before, begun) = (memory(), Instant::now());
-    while blocks.cut(&head, 1).expect("space").is_some() {}
+    head.write().expect("no panic").append(fleet.ids[0], late).expect("in order");
+    let (before, begun) = (memory(), Watch::start());
+    while blocks.cut(head, 1).expect("space").is_some() {}
     let took = begun.elapsed();
     let samples: u64 = blocks.all().iter().map(|b| b.meta().stats.samples).sum();
     let bytes = blocks.bytes() as f64;
@@ -170,7 +193,7 @@ fn cut(mut head: Head, fleet: &Fleet, rounds: usize) {
     println!("{:.0} MB more memory after it", (memory() - before) / 1e6);
     let name = Matcher::new("__name__", "=", "node_part0_seconds_total").expect("a matcher");
     for _ in 0..2 {
-        let begun = Instant::now();
+        let begun = Watch::start();
         let found = blocks.select(std::slice::from_ref(&name), 0, i64::MAX, usize::MAX);
         let count: usize = found.expect("whole").iter().flatten().map(|s| s.samples.len()).sum();
         println!(
@@ -178,5 +201,4 @@ fn cut(mut head: Head, fleet: &Fleet, rounds: usize) {
             per(begun.elapsed(), count) / 1e6
         );
     }
-    std::fs::remove_dir_all(&dir).expect("gone");
 }

@@ -148,12 +148,8 @@ impl Blocks {
             }
         }
         // A crash may have come after a block was made of others and before they went.
-        let parents: BTreeSet<String> = found
-            .iter()
-            .flat_map(|b| b.meta().compaction.parents.iter().map(|p| p.ulid.clone()))
-            .collect();
         let (gone, stay): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|b| parents.contains(&b.meta().ulid));
+            found.iter().cloned().partition(|b| found.iter().any(|other| contains(other, b)));
         gone.iter().for_each(|block| blocks.delete(block.folder()));
         (blocks.told)(BlockEvent::Opened(stay.len()));
         blocks.replace(&[], stay);
@@ -168,6 +164,11 @@ impl Blocks {
     /// The first time that no block holds; `None`: there are no blocks.
     pub fn end(&self) -> Option<i64> {
         self.all().iter().map(|b| b.meta().max_time).max()
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Bytes of all of them.
@@ -366,6 +367,16 @@ impl Blocks {
         }
         Ok(())
     }
+}
+
+/// Whether a block was made of another, or of what that was made of.
+fn contains(block: &Block, other: &Block) -> bool {
+    let (all, part) = (&block.meta().compaction, &other.meta().compaction);
+    let name = &other.meta().ulid;
+    all.parents.iter().any(|p| p.ulid == *name)
+        || all.level > part.level
+            && !part.sources.is_empty()
+            && part.sources.iter().all(|source| all.sources.contains(source))
 }
 
 /// Series of several sources as one list, each series once; of samples of one time that of

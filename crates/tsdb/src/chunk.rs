@@ -33,6 +33,8 @@ pub struct Corrupt;
 
 /// No window of bits was written yet.
 const NO_WINDOW: u8 = 0xff;
+/// Bytes by which the memory of a chunk grows.
+const GROWTH: usize = 48;
 /// Samples that a chunk can count.
 const COUNT_MAX: usize = u16::MAX as usize;
 
@@ -228,8 +230,8 @@ impl Bits {
         }
         let count = left.div_ceil(8) as usize;
         if self.bytes.len() + count > self.bytes.capacity() {
-            // By a half, not twofold: most of the head's memory is these.
-            self.bytes.reserve_exact((self.bytes.capacity() / 2).max(16));
+            // Little by little: most of the head's memory is these.
+            self.bytes.reserve_exact(GROWTH);
         }
         self.bytes.extend_from_slice(&value.to_be_bytes()[..count]);
         self.free = (count as u32 * 8 - left) as u8;

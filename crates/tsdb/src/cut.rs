@@ -6,9 +6,9 @@ use crate::block::chunks::XOR;
 use crate::block::meta::Compaction;
 use crate::block::repacked;
 use crate::block::write::{BlockWriter, ChunkData, Place};
-use crate::chunk::each;
 use crate::head::{Entry, Head, SeriesId};
 use crate::index::PairId;
+use crate::spill::{Copied, Held};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -132,10 +132,11 @@ impl Picked {
             let locked = read(head);
             for number in some {
                 let Some(entry) = locked.look(of(number).0) else { continue };
-                copied.push((number, chunks(entry, begin, end, self.range)?));
+                copied.push((number, of_cut(entry, begin, end)?));
             }
             drop(locked);
-            for (number, chunks) in copied {
+            for (number, copied) in copied {
+                let chunks = chunks(copied, self.range)?;
                 let labels: Vec<_> = of(number).1.iter().map(|pair| labels[pair]).collect();
                 writer.add(&labels, &chunks)?;
             }
@@ -162,27 +163,29 @@ pub fn trim(head: &RwLock<Head>, until: i64, written: bool) -> usize {
     gone
 }
 
-/// What a series has in `from..to`.
-fn chunks(entry: &Entry, from: i64, to: i64, range: i64) -> Result<Vec<ChunkData>, Fault> {
-    let sealed = entry.sealed.iter().map(|c| (c.first, c.last, &*c.data));
-    let open = entry.open.iter().map(|c| (c.first_at(), c.last().at, c.data()));
-    let in_order = sealed.chain(open).filter(|(first, last, _)| *first >= from && *last < to);
+/// What a series has in `from..to` and the cut writes.
+fn of_cut(entry: &Entry, from: i64, to: i64) -> Result<Copied, Fault> {
+    let within = |c: &&Held| c.first >= from && c.last < to;
+    let mut chunks: Vec<Held> = entry.sealed.iter().filter(within).cloned().collect();
+    let open = entry.open.iter().map(|c| Held::new(c.first_at(), c.last().at, c.data()));
+    chunks.extend(open.filter(|c| within(&c)));
     let mut late = Vec::new();
-    let read = entry.late.as_ref().map_or(Ok(()), |l| l.of_cut(from, to, &mut late));
-    let mut copied = Vec::new();
-    let mut samples = Vec::new();
-    let mut broken = read.is_err();
-    for (min, max, data) in in_order {
-        if late.is_empty() {
-            copied.push(ChunkData { min, max, encoding: XOR, data: data.into() });
-        } else {
-            broken |= each(data, |sample| samples.push(sample)).is_err();
-        }
+    match entry.late.as_ref().map_or(Ok(()), |l| l.of_cut(from, to, &mut late)) {
+        Ok(()) => Ok(Copied { chunks, late }),
+        Err(_) => damaged("a chunk of late samples cannot be read"),
     }
-    if broken {
-        return damaged("a chunk in memory cannot be read");
+}
+
+/// As it goes into a block: chunks as they are, unless late samples belong between.
+fn chunks(copied: Copied, range: i64) -> Result<Vec<ChunkData>, Fault> {
+    if !copied.late.is_empty() {
+        return Ok(repacked(copied.samples(i64::MIN, i64::MAX)?, range).collect());
     }
-    samples.append(&mut late);
-    copied.extend(repacked(samples, range));
-    Ok(copied)
+    let mut buffer = Vec::new();
+    let mut chunks = Vec::with_capacity(copied.chunks.len());
+    for chunk in &copied.chunks {
+        let data = chunk.bytes(&mut buffer)?.into();
+        chunks.push(ChunkData { min: chunk.first, max: chunk.last, encoding: XOR, data });
+    }
+    Ok(chunks)
 }

@@ -1,9 +1,11 @@
 //! The series in memory.
 
-use crate::chunk::{Chunk, Corrupt, Sealed, each};
+use crate::block::bytes::Fault;
+use crate::chunk::Chunk;
 use crate::index::{Index, PairId};
-use crate::late::{Late, merged};
+use crate::late::Late;
 use crate::limits::{Limits, Refused};
+use crate::spill::{Copied, Held};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -46,7 +48,7 @@ pub(crate) struct Entry {
     /// What is appended to.
     pub open: Option<Chunk>,
     /// Oldest first.
-    pub sealed: Vec<Sealed>,
+    pub sealed: Vec<Held>,
     pub late: Option<Box<Late>>,
 }
 
@@ -201,9 +203,12 @@ impl Head {
             }
             let full = std::mem::replace(chunk, Chunk::new(sample));
             self.chunk_bytes = self.chunk_bytes + chunk.capacity() - full.capacity();
-            let sealed = full.seal();
-            self.chunk_bytes += sealed.data.len();
+            let sealed = Held::from(full.seal());
+            self.chunk_bytes += sealed.memory();
             self.chunks += 1;
+            if entry.sealed.len() == entry.sealed.capacity() {
+                entry.sealed.reserve_exact(2);
+            }
             entry.sealed.push(sealed);
         }
         self.newest = self.newest.max(sample.at);
@@ -237,23 +242,38 @@ impl Head {
         Some(self.index.labels(&self.entry(id)?.pairs))
     }
 
-    fn matching<'a>(&'a self, matchers: &'a [Matcher]) -> impl Iterator<Item = &'a Entry> {
+    fn matching<'a>(
+        &'a self,
+        matchers: &'a [Matcher],
+    ) -> impl Iterator<Item = (SeriesId, &'a Entry)> {
         let candidates = self.index.candidates(matchers);
         let all = candidates.unwrap_or_else(|| (0..self.slots.len() as u32).collect());
-        let entries = all.into_iter().filter_map(|n| self.slots[n as usize].entry.as_deref());
+        let entries = all.into_iter().filter_map(|number| {
+            let slot = &self.slots[number as usize];
+            Some((SeriesId { slot: number, life: slot.life }, slot.entry.as_deref()?))
+        });
         let rest: Vec<&Matcher> = matchers.iter().filter(|m| m.takes("")).collect();
-        entries.filter(move |e| self.index.all_take(rest.iter().copied(), &e.pairs))
+        entries.filter(move |(_, e)| self.index.all_take(rest.iter().copied(), &e.pairs))
     }
 
-    /// The series that all matchers take, with their samples in `from..=to`.
-    pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
+    /// The series that all matchers take.
+    pub(crate) fn ids(&self, matchers: &[Matcher]) -> Vec<SeriesId> {
+        self.matching(matchers).map(|(id, _)| id).collect()
+    }
+
+    /// What a series has in `from..=to`.
+    pub(crate) fn copy(&self, id: SeriesId, from: i64, to: i64) -> Result<Option<Copied>, Fault> {
+        self.entry(id).map(|entry| entry.copy(from, to)).transpose()
+    }
+
+    /// The series that all matchers take, with their samples in `from..=to`. Whoever shares
+    /// the head uses [`crate::select`].
+    pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, Fault> {
         let mut found = Vec::new();
-        for entry in self.matching(matchers) {
-            let samples = entry.samples(from, to);
-            let labels = || self.index.labels(&entry.pairs);
-            let samples = samples.map_err(|_| format!("a chunk of {} is damaged", labels()))?;
+        for (_, entry) in self.matching(matchers) {
+            let samples = entry.copy(from, to)?.samples(from, to)?;
             if !samples.is_empty() {
-                found.push(Series { labels: labels(), samples });
+                found.push(Series { labels: self.index.labels(&entry.pairs), samples });
             }
         }
         Ok(found)
@@ -264,7 +284,10 @@ impl Head {
     pub fn labels_of(&self, sets: &[Vec<Matcher>], from: i64, to: i64) -> BTreeSet<Labels> {
         let sets = if sets.is_empty() { &[Vec::new()] } else { sets };
         let found = sets.iter().flat_map(|set| self.matching(set));
-        found.filter(|e| e.overlaps(from, to)).map(|e| self.index.labels(&e.pairs)).collect()
+        found
+            .filter(|(_, e)| e.overlaps(from, to))
+            .map(|(_, e)| self.index.labels(&e.pairs))
+            .collect()
     }
 
     /// All label names, ascending.
@@ -314,6 +337,35 @@ impl Head {
             let slot = &mut self.slots[number];
             if let Some(entry) = slot.entry.as_deref_mut() {
                 visitor(SeriesId { slot: number as u32, life: slot.life }, entry, &self.index);
+            }
+        }
+    }
+
+    /// Hands out the chunks of some series to which nothing more comes, and which of the
+    /// series' they are.
+    pub(crate) fn each_sealed(
+        &self,
+        slots: Range<usize>,
+        mut take: impl FnMut(SeriesId, usize, &Held),
+    ) {
+        let end = slots.end.min(self.slots.len());
+        for number in slots.start.min(end)..end {
+            let slot = &self.slots[number];
+            let id = SeriesId { slot: number as u32, life: slot.life };
+            let chunks = slot.entry.iter().flat_map(|entry| &entry.sealed);
+            chunks.enumerate().for_each(|(place, chunk)| take(id, place, chunk));
+        }
+    }
+
+    /// Puts chunks in the places of those that they are copies of.
+    pub(crate) fn put_back(&mut self, chunks: Vec<(SeriesId, usize, Held)>) {
+        for (id, place, chunk) in chunks {
+            let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
+            let entry = slot.and_then(|slot| slot.entry.as_deref_mut());
+            let Some(old) = entry.and_then(|entry| entry.sealed.get_mut(place)) else { continue };
+            if (old.first, old.last) == (chunk.first, chunk.last) {
+                self.chunk_bytes = self.chunk_bytes + chunk.memory() - old.memory();
+                *old = chunk;
             }
         }
     }
@@ -400,31 +452,28 @@ impl Entry {
         in_order || self.late.as_ref().is_some_and(|late| late.overlaps(from, to))
     }
 
-    /// Its samples in `from..=to`.
-    fn samples(&self, from: i64, to: i64) -> Result<Vec<Sample>, Corrupt> {
-        let mut samples = Vec::new();
-        let sealed = self.sealed.iter().map(|c| (c.first, c.last, &*c.data));
-        let open = self.open.iter().map(|c| (c.first_at(), c.last().at, c.data()));
-        for (_, _, data) in
-            sealed.chain(open).filter(|(first, last, _)| *first <= to && *last >= from)
+    /// What it has in `from..=to`.
+    pub fn copy(&self, from: i64, to: i64) -> Result<Copied, Fault> {
+        let sealed = self.sealed.iter().filter(|c| c.first <= to && c.last >= from);
+        let mut chunks: Vec<Held> = sealed.cloned().collect();
+        if let Some(open) = &self.open
+            && open.first_at() <= to
+            && open.last().at >= from
         {
-            each(data, |sample| {
-                if (from..=to).contains(&sample.at) {
-                    samples.push(sample);
-                }
-            })?;
+            chunks.push(Held::new(open.first_at(), open.last().at, open.data()));
         }
-        if let Some(late) = self.late.as_ref().filter(|late| late.overlaps(from, to)) {
-            late.samples(from, to, &mut samples)?;
-            samples = merged(samples);
+        let mut late = Vec::new();
+        if let Some(held) = &self.late {
+            let read = held.samples(from, to, &mut late);
+            read.map_err(|_| Fault::Damaged("a chunk of late samples is damaged".into()))?;
         }
-        Ok(samples)
+        Ok(Copied { chunks, late })
     }
 
     /// Gives how many chunks in order and bytes of them are gone.
     fn trim(&mut self, until: i64, written: bool) -> (usize, usize) {
         let old = self.sealed.partition_point(|c| c.last < until);
-        let sealed = self.sealed.drain(..old).map(|c| c.data.len());
+        let sealed = self.sealed.drain(..old).map(|c| c.memory());
         let (mut count, mut freed) = sealed.fold((0, 0), |(n, b), len| (n + 1, b + len));
         if old > 0 {
             self.sealed.shrink_to_fit();

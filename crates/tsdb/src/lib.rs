@@ -2,7 +2,7 @@
 //! before them in blocks.
 //!
 //! **What it is**: a [`Head`] of series with compressed chunks (Gorilla, VLDB'15) and an
-//! index of their labels; a [`SeriesLog`] that makes what was appended durable, and brings
+//! index of their labels, of which those that are full are in files ([`Spill`]); a [`SeriesLog`] that makes what was appended durable, and brings
 //! it back after a crash; and [`Blocks`], in Prometheus's format, to which the head's
 //! samples go when they are old enough.
 //!
@@ -35,6 +35,7 @@ mod index;
 mod late;
 mod limits;
 mod log;
+mod spill;
 
 pub use block::Block;
 pub use block::bytes::{Fault, FileAt, ReadAt};
@@ -48,3 +49,4 @@ pub use exemplars::{Exemplar, Exemplars, NoExemplar};
 pub use head::{Head, SeriesId, Stats, Taken};
 pub use limits::{Limits, Refused};
 pub use log::{Batch, Gather, Recovered, SeriesLog};
+pub use spill::{Spill, select};

@@ -13,6 +13,7 @@
 //! before can go when its samples are in blocks, and nothing that stays needs it.
 
 use crate::head::{Head, SeriesId};
+use crate::spill::Spill;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
@@ -24,6 +25,8 @@ const SAMPLES: u8 = 4;
 const LATE: u8 = 5;
 /// A record is closed when it is larger: well below what a segment takes.
 const RECORD_BYTES: usize = 1 << 20;
+/// Chunks are moved out of memory when there are so many more bytes of them.
+const SPILL_BYTES: usize = 16 << 20;
 /// Numbers of series that are believed.
 const NUMBER_MAX: usize = 1 << 26;
 
@@ -171,13 +174,30 @@ impl<D: Disk> SeriesLog<D> {
         options: Options,
         head: &mut Head,
     ) -> Result<(SeriesLog<D>, Recovered), JournalError> {
+        SeriesLog::open_spilling(disk, options, head, None)
+    }
+
+    /// The same, and moves chunks out of memory meanwhile.
+    pub fn open_spilling(
+        disk: D,
+        options: Options,
+        head: &mut Head,
+        mut spill: Option<&mut Spill>,
+    ) -> Result<(SeriesLog<D>, Recovered), JournalError> {
         let mut recovered = Recovered::default();
         let mut replay = Replay { head, known: Vec::new(), recovered: &mut recovered };
         let mut segments: VecDeque<(u64, i64)> = VecDeque::new();
+        let mut spilled_at = 0;
         let (journal, recovery) = Journal::open_each(disk, 0, options, |segment, record| {
             // The journal's checksum held: this is not damage but another format.
             if replay.record(record.bytes).is_err() {
                 replay.recovered.skipped += 1;
+            }
+            let memory = replay.head.stats().chunk_bytes;
+            if memory > spilled_at + SPILL_BYTES {
+                // What cannot be written stays in memory: whoever opens it tells.
+                let _ = spill.as_mut().map(|spill| spill.run_alone(replay.head));
+                spilled_at = replay.head.stats().chunk_bytes;
             }
             let newest = replay.head.newest();
             match segments.back_mut() {

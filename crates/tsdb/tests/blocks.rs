@@ -26,6 +26,10 @@ fn labels(n: u64) -> Labels {
 /// Random samples of some series, most in order, some late, as time goes on; blocks are cut
 /// and compacted meanwhile.
 fn run(store: &Store, seed: u64, series: u64, rounds: i64) -> Model {
+    run_with(store, seed, series, rounds, true)
+}
+
+fn run_with(store: &Store, seed: u64, series: u64, rounds: i64, compacts: bool) -> Model {
     let (mut rng, mut model) = (Rng::new(seed), Model::new());
     for round in 0..rounds {
         for n in 0..series {
@@ -49,10 +53,13 @@ fn run(store: &Store, seed: u64, series: u64, rounds: i64) -> Model {
                 Ok(Taken::Again) | Err(_) => {}
             }
         }
+        if rng.below(5) == 0 {
+            store.spill();
+        }
         if rng.below(15) == 0 {
             store.cut().expect("space");
         }
-        if rng.below(40) == 0 {
+        if compacts && rng.below(40) == 0 {
             store.compact().expect("space");
         }
     }
@@ -111,10 +118,10 @@ proptest! {
     }
 }
 
-/// A store with some blocks.
+/// A store with some blocks, as they were cut.
 fn filled(dir: &Path) -> (Store, Model) {
     let store = Store::real(dir, limits());
-    let model = run(&store, 3, 50, 300);
+    let model = run_with(&store, 3, 50, 300, false);
     store.cut().expect("space");
     (store, model)
 }
@@ -149,6 +156,39 @@ fn blocks_become_larger_ones_and_the_small_ones_go() {
     same(&store.all(), &model);
     let folders = std::fs::read_dir(dir.path()).expect("the folder").count();
     assert_eq!(folders, 6 + 1, "what was compacted is gone");
+}
+
+#[test]
+fn full_chunks_leave_memory_and_are_read_from_files() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Store::real(dir.path(), Limits::default());
+    let mut model = Model::new();
+    for round in 0..1_000 {
+        for n in 0..20 {
+            let value = (round * n) as f64;
+            store.append(&labels(n as u64), round * 5_000, value).expect("in order");
+            model.entry(labels(n as u64)).or_default().insert(round * 5_000, value.to_bits());
+        }
+    }
+    // Four full chunks of 240 samples each, and none twice.
+    assert_eq!((store.spill(), store.spill()), (80, 0));
+    let bytes = store.spill.lock().expect("no panic").bytes();
+    let stats = store.head.read().expect("no panic").stats();
+    assert!(bytes > 2 * stats.chunk_bytes as u64, "{bytes} bytes in files, {stats:?}");
+    assert_eq!(stats.chunks, 100);
+    same(&store.all(), &model);
+    let few = store.select(&[matcher("instance", "=", "host-7")], 1_000_000, 2_000_000);
+    same(
+        &few.expect("whole"),
+        &part(&model, &[matcher("instance", "=", "host-7")], 1_000_000, 2_000_000),
+    );
+    let most = synod_tsdb::select(&store.head, &[], 0, i64::MAX, 19_999);
+    assert!(most.is_err_and(|fault| fault.to_string().contains("too many samples")));
+    store.append(&labels(0), 12_000_000, 1.0).expect("in order");
+    assert_eq!(store.cut().expect("space"), 1);
+    model.entry(labels(0)).or_default().insert(12_000_000, 1f64.to_bits());
+    same(&store.all(), &model);
+    assert_eq!(store.spill.lock().expect("no panic").bytes(), 0, "their block has them");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use synod_promql::{Labels, Matcher, Sample};
-use synod_tsdb::{Blocks, Fault, Files, Head, Limits, OutFile, RealFiles, Refused, Taken, united};
+use synod_tsdb::{
+    Blocks, Fault, Files, Head, Limits, OutFile, RealFiles, Refused, Spill, Taken, united,
+};
 
 /// What a store should hold: the bits of values, by labels and times.
 pub type Model = BTreeMap<Labels, BTreeMap<i64, u64>>;
@@ -16,6 +18,7 @@ pub struct Store {
     pub head: RwLock<Head>,
     pub blocks: Blocks,
     pub limits: Limits,
+    pub spill: Mutex<Spill>,
     pub told: Arc<Mutex<Vec<String>>>,
 }
 
@@ -29,7 +32,8 @@ impl Store {
         let blocks = Blocks::open(dir, files, 7, on_event).expect("a folder");
         let mut head = Head::new(limits);
         head.raise_floor(blocks.end().unwrap_or(i64::MIN / 4));
-        Store { head: RwLock::new(head), blocks, limits, told }
+        let spill = Spill::open(&dir.with_extension("head")).expect("a folder");
+        Store { head: RwLock::new(head), blocks, limits, spill: Mutex::new(spill), told }
     }
 
     pub fn real(dir: &Path, limits: Limits) -> Store {
@@ -42,10 +46,21 @@ impl Store {
         head.append(id, Sample { at, value })
     }
 
+    /// Moves chunks out of memory; gives how many.
+    pub fn spill(&self) -> usize {
+        let mut spill = self.spill.lock().expect("no panic");
+        let before = self.head.read().expect("no panic").stats().chunk_bytes;
+        let count = spill.run(&self.head).expect("space");
+        let after = self.head.read().expect("no panic").stats().chunk_bytes;
+        assert!(count == 0 || after < before, "{count} chunks, {before} to {after} bytes");
+        count
+    }
+
     /// Cuts blocks until none is due; gives how many were.
     pub fn cut(&self) -> Result<usize, Fault> {
         let mut count = 0;
-        while self.blocks.cut(&self.head, 1_000)?.is_some() {
+        while let Some(until) = self.blocks.cut(&self.head, 1_000)? {
+            self.spill.lock().expect("no panic").forget(until, self.limits.block_range);
             count += 1;
         }
         Ok(count)
@@ -60,7 +75,8 @@ impl Store {
     }
 
     pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Model, String> {
-        let head = self.head.read().expect("no panic").select(matchers, from, to)?;
+        let head = synod_tsdb::select(&self.head, matchers, from, to, usize::MAX);
+        let head = head.map_err(|fault| fault.to_string())?;
         let mut parts = self.blocks.select(matchers, from, to, usize::MAX)?;
         parts.push(head);
         let mut model = Model::new();
@@ -86,6 +102,12 @@ pub fn part(model: &Model, matchers: &[Matcher], from: i64, to: i64) -> Model {
     let taken = model.iter().filter(|(labels, _)| synod_promql::all_take(matchers, labels));
     let part = taken.map(|(l, s)| (l.clone(), s.range(from..=to).map(|(a, v)| (*a, *v)).collect()));
     part.filter(|(_, s): &(_, BTreeMap<i64, u64>)| !s.is_empty()).collect()
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.blocks.folder().with_extension("head"));
+    }
 }
 
 /// A disk that is full after some bytes.
