@@ -370,3 +370,51 @@ fn a_block_of_any_series_can_be_asked_for_its_labels() {
     let refused = store.append(&labels(0), 0, 1.0);
     assert_eq!(refused, Err(Refused::OutOfBounds));
 }
+
+/// Makes the first chunk of a block one of another kind, as native histograms are.
+fn change_kind(block: &Path) {
+    let file = block.join("chunks/000001");
+    let mut bytes = std::fs::read(&file).expect("chunks");
+    // Behind the header: a length of one or two bytes, the kind, the data, a checksum.
+    let (len, kind) = match bytes[8] {
+        low @ 0..0x80 => (usize::from(low), 9),
+        low => (usize::from(low & 0x7f) | usize::from(bytes[9]) << 7, 10),
+    };
+    assert_eq!(bytes[kind], 1);
+    bytes[kind] = 2;
+    let end = kind + 1 + len;
+    let sum = synod_base::crc32c(&bytes[kind..end]).to_be_bytes();
+    bytes[end..end + 4].copy_from_slice(&sum);
+    std::fs::write(file, bytes).expect("written");
+}
+
+#[test]
+fn native_histograms_of_others_are_left_out_told_once_and_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (store, model) = filled(dir.path());
+    let floor = store.head.read().expect("no panic").floor();
+    let mut wanted = part(&model, &[], i64::MIN, floor - 1);
+    let folder = store.blocks.all()[4].folder().to_owned();
+    let span = store.blocks.all()[4].meta().clone();
+    drop(store);
+    change_kind(&folder);
+    // The first series in order has no samples there then.
+    let first = wanted.values_mut().next().expect("a series");
+    first.retain(|at, _| !(span.min_time..span.max_time).contains(at));
+    let store = Store::real(dir.path(), limits());
+    for _ in 0..2 {
+        same(&store.all(), &wanted);
+    }
+    let told = |store: &Store| {
+        let events = store.events();
+        events.iter().filter(|e| e.contains("native histograms")).count()
+    };
+    assert_eq!(told(&store), 1);
+    assert!(store.compact().expect("space") > 0);
+    same(&store.all(), &wanted);
+    let compacted = store.blocks.all();
+    let whole: u64 = compacted.iter().map(|b| b.meta().stats.samples).sum();
+    let known: usize = wanted.values().map(|samples| samples.len()).sum();
+    assert!(whole > known as u64, "the chunk is still there");
+    assert_eq!(told(&store), 1, "of the new block");
+}

@@ -134,6 +134,8 @@ fn we_read_the_blocks_of_prometheus() {
     let store = Store::real(&data, Limits::default());
     assert!(store.blocks.all().len() >= 6, "{:?}", store.events());
     assert_eq!(store.all(), model);
+    let (theirs, ours) = (store.blocks.bytes(), bytes_of_ours(&model));
+    assert!(ours <= theirs, "{ours} bytes for what takes Prometheus {theirs}");
     let matcher = Matcher::new("instance", "=~", "host-1.").expect("a matcher");
     let found = store.select(std::slice::from_ref(&matcher), BEGIN, BEGIN + HOUR);
     assert_eq!(found.expect("whole").len(), 10);
@@ -143,6 +145,73 @@ fn we_read_the_blocks_of_prometheus() {
     assert!(store.blocks.all().len() < 6);
     assert_eq!(store.all(), model);
     assert_eq!(dumped(data.to_str().expect("a name")), model);
+}
+
+/// What the same samples take in blocks of ours.
+fn bytes_of_ours(model: &Model) -> u64 {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = Store::real(dir.path(), Limits::default());
+    samples(|labels, at, value| drop(store.append(&labels, at, value).expect("in order")));
+    // So late that all of the half day is cut off.
+    store.append(&labels(0), BEGIN + 16 * HOUR, 1.0).expect("in order");
+    store.cut().expect("space");
+    let count: u64 = store.blocks.all().iter().map(|b| b.meta().stats.samples).sum();
+    assert_eq!(count as usize, model.values().map(|samples| samples.len()).sum::<usize>());
+    store.blocks.bytes()
+}
+
+/// A request by HTTP/1.0 to a port of this machine; the answer's first line.
+fn post(port: u16, path: &str) -> std::io::Result<String> {
+    use std::io::{Read, Write};
+    let mut connection = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    write!(connection, "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn what_prometheus_deleted_stays_deleted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut model = create_blocks(dir.path());
+    std::fs::write(dir.path().join("prometheus.yml"), "global: {}\n").expect("the settings");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    drop(listener);
+    let mut server = Command::new(program("prometheus"))
+        .current_dir(dir.path())
+        .args([
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            "--web.enable-admin-api",
+        ])
+        .args(["--storage.tsdb.retention.time=100y", "--log.level=error"])
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .spawn()
+        .expect("prometheus starts");
+    let (from, to) = (BEGIN / 1_000 + 3_000, BEGIN / 1_000 + 9_000);
+    let delete = format!(
+        "/api/v1/admin/tsdb/delete_series?match[]=m%7Binstance=%22host-3%22%7D&start={from}&end={to}"
+    );
+    let begun = std::time::Instant::now();
+    let done = loop {
+        match post(port, &delete) {
+            Ok(line) if line.contains("204") => break true,
+            _ if begun.elapsed() > std::time::Duration::from_secs(30) => break false,
+            _ => std::thread::sleep(std::time::Duration::from_millis(100)),
+        }
+    };
+    server.kill().expect("it ends");
+    server.wait().expect("it ends");
+    assert!(done, "nothing was deleted");
+    let samples = model.get_mut(&labels(3)).expect("a series");
+    let before = samples.len();
+    samples.retain(|at, _| !(from * 1_000..=to * 1_000).contains(at));
+    assert!(samples.len() < before);
+    let store = Store::real(&dir.path().join("data"), Limits::default());
+    assert_eq!(store.all(), model);
+    while store.compact().expect("space") > 0 {}
+    assert_eq!(store.all(), model, "compacted");
 }
 
 #[test]
