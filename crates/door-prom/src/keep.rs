@@ -33,8 +33,8 @@ const ONLY_MEMORY: i64 = 3 * 3_600_000;
 
 /// What a monitor keeps besides the head.
 pub(crate) struct Kept {
-    /// `None`: there can be none.
-    blocks: OnceLock<Option<Blocks>>,
+    /// Not set: there can be none, for now.
+    blocks: OnceLock<Blocks>,
     /// What is older is in blocks, so that the log may forget it.
     in_blocks: AtomicI64,
     pub exemplars: Mutex<Exemplars>,
@@ -62,7 +62,7 @@ fn options() -> Options {
 
 impl Monitor {
     pub(crate) fn blocks(&self) -> Option<&Blocks> {
-        self.0.kept.blocks.get().and_then(Option::as_ref)
+        self.0.kept.blocks.get()
     }
 
     /// Bounds as the settings and the configuration file say.
@@ -145,6 +145,15 @@ impl Shared {
         *held(&self.failed) = Some(why.to_owned());
     }
 
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// A test that syncs often does not want to wait long.
+    fn retry_after(&self) -> Duration {
+        RETRY_AFTER.min(self.settings.sync_every * 20)
+    }
+
     fn blocks_dir(&self) -> PathBuf {
         self.settings.dir.join("blocks")
     }
@@ -161,19 +170,12 @@ fn tell(event: BlockEvent) {
 /// Opens blocks and log, with what the log holds in the head. `None`: there can be no log,
 /// which was told; series are kept in memory only.
 pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
-    let folder = shared.blocks_dir();
-    let seed = RandomState::new().hash_one(now_ms());
-    let blocks = Blocks::open(&folder, Arc::new(RealFiles), seed, Box::new(tell));
-    let blocks = blocks.map_err(|e| {
-        tracing::error!("no blocks in {}: {e}; series are kept for three hours", folder.display());
-        *held(&shared.kept.blocks_failed) = Some(e.to_string());
-    });
+    open_blocks(shared);
     let mut head = Head::new(shared.limits());
-    if let Some(end) = blocks.as_ref().ok().and_then(Blocks::end) {
+    if let Some(end) = shared.kept.blocks.get().and_then(Blocks::end) {
         head.raise_floor(end);
         shared.kept.in_blocks.store(end, Ordering::Relaxed);
     }
-    let _ = shared.kept.blocks.set(blocks.ok());
     let mut spill = Spill::open(&shared.settings.dir.join("head"));
     let log = open_log(&shared.settings.dir, &mut head, spill.as_mut().ok());
     match spill {
@@ -182,6 +184,23 @@ pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
     }
     *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     log.map_err(|why| shared.give_up(&why)).ok()
+}
+
+fn open_blocks(shared: &Shared) {
+    let folder = shared.blocks_dir();
+    let seed = RandomState::new().hash_one(now_ms());
+    match Blocks::open(&folder, Arc::new(RealFiles), seed, Box::new(tell)) {
+        Ok(blocks) => {
+            *held(&shared.kept.blocks_failed) = None;
+            // It was not set: this is called once, and then by one thread while it is not.
+            let _ = shared.kept.blocks.set(blocks);
+        }
+        Err(e) => {
+            let folder = folder.display();
+            tracing::error!("no blocks in {folder}: {e}; series are kept for three hours");
+            *held(&shared.kept.blocks_failed) = Some(e.to_string());
+        }
+    }
 }
 
 /// A damaged log is set aside, so that a node can be watched while somebody looks into it.
@@ -255,7 +274,7 @@ pub(crate) fn write_loop(shared: &Shared, log: Option<SeriesLog<FileDisk>>, stop
 
 impl Writer<'_> {
     fn write(&mut self, end: bool) {
-        if self.log.is_none() && (end || self.failed_at.elapsed() >= RETRY_AFTER) {
+        if self.log.is_none() && (end || self.failed_at.elapsed() >= self.shared.retry_after()) {
             self.reopen();
         }
         while let (Some(log), Some(batch)) = (&mut self.log, self.waiting.first()) {
@@ -299,16 +318,21 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
     let mut failed_at: Option<Instant> = None;
     let every = LOOK_EVERY.min(shared.settings.sync_every);
     while stop.recv_timeout(every) != Err(RecvTimeoutError::Disconnected) {
+        if !shared.is_ready() {
+            continue;
+        }
         spill(shared);
-        let Some(Some(blocks)) = shared.kept.blocks.get() else {
-            let oldest = shared.newest().saturating_sub(shared.limits().retention.min(ONLY_MEMORY));
-            trim(&shared.head, oldest, false);
-            shared.kept.in_blocks.store(oldest, Ordering::Relaxed);
-            forget(shared, oldest);
+        let waits = failed_at.is_some_and(|at| at.elapsed() < shared.retry_after());
+        let Some(blocks) = shared.kept.blocks.get() else {
+            only_memory(shared);
+            if !waits {
+                open_blocks(shared);
+                failed_at = Some(Instant::now());
+            }
             continue;
         };
         retire(shared, blocks);
-        if failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER) {
+        if waits {
             continue;
         }
         match keep_blocks(shared, blocks) {
@@ -326,6 +350,14 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
             }
         }
     }
+}
+
+/// Without blocks the head forgets what is old, and so does the log.
+fn only_memory(shared: &Shared) {
+    let oldest = shared.newest().saturating_sub(shared.limits().retention.min(ONLY_MEMORY));
+    trim(&shared.head, oldest, false);
+    shared.kept.in_blocks.store(oldest, Ordering::Relaxed);
+    forget(shared, oldest);
 }
 
 /// Moves full chunks to files. What cannot be written stays in memory; the next block will

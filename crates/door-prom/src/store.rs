@@ -113,7 +113,7 @@ pub(crate) struct Shared {
     outboxes: RwLock<Vec<Arc<Outbox>>>,
     pub started: SystemTime,
     /// What the log holds is back.
-    ready: AtomicBool,
+    pub ready: AtomicBool,
     /// Samples taken.
     pub taken: AtomicU64,
     /// Why the log is not written any more.

@@ -124,18 +124,23 @@ async fn fill(dir: &Path, monitor: &Monitor) -> i64 {
         let (status, why) = write(monitor, first + round * 1_000, round as f64).await;
         assert_eq!(status, StatusCode::NO_CONTENT, "{why}");
     }
-    // What is in blocks leaves the head; the head keeps a span and a half.
-    let held = || async {
-        let (_, stats) = ask(monitor, "/api/v1/status/tsdb", &[]).await;
-        stats["data"]["headStats"]["minTime"].as_i64().expect("a time")
-    };
-    let begun = Instant::now();
-    while held().await < first + 600_000 - 2 * RANGE {
-        assert!(begun.elapsed() < Duration::from_secs(30), "no blocks");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    leaves_the_head(monitor, first + 600_000 - 2 * RANGE).await;
     assert!(!blocks(dir).is_empty());
     first
+}
+
+/// Waits until what is older is in blocks alone.
+async fn leaves_the_head(monitor: &Monitor, until: i64) {
+    let begun = Instant::now();
+    loop {
+        let (_, stats) = ask(monitor, "/api/v1/status/tsdb", &[]).await;
+        let oldest = stats["data"]["headStats"]["minTime"].as_i64().expect("a time");
+        if oldest >= until {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no blocks: {oldest}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn promtool(args: &[&str]) -> String {
@@ -212,15 +217,24 @@ async fn a_damaged_log_is_set_aside_and_the_blocks_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_folder_for_blocks_series_are_in_memory_and_that_is_told() {
+async fn what_cannot_be_written_is_told_and_tried_until_it_can() {
     let dir = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir(dir.path().join("series")).expect("a folder");
-    std::fs::write(dir.path().join("series/blocks"), "in the way").expect("a file");
+    std::fs::write(dir.path().join("series"), "in the way").expect("a file");
     let monitor = begin(dir.path());
-    assert!(monitor.blocks_failure().is_some());
+    assert!(monitor.log_failure().is_some() && monitor.blocks_failure().is_some());
     let first = now_ms() - 10_000;
     assert_eq!(write(&monitor, first, 1.0).await.0, StatusCode::NO_CONTENT);
     assert_eq!(samples(&monitor, 0, first - 1).await, [(first, 1.0)]);
+    std::fs::remove_file(dir.path().join("series")).expect("gone");
+    until("both are written", || {
+        monitor.log_failure().is_none() && monitor.blocks_failure().is_none()
+    });
+    assert_eq!(write(&monitor, first + 1, 2.0).await.0, StatusCode::NO_CONTENT);
+    monitor.close();
+    // What was taken meanwhile is durable, too.
+    let monitor = begin(dir.path());
+    assert_eq!(samples(&monitor, 0, first - 1).await, [(first, 1.0), (first + 1, 2.0)]);
+    assert_eq!(monitor.blocks_failure(), None);
     monitor.close();
 }
 
@@ -261,20 +275,15 @@ async fn late_samples_are_taken_within_the_window_of_the_configuration() {
         // Ahead of the clock, but not too far.
         assert_eq!(write(&monitor, first + 600_000 + round * RANGE, 1.0).await.1, "");
     }
-    until("late samples are in a block", || {
-        let metas = blocks(dir.path()).into_iter().map(|b| std::fs::read(b.join("meta.json")));
-        let metas = metas.flatten().map(|m| serde_json::from_slice::<Value>(&m).expect("JSON"));
-        // They came out of order, so blocks that overlapped were made one.
-        metas.map(|m| m["stats"]["numSamples"].as_u64().unwrap_or(0)).sum::<u64>()
-            >= (SERIES * (600 + 4)) as u64
-    });
+    // The head keeps a span and a half; late samples go into blocks with what it cuts off.
+    leaves_the_head(&monitor, first + 600_000 + 2 * RANGE).await;
+    let again = samples(&monitor, 0, first - 1).await;
+    assert_eq!(again[..all.len()], all[..]);
+    monitor.close();
     let folder = dir.path().join("series/blocks");
     let found = promtool(&["tsdb", "dump", folder.to_str().expect("a name")]);
     let late = format!("n=\"3\"}} 300503 {}", first + 300_500);
     assert!(found.contains(&late), "{late}");
-    let again = samples(&monitor, 0, first - 1).await;
-    assert_eq!(again[..all.len()], all[..]);
-    monitor.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,7 @@ pub struct Head {
     oldest: i64,
     /// What is older is in blocks, or is being written to one.
     floor: i64,
-    /// Chunks in order, and bytes of memory that their bytes take.
+    /// Chunks in order; bytes of memory that they and late samples take.
     chunks: usize,
     chunk_bytes: usize,
     /// Times of which it is known that one block holds them all.
@@ -225,6 +225,9 @@ impl Head {
         match self.limits.out_of_order {
             0 => Err(otherwise),
             window if sample.at < self.newest - window => Err(Refused::TooOld),
+            _ if self.chunk_bytes > self.limits.head_bytes => {
+                Err(Refused::Full(self.limits.head_bytes))
+            }
             _ => self.put_late(id, sample),
         }
     }
@@ -234,7 +237,11 @@ impl Head {
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
         let entry = slot.and_then(|slot| slot.entry.as_deref_mut()).ok_or(Refused::Gone)?;
         self.newest = self.newest.max(sample.at);
-        entry.late.get_or_insert_default().insert(sample)
+        let late = entry.late.get_or_insert_default();
+        let before = late.bytes();
+        let taken = late.insert(sample);
+        self.chunk_bytes += late.bytes() - before;
+        taken
     }
 
     /// The labels of a series.
@@ -415,7 +422,7 @@ impl Head {
         self.trim(0..self.slots.len(), self.newest - self.limits.retention, false)
     }
 
-    /// What it holds, late samples apart.
+    /// What it holds; of late samples their bytes alone.
     pub fn stats(&self) -> Stats {
         let any = self.oldest < i64::MAX;
         Stats {
@@ -482,11 +489,13 @@ impl Entry {
             (count, freed) = (count + 1, freed + open.capacity());
         }
         if let Some(late) = &mut self.late {
+            let before = late.bytes();
             if written {
-                late.end_cut(until)
+                late.end_cut(until);
             } else {
-                late.drop_before(until)
+                late.drop_before(until);
             }
+            freed += before - late.bytes();
             if late.is_empty() {
                 self.late = None;
             }

@@ -1,6 +1,6 @@
 //! Samples of a series that came after later ones.
 
-use crate::chunk::{Chunk, Corrupt, Sealed, each};
+use crate::chunk::{Chunk, Corrupt, Sealed, count, each};
 use crate::head::Taken;
 use crate::limits::Refused;
 use synod_promql::Sample;
@@ -18,6 +18,8 @@ pub(crate) struct Late {
     chunks: Vec<Sealed>,
     /// How many of the chunks the cut under way writes.
     cut: usize,
+    /// Samples of buffer and chunks.
+    count: usize,
 }
 
 impl Late {
@@ -30,10 +32,21 @@ impl Late {
             Some(s) if s.at == sample.at => return Err(Refused::Duplicate),
             _ => self.buffer.insert(at, sample),
         }
+        self.count += 1;
         if self.buffer.len() >= BUFFER {
             self.flush();
         }
         Ok(Taken::Late)
+    }
+
+    /// Bytes that its samples take, at most.
+    pub fn bytes(&self) -> usize {
+        self.count * size_of::<Sample>()
+    }
+
+    fn recount(&mut self) {
+        let chunks = self.chunks.iter().map(|c| count(&c.data));
+        self.count = self.buffer.len() + chunks.sum::<usize>();
     }
 
     fn flush(&mut self) {
@@ -64,12 +77,16 @@ impl Late {
         self.chunks = packed(stay, i64::MAX);
         self.chunks.extend(later);
         self.cut = 0;
+        self.recount();
     }
 
     /// Drops chunks of which all is older.
     pub fn drop_before(&mut self, oldest: i64) {
         self.chunks.retain(|c| c.last >= oldest);
         self.buffer.retain(|s| s.at >= oldest);
+        // A cut that failed begins anew.
+        self.cut = 0;
+        self.recount();
     }
 
     pub fn is_empty(&self) -> bool {

@@ -90,6 +90,8 @@ fn late_samples_are_taken_within_the_window_and_seen_in_their_place() {
     let found = head.select(&[matcher("a", "=", "b")], 1_500, 3_000).expect("whole");
     let times: Vec<i64> = found[0].samples.iter().map(|s| s.at).collect();
     assert_eq!(times, (2_000..2_999).chain([3_000]).collect::<Vec<_>>());
+    let held = head.stats().chunk_bytes;
+    assert!((998 * 16..999 * 16 + 200).contains(&held), "{held} bytes");
     // One that is in order at the same time counts for more.
     assert_eq!(head.append(id, sample(2_000, 9.0)), Ok(Taken::Late));
     let found = head.select(&[matcher("a", "=", "b")], 2_000, 2_000).expect("whole");
@@ -97,6 +99,8 @@ fn late_samples_are_taken_within_the_window_and_seen_in_their_place() {
     // A series may begin late.
     let other = head.series(&Labels::new([("a", "c")])).expect("room");
     assert_eq!(head.append(other, sample(2_500, 1.0)), Ok(Taken::InOrder));
+    head.trim(0..head.slots(), 3_000, false);
+    assert!(head.stats().chunk_bytes < 200, "{:?}", head.stats());
 }
 
 #[test]
@@ -122,6 +126,9 @@ fn memory_that_no_block_frees_is_bounded() {
     let refused = refused.expect("it ends");
     let held = head.stats().chunk_bytes;
     assert!((10_000..16_000).contains(&held), "{held} bytes");
+    // Late ones count, too.
+    head.set_limits(Limits { out_of_order: 1_000, ..head.limits() });
+    assert_eq!(head.append(id, sample(refused - 9, 1.0)), Err(Refused::Full(10_000)));
     // Nothing of the old is lost, and there is room again when it is in a block.
     assert_eq!(head.select(&[], 0, i64::MAX).expect("whole")[0].samples.len() as i64, refused);
     head.trim(0..head.slots(), refused, true);
