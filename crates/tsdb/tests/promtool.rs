@@ -151,7 +151,9 @@ fn we_read_the_blocks_of_prometheus() {
 fn bytes_of_ours(model: &Model) -> u64 {
     let dir = tempfile::tempdir().expect("a folder");
     let store = Store::real(dir.path(), Limits::default());
-    samples(|labels, at, value| drop(store.append(&labels, at, value).expect("in order")));
+    samples(|labels, at, value| {
+        store.append(&labels, at, value).expect("in order");
+    });
     // So late that all of the half day is cut off.
     store.append(&labels(0), BEGIN + 16 * HOUR, 1.0).expect("in order");
     store.cut().expect("space");
