@@ -343,7 +343,7 @@ impl Monitor {
              \"timeSeriesCount\":{},\"storageRetention\":\"{}ms\"}}",
             humantime::format_rfc3339_seconds(self.0.started),
             stats.series,
-            self.0.settings.limits.retention
+            self.limits().retention
         )
     }
 
@@ -356,7 +356,7 @@ impl Monitor {
             s.query.samples,
             s.query_timeout.as_millis(),
             text(&s.dir.display().to_string()),
-            s.limits.retention
+            self.limits().retention
         )
     }
 

@@ -6,7 +6,8 @@ use common::{Model, SmallDisk, Store, part};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 use synod_base::Rng;
 use synod_promql::{Labels, Matcher};
 use synod_tsdb::{Block, Limits, Refused, Taken};
@@ -417,4 +418,53 @@ fn native_histograms_of_others_are_left_out_told_once_and_kept() {
     let known: usize = wanted.values().map(|samples| samples.len()).sum();
     assert!(whole > known as u64, "the chunk is still there");
     assert_eq!(told(&store), 1, "of the new block");
+}
+
+#[test]
+fn who_asks_while_blocks_are_cut_and_compacted_misses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // Short blocks, so that much happens at once.
+    let limits = Limits { block_range: 20_000, ..Limits::default() };
+    let store = Store::real(dir.path(), limits);
+    let (appended, done) = (AtomicI64::new(0), AtomicBool::new(false));
+    let asked = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(4) {
+                let round = appended.load(Ordering::Acquire);
+                for n in 0..10 {
+                    store.append(&labels(n), round * 1_000, round as f64).expect("in order");
+                }
+                appended.store(round + 1, Ordering::Release);
+                // Not so quick that the head is all there is.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                store.spill();
+                store.cut().expect("space");
+                store.compact().expect("space");
+            }
+        });
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            while !done.load(Ordering::Acquire) {
+                let before = appended.load(Ordering::Acquire);
+                let third = [matcher("instance", "=", "host-3")];
+                let found = store.select(&third, 0, i64::MAX).expect("whole");
+                let times = found.values().next().into_iter().flat_map(|s| s.keys());
+                let times: Vec<i64> = times.map(|at| at / 1_000).collect();
+                assert!(times.len() as i64 >= before, "{} of {before}", times.len());
+                assert!(times.iter().zip(0..).all(|(at, n)| *at == n), "a hole: {times:?}");
+                asked += 1;
+            }
+            asked
+        });
+        asking.join().expect("no panic")
+    });
+    let (rounds, blocks) = (appended.load(Ordering::Acquire), store.blocks.all().len());
+    println!("{asked} questions about {rounds} rounds, {blocks} blocks in the end");
+    assert!(asked > 20 && blocks > 1, "{asked} questions, {blocks} blocks");
 }
