@@ -147,35 +147,45 @@ fn we_read_the_blocks_of_prometheus() {
     assert_eq!(dumped(data.to_str().expect("a name")), model);
 }
 
-/// What the same samples take in blocks of ours.
-fn bytes_of_ours(model: &Model) -> u64 {
-    let dir = tempfile::tempdir().expect("a folder");
-    let store = Store::real(dir.path(), Limits::default());
+/// The half day in blocks of ours.
+fn write_blocks(folder: &Path) -> Store {
+    let store = Store::real(folder, Limits::default());
     samples(|labels, at, value| {
         store.append(&labels, at, value).expect("in order");
     });
     // So late that all of the half day is cut off.
     store.append(&labels(0), BEGIN + 16 * HOUR, 1.0).expect("in order");
     store.cut().expect("space");
+    store
+}
+
+/// What the same samples take in blocks of ours.
+fn bytes_of_ours(model: &Model) -> u64 {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = write_blocks(dir.path());
     let count: u64 = store.blocks.all().iter().map(|b| b.meta().stats.samples).sum();
     assert_eq!(count as usize, model.values().map(|samples| samples.len()).sum::<usize>());
     store.blocks.bytes()
 }
 
-/// A request by HTTP/1.0 to a port of this machine; the answer's first line.
+/// A request by HTTP/1.0 to a port of this machine; the answer.
 fn post(port: u16, path: &str) -> std::io::Result<String> {
     use std::io::{Read, Write};
     let mut connection = std::net::TcpStream::connect(("127.0.0.1", port))?;
     write!(connection, "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
+    Ok(answer)
 }
 
 #[test]
-fn what_prometheus_deleted_stays_deleted() {
+fn a_server_of_prometheus_reads_ours_and_what_it_deletes_stays_deleted() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut model = create_blocks(dir.path());
+    drop(write_blocks(&dir.path().join("data")));
+    let mut model = Model::new();
+    samples(|labels, at, value| {
+        model.entry(labels).or_default().insert(at, value.to_bits());
+    });
     std::fs::write(dir.path().join("prometheus.yml"), "global: {}\n").expect("the settings");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -195,17 +205,27 @@ fn what_prometheus_deleted_stays_deleted() {
     let delete = format!(
         "/api/v1/admin/tsdb/delete_series?match[]=m%7Binstance=%22host-3%22%7D&start={from}&end={to}"
     );
+    let count = format!(
+        "/api/v1/query?query=sum(count_over_time(m[13h]))&time={}",
+        (BEGIN + 12 * HOUR + HOUR / 2) / 1_000
+    );
     let begun = std::time::Instant::now();
-    let done = loop {
-        match post(port, &delete) {
-            Ok(line) if line.contains("204") => break true,
-            _ if begun.elapsed() > std::time::Duration::from_secs(30) => break false,
+    let (counted, deleted) = loop {
+        match post(port, &count) {
+            Ok(answer) if answer.contains("success") => {
+                break (answer, post(port, &delete).expect("an answer"));
+            }
+            _ if begun.elapsed() > std::time::Duration::from_secs(30) => {
+                break (String::new(), String::new());
+            }
             _ => std::thread::sleep(std::time::Duration::from_millis(100)),
         }
     };
     server.kill().expect("it ends");
     server.wait().expect("it ends");
-    assert!(done, "nothing was deleted");
+    let total: usize = model.values().map(|samples| samples.len()).sum();
+    assert!(counted.contains(&format!("\"{total}\"]")), "{total}: {counted}");
+    assert!(deleted.contains(" 204 "), "{deleted}");
     let samples = model.get_mut(&labels(3)).expect("a series");
     let before = samples.len();
     samples.retain(|at, _| !(from * 1_000..=to * 1_000).contains(at));
