@@ -45,12 +45,51 @@ impl fmt::Display for BadLine {
 
 impl std::error::Error for BadLine {}
 
+/// What takes a page as it is read.
+pub(crate) trait Taker<'a> {
+    /// The series that the next line is likely to be of, as written; empty: none.
+    fn expects(&self) -> &str;
+    /// A sample.
+    fn sample(&mut self, line: Line<'a>) -> Result<(), String>;
+    /// A comment that says something: `HELP`, `TYPE` or `UNIT`, of what, and what.
+    fn meaning(&mut self, what: &'a str, name: &'a str, text: &'a str);
+}
+
+struct Calls<S, M>(S, M);
+
+impl<'a, S, M> Taker<'a> for Calls<S, M>
+where
+    S: FnMut(Line<'a>) -> Result<(), String>,
+    M: FnMut(&'a str, &'a str, &'a str),
+{
+    fn expects(&self) -> &str {
+        ""
+    }
+
+    fn sample(&mut self, line: Line<'a>) -> Result<(), String> {
+        self.0(line)
+    }
+
+    fn meaning(&mut self, what: &'a str, name: &'a str, text: &'a str) {
+        self.1(what, name, text);
+    }
+}
+
 /// Reads a page; `openmetrics`: by those rules (times in seconds, `# EOF` at the end).
 pub fn parse<'a>(
     page: &'a str,
     openmetrics: bool,
-    mut sample: impl FnMut(Line<'a>) -> Result<(), String>,
-    mut meaning: impl FnMut(&'a str, &'a str, &'a str),
+    sample: impl FnMut(Line<'a>) -> Result<(), String>,
+    meaning: impl FnMut(&'a str, &'a str, &'a str),
+) -> Result<(), BadLine> {
+    read(page, openmetrics, &mut Calls(sample, meaning))
+}
+
+/// The same.
+pub(crate) fn read<'a>(
+    page: &'a str,
+    openmetrics: bool,
+    taker: &mut impl Taker<'a>,
 ) -> Result<(), BadLine> {
     let mut ended = false;
     for (number, line) in page.lines().enumerate() {
@@ -65,13 +104,13 @@ pub fn parse<'a>(
             if let (Some(what @ ("HELP" | "TYPE" | "UNIT")), Some(name)) =
                 (words.next(), words.next())
             {
-                meaning(what, name, words.next().unwrap_or_default());
+                taker.meaning(what, name, words.next().unwrap_or_default());
             }
             continue;
         }
         if !line.is_empty() {
-            let read = read_line(line, openmetrics);
-            read.and_then(&mut sample).map_err(bad)?;
+            let read = read_line(line, openmetrics, taker.expects());
+            read.and_then(|line| taker.sample(line)).map_err(bad)?;
         }
     }
     if openmetrics && !ended {
@@ -81,14 +120,19 @@ pub fn parse<'a>(
     Ok(())
 }
 
-fn read_line(line: &str, openmetrics: bool) -> Result<Line<'_>, String> {
-    let end = series_end(line)?;
+/// Whether a line is of this series: it begins with it, and a blank and a value follow.
+fn begins_with(line: &str, series: &str) -> bool {
+    let rest = line.strip_prefix(series).filter(|_| !series.is_empty());
+    // A blank may stand before the braces of another.
+    rest.and_then(|rest| rest.strip_prefix(' ')).is_some_and(|rest| !rest.starts_with([' ', '\t', '{']))
+}
+
+fn read_line<'a>(line: &'a str, openmetrics: bool, expected: &str) -> Result<Line<'a>, String> {
+    let end = if begins_with(line, expected) { expected.len() } else { series_end(line)? };
     let (series, rest) = line.split_at(end);
     // An exemplar stands behind a hash.
-    let (rest, exemplar) = match rest.split_once(" # ").filter(|_| openmetrics) {
-        Some((rest, exemplar)) => (rest, Some(exemplar.trim())),
-        None => (rest, None),
-    };
+    let parts = if openmetrics { rest.split_once(" # ") } else { None };
+    let (rest, exemplar) = parts.map_or((rest, None), |(rest, text)| (rest, Some(text.trim())));
     let mut words = rest.split_ascii_whitespace();
     let value = words.next().ok_or_else(|| format!("no value behind {series:?}"))?;
     let value = number(value).ok_or_else(|| format!("{value:?} is no number"))?;
@@ -246,7 +290,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(page: &str, openmetrics: bool) -> Result<Vec<(String, f64, Option<i64>)>, BadLine> {
+    fn rows(page: &str, openmetrics: bool) -> Result<Vec<(String, f64, Option<i64>)>, BadLine> {
         let mut all = Vec::new();
         let sample = |l: Line<'_>| {
             all.push((labels_of(l.series)?.to_string(), l.value, l.at));
@@ -260,13 +304,13 @@ mod tests {
     fn a_page_is_read() {
         let page = "# HELP a Things.\n# TYPE a counter\na{b=\"c d}\",e=\"\\\"\\n\"} 1 1500\n\
                     x +Inf\n y {z = \"1\",} 2.5e3 \n{\"with.dots\", l=\"v\"} NaN\n";
-        let all = read(page, false).expect("a page");
+        let all = rows(page, false).expect("a page");
         assert_eq!(all[0], ("a{b=\"c d}\", e=\"\\\"\\n\"}".into(), 1.0, Some(1_500)));
         assert_eq!(all[1], ("x".into(), f64::INFINITY, None));
         assert_eq!(all[2], ("y{z=\"1\"}".into(), 2_500.0, None));
         assert_eq!(all[3].0, "with.dots{l=\"v\"}");
         let open = "a_total 1 1.5 # {trace=\"x\"} 0.5\n# EOF\n";
-        assert_eq!(read(open, true).expect("a page"), [("a_total".into(), 1.0, Some(1_500))]);
+        assert_eq!(rows(open, true).expect("a page"), [("a_total".into(), 1.0, Some(1_500))]);
     }
 
     #[test]
@@ -292,14 +336,31 @@ mod tests {
             ("a 1\n", true, 1, "the page does not end with # EOF"),
             ("a 1 2 3", false, 1, "\"3\" is too much"),
         ] {
-            assert_eq!(read(page, open), Err(BadLine { line, why: why.into() }), "{page}");
+            assert_eq!(rows(page, open), Err(BadLine { line, why: why.into() }), "{page}");
+        }
+    }
+
+    #[test]
+    fn what_is_expected_changes_nothing() {
+        for (line, expected) in [
+            ("a{b=\"c\"} 1 5", "a{b=\"c\"}"),
+            ("a{b=\"c\"}1", "a{b=\"c\"}"),
+            ("a {b=\"c\"} 1", "a"),
+            ("a  {b=\"c\"} 1", "a"),
+            ("a 1", "a"),
+            ("a -Inf", "a"),
+            ("a", "a"),
+            ("ab 1", "a"),
+            ("a_total 1 1.5 # {x=\"y\"} 2", "a_total"),
+        ] {
+            assert_eq!(read_line(line, true, expected), read_line(line, true, ""), "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn no_page_makes_it_panic(page in "[ -~\n\\\\\"{}=,é]{0,80}", open in any::<bool>()) {
-            let _ = (read(&page, open), exemplar_of(&page));
+            let _ = (rows(&page, open), exemplar_of(&page));
         }
     }
 }

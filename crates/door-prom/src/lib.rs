@@ -29,6 +29,7 @@ mod fan;
 mod form;
 mod json;
 mod keep;
+mod lines;
 mod own;
 mod push;
 mod read;

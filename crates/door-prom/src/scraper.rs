@@ -1,11 +1,13 @@
 //! From the pages of one target to samples.
 
 use crate::config::ScrapeLimits;
-use crate::exposition::{self, Line, exemplar_of, pairs_of};
+use crate::exposition::{self, Line, Taker, exemplar_of, pairs_of};
+use crate::lines::{Lines, Place};
 use crate::relabel::relabel;
 use crate::store::{Monitor, now_ms};
 use crate::targets::Target;
 use bytes::Bytes;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 use synod_promql::{Labels, NAME, STALE};
@@ -17,24 +19,53 @@ pub(crate) struct Page {
     pub openmetrics: bool,
 }
 
-/// What a line stands for.
-struct Known {
-    /// None: relabelling drops it.
-    id: Option<SeriesId>,
-    /// The scrape that saw it last.
-    round: u64,
-    /// It came with a time of its own.
-    timed: bool,
+/// A sample of a page.
+struct Row<'a> {
+    /// None: its line was not there before.
+    place: Option<Place>,
+    series: &'a str,
+    value: f64,
+    at: Option<i64>,
+}
+
+/// A page as it is read.
+struct Rows<'a, 'b> {
+    known: &'b Lines,
+    /// The last line's.
+    place: Option<Place>,
+    rows: Vec<Row<'a>>,
+    /// By the row's number.
+    exemplars: Vec<(usize, &'a str)>,
+    says: Vec<(&'a str, &'a str, &'a str)>,
+}
+
+impl<'a> Taker<'a> for Rows<'a, '_> {
+    fn expects(&self) -> &str {
+        self.known.behind(self.place).map_or("", |(_, known)| &known.text)
+    }
+
+    fn sample(&mut self, line: Line<'a>) -> Result<(), String> {
+        let Line { series, value, at, exemplar } = line;
+        self.place = match self.known.behind(self.place) {
+            Some((place, known)) if *known.text == *series => Some(place),
+            _ => self.known.find(series),
+        };
+        self.exemplars.extend(exemplar.map(|text| (self.rows.len(), text)));
+        self.rows.push(Row { place: self.place, series, value, at });
+        Ok(())
+    }
+
+    fn meaning(&mut self, what: &'a str, name: &'a str, text: &'a str) {
+        self.says.push((what, name, text));
+    }
 }
 
 /// Turns pages of one target into samples.
 pub(crate) struct Scraper {
     monitor: Monitor,
     target: Target,
-    /// By the line's name and labels, as they stand on the page.
-    known: HashMap<Box<str>, Known>,
+    known: Lines,
     own: HashMap<&'static str, SeriesId>,
-    round: u64,
 }
 
 /// What a page held.
@@ -47,7 +78,7 @@ struct Count {
 
 impl Scraper {
     pub fn new(monitor: Monitor, target: Target) -> Scraper {
-        Scraper { monitor, target, known: HashMap::new(), own: HashMap::new(), round: 0 }
+        Scraper { monitor, target, known: Lines::default(), own: HashMap::new() }
     }
 
     /// The labels of a line; `None`: relabelling drops it. The target's labels come first,
@@ -88,7 +119,6 @@ impl Scraper {
         took: Duration,
         fetched: Result<Page, String>,
     ) -> Result<(), String> {
-        self.round += 1;
         let mut count = Count::default();
         let read = fetched.and_then(|page| self.read(at, &page, &mut count));
         self.end_what_is_gone(at, read.is_ok());
@@ -110,48 +140,36 @@ impl Scraper {
     fn read(&mut self, at: i64, page: &Page, count: &mut Count) -> Result<(), String> {
         let text =
             std::str::from_utf8(&page.text).map_err(|_| "the page is not UTF-8".to_owned())?;
-        let mut lines: Vec<Line<'_>> = Vec::new();
-        let mut says = Vec::new();
-        exposition::parse(
-            text,
-            page.openmetrics,
-            |line| {
-                lines.push(line);
-                Ok(())
-            },
-            |what, name, text| says.push((what, name, text)),
-        )
-        .map_err(|e| e.to_string())?;
-        count.read = lines.len();
+        let mut read = Rows {
+            known: &self.known,
+            place: None,
+            rows: Vec::new(),
+            exemplars: Vec::new(),
+            says: Vec::new(),
+        };
+        exposition::read(text, page.openmetrics, &mut read).map_err(|e| e.to_string())?;
+        let Rows { mut rows, exemplars, says, .. } = read;
+        count.read = rows.len();
         let types = says.iter().filter(|(what, _, _)| *what == "TYPE");
         let kinds: Kinds<'_> = types.map(|(_, name, kind)| (*name, *kind)).collect();
-        let new = self.relabelled(&lines, &kinds, count)?;
+        let new = self.relabelled(&rows, &kinds, count)?;
         let most = self.target.job.limits.samples;
         if most > 0 && count.kept > most {
             return Err(format!("sample limit exceeded: {} samples, limit {most}", count.kept));
         }
-        self.know(new, count)?;
-        let mut samples = Vec::with_capacity(count.kept);
-        let mut exemplars = Vec::new();
-        for line in &lines {
-            let Some(known) = self.known.get_mut(line.series) else { continue };
-            known.round = self.round;
-            let Some(id) = known.id else { continue };
-            let theirs = line.at.filter(|_| self.target.job.honor_timestamps);
-            samples.push((theirs.unwrap_or(at), id, line.value));
-            if let Some(text) = line.exemplar {
-                let (labels, value, own) = exemplar_of(text)?;
-                exemplars.push((id, Exemplar { labels, value, at: own.or(theirs).unwrap_or(at) }));
-            }
-        }
+        let exemplars = exemplars.into_iter().map(|(row, text)| Ok((row, exemplar_of(text)?)));
+        let exemplars = exemplars.collect::<Result<Vec<_>, String>>()?;
+        self.know(new, &mut rows, count)?;
         for (what, name, text) in says {
             self.monitor.learn(what, name, text);
         }
-        self.append(samples);
-        for (id, exemplar) in exemplars {
-            let Some(labels) = self.monitor.head().labels(id) else { continue };
-            if let Err(why) = self.monitor.exemplar(&labels, exemplar) {
-                tracing::debug!("an exemplar of {labels} was refused: {why}");
+        let ids = self.append(at, &rows, count.kept);
+        for (row, (labels, value, own)) in exemplars {
+            let Some(of) = ids[row].and_then(|id| self.monitor.head().labels(id)) else { continue };
+            let theirs = rows[row].at.filter(|_| self.target.job.honor_timestamps);
+            let exemplar = Exemplar { labels, value, at: own.or(theirs).unwrap_or(at) };
+            if let Err(why) = self.monitor.exemplar(&of, exemplar) {
+                tracing::debug!("an exemplar of {of} was refused: {why}");
             }
         }
         Ok(())
@@ -161,52 +179,68 @@ impl Scraper {
     /// series is made: the page may be refused yet.
     fn relabelled<'a>(
         &self,
-        lines: &[Line<'a>],
+        rows: &[Row<'a>],
         kinds: &Kinds<'_>,
         count: &mut Count,
-    ) -> Result<Vec<(Line<'a>, Option<Labels>)>, String> {
-        let (mut new, mut seen) = (Vec::new(), HashMap::new());
-        for line in lines {
-            let kept = match (self.known.get(line.series), seen.get(line.series)) {
-                (Some(known), _) => known.id.is_some(),
-                (None, Some(kept)) => *kept,
-                (None, None) => {
-                    let labels = self.labels_of(line.series, kinds)?;
-                    let kept = labels.is_some();
-                    seen.insert(line.series, kept);
-                    new.push((*line, labels));
-                    kept
-                }
+    ) -> Result<HashMap<&'a str, Option<Labels>>, String> {
+        let mut new = HashMap::new();
+        for row in rows {
+            let kept = match row.place.and_then(|place| self.known.get(place)) {
+                Some(known) => known.id.is_some(),
+                None => match new.entry(row.series) {
+                    Entry::Occupied(seen) => Option::is_some(seen.get()),
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(self.labels_of(row.series, kinds)?).is_some()
+                    }
+                },
             };
             count.kept += usize::from(kept);
         }
         Ok(new)
     }
 
+    /// Makes series of the lines that were not there before.
     fn know(
         &mut self,
-        new: Vec<(Line<'_>, Option<Labels>)>,
+        mut new: HashMap<&str, Option<Labels>>,
+        rows: &mut [Row<'_>],
         count: &mut Count,
     ) -> Result<(), String> {
-        for (line, labels) in new {
+        for row in rows.iter_mut().filter(|row| row.place.is_none()) {
+            let Some(labels) = new.remove(row.series) else {
+                // It is there twice.
+                row.place = self.known.find(row.series);
+                continue;
+            };
             let id = match labels {
                 Some(labels) => Some(self.monitor.series(&labels).map_err(|e| e.to_string())?),
                 None => None,
             };
             count.added += usize::from(id.is_some());
-            let timed = line.at.is_some() && self.target.job.honor_timestamps;
-            self.known.insert(line.series.into(), Known { id, round: self.round, timed });
+            let timed = row.at.is_some() && self.target.job.honor_timestamps;
+            row.place = Some(self.known.insert(row.series, id, timed));
         }
         Ok(())
     }
 
-    fn append(&mut self, samples: Vec<(i64, SeriesId, f64)>) {
+    /// Appends samples, of which so many are kept; gives their series.
+    fn append(&mut self, at: i64, rows: &[Row<'_>], kept: usize) -> Vec<Option<SeriesId>> {
+        let mut now = Vec::with_capacity(kept);
         let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
-        for (at, id, value) in samples {
-            by_time.entry(at).or_default().push((id, value));
-        }
+        self.known.begin();
+        let see = |row: &Row<'_>| {
+            let id = self.known.see(row.place?)?;
+            match row.at.filter(|_| self.target.job.honor_timestamps) {
+                Some(theirs) if theirs != at => {
+                    by_time.entry(theirs).or_default().push((id, row.value));
+                }
+                _ => now.push((id, row.value)),
+            }
+            Some(id)
+        };
+        let ids = rows.iter().map(see).collect();
         let (mut gone, mut why) = (HashSet::new(), None);
-        for (at, samples) in by_time {
+        for (at, samples) in by_time.into_iter().chain([(at, now)]) {
             for (id, refused) in self.monitor.append(at, &samples) {
                 if refused == Refused::Gone {
                     gone.insert(id);
@@ -219,27 +253,24 @@ impl Scraper {
         }
         if !gone.is_empty() {
             // They are made anew the next time.
-            self.known.retain(|_, known| known.id.is_none_or(|id| !gone.contains(&id)));
+            self.known.forget(|known| known.id.is_some_and(|id| gone.contains(&id)), |_| {});
         }
+        ids
     }
 
     /// Series that are not on the page any more end; all of them if there is no page.
     /// Those with times of their own just stop, unless the job says otherwise.
     fn end_what_is_gone(&mut self, at: i64, read: bool) {
-        let round = self.round;
-        let gone = |known: &Known| !read || known.round != round;
-        let ended = self.endings(gone);
-        self.known.retain(|_, known| !gone(known));
+        if !read {
+            self.known.begin();
+        }
+        let (mut ended, end_timed) = (Vec::new(), self.target.job.end_timed);
+        self.known.forget_unseen(|known| {
+            ended.extend(known.id.filter(|_| end_timed || !known.timed).map(|id| (id, STALE)));
+        });
         if !ended.is_empty() {
             self.monitor.append(at, &ended);
         }
-    }
-
-    fn endings(&self, gone: impl Fn(&Known) -> bool) -> Vec<(SeriesId, f64)> {
-        let end_timed = self.target.job.end_timed;
-        let ends = |k: &&Known| gone(k) && (end_timed || !k.timed);
-        let ids = self.known.values().filter(ends).filter_map(|known| known.id);
-        ids.map(|id| (id, STALE)).collect()
     }
 
     /// What the scrape says of itself.
@@ -321,7 +352,9 @@ fn check(labels: &Labels, limits: &ScrapeLimits) -> Result<(), String> {
 impl Drop for Scraper {
     fn drop(&mut self) {
         // The target is not wanted any more (or the process ends).
-        let mut ended = self.endings(|_| true);
+        let end_timed = self.target.job.end_timed;
+        let ends = self.known.iter().filter(|known| end_timed || !known.timed);
+        let mut ended: Vec<_> = ends.filter_map(|known| Some((known.id?, STALE))).collect();
         ended.extend(self.own.values().map(|id| (*id, STALE)));
         self.monitor.append(now_ms(), &ended);
     }
