@@ -10,7 +10,7 @@ use crate::lease::LeaseDuties;
 use crate::message::{Outgoing, PeerMessage};
 use crate::propose::Requests;
 use crate::read::Reads;
-use crate::snapshot::Transfers;
+use crate::snapshot::{SnapshotJob, SnapshotPieces, Transfers};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::{NodeId, Tick, planted};
@@ -100,6 +100,8 @@ pub enum CellInput {
     Persisted(WriteSeq),
     /// The store's copy is durable up to this applied index.
     StateSynced(u64),
+    /// A job of [`CellOutput::ReadSnapshot`] is done.
+    SnapshotRead(SnapshotPieces),
     /// The connection to a peer was lost.
     Disconnected(NodeId),
 }
@@ -168,6 +170,8 @@ pub enum CellOutput {
         /// The applied index that it will hold.
         index: u64,
     },
+    /// Run this beside everything else, then say [`CellInput::SnapshotRead`].
+    ReadSnapshot(SnapshotJob),
     /// Journal records that only concern indexes up to this may go.
     Forget {
         /// The index.
@@ -320,6 +324,7 @@ impl<S: Store> Cell<S> {
                 self.synced = self.synced.max(index);
                 self.tell_applied(out);
             }
+            CellInput::SnapshotRead(pieces) => self.snapshot_read(pieces, out),
             CellInput::Disconnected(peer) => {
                 self.transfers.disconnected(peer);
                 self.drive(Input::Disconnected(peer), out);

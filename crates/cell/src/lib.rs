@@ -29,3 +29,4 @@ pub use cell::{Agreed, Cell, CellInput, CellLimits, CellOutput, CellStatus, Fail
 pub use envelope::{ConfigContext, Work};
 pub use event::CellEvent;
 pub use message::{ForwardId, PeerMessage, Verdict};
+pub use snapshot::{SnapshotJob, SnapshotPieces};

@@ -4,16 +4,24 @@
 //! export format of `synod_mvcc`. The sender keeps what is not acknowledged and
 //! sends it again, so a lost piece or a broken connection resumes where it was;
 //! a receiver that lost its staging area asks from the start.
+//!
+//! **Invariant**: a piece is read beside the cell ([`SnapshotJob`]), never in one of its
+//! steps. It may take seconds: where much was removed, the store looks through all of it
+//! for the next pair, and a leader that did so itself would be held for dead.
 
 use crate::cell::{Cell, CellOutput, Failure};
 use crate::event::CellEvent;
 use crate::message::PeerMessage;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
 use synod_base::codec::{Malformed, Reader, put_varint};
 use synod_base::{NodeId, Tick, planted};
 use synod_consensus::{Input, Membership, SnapshotMeta};
-use synod_mvcc::{SnapshotCursor, SnapshotReader, SnapshotWriter, Store, StoreError, View};
+use synod_mvcc::{
+    Published, SnapshotCursor, SnapshotReader, SnapshotWriter, Store, StoreError, View,
+};
 
 const CHUNK_BYTES: usize = 256 << 10;
 const RESEND_MS: u64 = 500;
@@ -27,8 +35,10 @@ pub(crate) struct Transfers<V: View> {
 
 struct Sending<V: View> {
     stream: u64,
-    writer: SnapshotWriter<V>,
+    state: Arc<Published<V>>,
     cursor: SnapshotCursor,
+    /// A job is under way.
+    reading: bool,
     /// Sent or to be sent, not acknowledged: (number, last, bytes).
     unacked: VecDeque<(u64, bool, Bytes)>,
     next: u64,
@@ -36,6 +46,42 @@ struct Sending<V: View> {
     heard: Tick,
     sent: Tick,
     resend: bool,
+}
+
+/// The next pieces of a stream, to be read. It may take long.
+pub struct SnapshotJob {
+    to: NodeId,
+    stream: u64,
+    read: Box<dyn FnOnce() -> Result<Vec<Piece>, StoreError> + Send>,
+}
+
+/// What was read: bytes, and the place behind them.
+type Piece = (Bytes, SnapshotCursor);
+
+/// What a [`SnapshotJob`] read, for [`crate::CellInput::SnapshotRead`].
+pub struct SnapshotPieces {
+    to: NodeId,
+    stream: u64,
+    read: Result<Vec<Piece>, StoreError>,
+}
+
+impl SnapshotJob {
+    /// Reads.
+    pub fn run(self) -> SnapshotPieces {
+        SnapshotPieces { to: self.to, stream: self.stream, read: (self.read)() }
+    }
+}
+
+impl fmt::Debug for SnapshotJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotJob(stream {} to {})", self.stream, self.to)
+    }
+}
+
+impl fmt::Debug for SnapshotPieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotPieces(stream {} to {})", self.stream, self.to)
+    }
 }
 
 struct Receiving {
@@ -94,8 +140,9 @@ impl<S: Store> Cell<S> {
         let first = (0, false, encode_meta(&meta));
         let sending = Sending {
             stream,
-            writer: SnapshotWriter::new(published, CHUNK_BYTES),
+            state: published,
             cursor: SnapshotCursor::default(),
+            reading: false,
             unacked: [first].into(),
             next: 1,
             complete: false,
@@ -121,15 +168,42 @@ impl<S: Store> Cell<S> {
         for to in peers {
             let Some(s) = self.transfers.sending.get_mut(&to) else { continue };
             let member = self.status.membership.all().contains(&to);
-            if !member || self.now.since(s.heard) > self.limits.snapshot_idle_ms {
+            // Nothing is to be heard about what was not sent.
+            let waits = !s.unacked.is_empty();
+            if !member || waits && self.now.since(s.heard) > self.limits.snapshot_idle_ms {
                 self.end_transfer(to, None, out);
                 continue;
             }
-            if let Err(e) = pump(s, to, self.now, self.limits.snapshot_window, out) {
-                tracing_note(&e, out);
-                self.end_transfer(to, None, out);
-            }
+            pump(s, to, self.now, self.limits.snapshot_window, out);
         }
+    }
+
+    /// Sends what a job has read.
+    pub(crate) fn snapshot_read(&mut self, pieces: SnapshotPieces, out: &mut Vec<CellOutput>) {
+        let SnapshotPieces { to, stream, read } = pieces;
+        let sending = self.transfers.sending.get_mut(&to).filter(|s| s.stream == stream);
+        let Some(s) = sending else { return };
+        let read = match read {
+            Ok(read) => read,
+            Err(e) => {
+                out.push(CellOutput::Fatal(format!("the state's store failed: {e}")));
+                return self.end_transfer(to, None, out);
+            }
+        };
+        s.reading = false;
+        if s.unacked.is_empty() {
+            s.heard = self.now;
+        }
+        s.sent = self.now;
+        for (bytes, cursor) in read {
+            s.complete = cursor.is_end();
+            s.cursor = cursor;
+            let piece = (s.next, s.complete, bytes);
+            s.next += 1;
+            out.push(chunk(to, s.stream, &piece));
+            s.unacked.push_back(piece);
+        }
+        self.pump_transfers(out);
     }
 
     /// Tells the protocol which streams ended; outside any of its steps.
@@ -274,8 +348,10 @@ impl<S: Store> Cell<S> {
     }
 }
 
-fn tracing_note(e: &StoreError, out: &mut Vec<CellOutput>) {
-    out.push(CellOutput::Fatal(format!("the state's store failed: {e}")));
+/// A piece as a message.
+fn chunk(to: NodeId, stream: u64, (number, last, bytes): &(u64, bool, Bytes)) -> CellOutput {
+    let (number, last, bytes) = (*number, *last, bytes.clone());
+    CellOutput::Send { to, message: PeerMessage::SnapshotChunk { stream, number, last, bytes } }
 }
 
 fn pump<V: View>(
@@ -284,26 +360,29 @@ fn pump<V: View>(
     now: Tick,
     window: usize,
     out: &mut Vec<CellOutput>,
-) -> Result<(), StoreError> {
-    let chunk = |stream, (number, last, bytes): &(u64, bool, Bytes)| {
-        let (number, last, bytes) = (*number, *last, bytes.clone());
-        let message = PeerMessage::SnapshotChunk { stream, number, last, bytes };
-        CellOutput::Send { to, message }
-    };
+) {
     if s.resend || (now.since(s.sent) >= RESEND_MS && now.since(s.heard) >= RESEND_MS) {
         s.resend = false;
         s.sent = now;
-        out.extend(s.unacked.iter().map(|u| chunk(s.stream, u)));
+        out.extend(s.unacked.iter().map(|u| chunk(to, s.stream, u)));
     }
-    while s.unacked.len() < window && !s.complete {
-        let Some((bytes, cursor)) = s.writer.chunk(&s.cursor)? else { break };
-        s.complete = cursor.is_end();
-        s.cursor = cursor;
-        let piece = (s.next, s.complete, bytes);
-        s.next += 1;
-        s.sent = now;
-        out.push(chunk(s.stream, &piece));
-        s.unacked.push_back(piece);
+    // Half the window at least: a job costs a thread.
+    if s.complete || s.reading || s.unacked.len() > window / 2 {
+        return;
     }
-    Ok(())
+    s.reading = true;
+    let (writer, mut cursor) =
+        (SnapshotWriter::new(s.state.clone(), CHUNK_BYTES), s.cursor.clone());
+    let count = window - s.unacked.len();
+    let read = move || {
+        let mut pieces = Vec::new();
+        while pieces.len() < count
+            && let Some((bytes, next)) = writer.chunk(&cursor)?
+        {
+            cursor = next.clone();
+            pieces.push((bytes, next));
+        }
+        Ok(pieces)
+    };
+    out.push(CellOutput::ReadSnapshot(SnapshotJob { to, stream: s.stream, read: Box::new(read) }));
 }

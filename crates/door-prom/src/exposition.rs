@@ -124,7 +124,8 @@ pub(crate) fn read<'a>(
 fn begins_with(line: &str, series: &str) -> bool {
     let rest = line.strip_prefix(series).filter(|_| !series.is_empty());
     // A blank may stand before the braces of another.
-    rest.and_then(|rest| rest.strip_prefix(' ')).is_some_and(|rest| !rest.starts_with([' ', '\t', '{']))
+    rest.and_then(|rest| rest.strip_prefix(' '))
+        .is_some_and(|rest| !rest.starts_with([' ', '\t', '{']))
 }
 
 fn read_line<'a>(line: &'a str, openmetrics: bool, expected: &str) -> Result<Line<'a>, String> {

@@ -11,7 +11,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use synod_base::{CellId, NodeId, Tick};
-use synod_cell::{Cell, CellEvent, CellInput, CellOutput, Failure, PeerMessage, Reply};
+use synod_cell::{
+    Cell, CellEvent, CellInput, CellOutput, Failure, PeerMessage, Reply, SnapshotJob,
+    SnapshotPieces,
+};
 use synod_consensus::{Role, WriteSeq};
 use synod_mvcc::Store;
 use synod_store::DiskStore;
@@ -52,6 +55,7 @@ pub(crate) enum ToCore {
     Ask(Ask, Answer),
     Persisted(WriteSeq),
     Synced(Result<u64, String>),
+    SnapshotRead(SnapshotPieces),
     Peer {
         from: NodeId,
         cell: u32,
@@ -168,6 +172,7 @@ impl CoreLoop {
             }
             ToCore::Persisted(seq) => CellInput::Persisted(seq),
             ToCore::Synced(Ok(index)) => CellInput::StateSynced(index),
+            ToCore::SnapshotRead(pieces) => CellInput::SnapshotRead(pieces),
             ToCore::Peer { from, cell, message } if cell == MAIN_CELL.0 => {
                 CellInput::Peer { from, message }
             }
@@ -218,6 +223,7 @@ impl CoreLoop {
                 self.members_changed = true;
             }
             CellOutput::SyncState { index } => self.sync_state(index),
+            CellOutput::ReadSnapshot(job) => self.read_snapshot(job),
             CellOutput::Forget { upto } => {
                 let _ = self.journal.send(JournalJob::Forget { upto });
             }
@@ -264,15 +270,26 @@ impl CoreLoop {
     /// Makes the store durable without holding up the turn.
     fn sync_state(&mut self, index: u64) {
         let syncer = self.cell.state().store().syncer();
+        self.beside("state-sync", SYNC_NICE, move || {
+            ToCore::Synced(syncer().map(|()| index).map_err(|e| e.to_string()))
+        });
+    }
+
+    /// Reads for a snapshot without holding up the turn.
+    fn read_snapshot(&mut self, job: SnapshotJob) {
+        self.beside("state-read", SYNC_NICE, move || ToCore::SnapshotRead(job.run()));
+    }
+
+    /// Does long work on a thread of its own (one that is nicer stays so) and tells the
+    /// core's what came of it.
+    fn beside(&mut self, name: &str, nice: i32, work: impl FnOnce() -> ToCore + Send + 'static) {
         let mailbox = self.handle.0.mailbox.clone();
-        // A thread of its own: one that is nicer stays so.
-        let sync = move || {
-            let _ = rustix::process::nice(SYNC_NICE);
-            let done = syncer().map(|()| index).map_err(|e| e.to_string());
-            mailbox.push(ToCore::Synced(done));
+        let run = move || {
+            let _ = rustix::process::nice(nice);
+            mailbox.push(work());
         };
-        if let Err(e) = std::thread::Builder::new().name("state-sync".into()).spawn(sync) {
-            self.end = Some(Err(format!("cannot start the thread that syncs the state: {e}")));
+        if let Err(e) = std::thread::Builder::new().name(name.into()).spawn(run) {
+            self.end = Some(Err(format!("cannot start the thread {name}: {e}")));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::scenario::Scenario;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::{NodeId, Rng, Tick};
-use synod_cell::{Cell, CellInput, CellLimits, CellOutput};
+use synod_cell::{Cell, CellInput, CellLimits, CellOutput, SnapshotPieces};
 use synod_consensus::{Limits, Membership, Recovered, SnapshotMeta, WriteSeq};
 use synod_mvcc::{MemStore, MemberInfo, State, StateLimits, Store, Syncer};
 use synod_wal::{Journal, JournalError, Options, Retention};
@@ -35,6 +35,8 @@ pub struct Up {
     pub woken: bool,
     pub paused: bool,
     pub syncing: Option<(u64, Syncer)>,
+    /// For snapshots, not told yet.
+    pub read: VecDeque<SnapshotPieces>,
 }
 
 /// A clock that runs at its own rate and never goes back.
@@ -190,6 +192,7 @@ impl Machine {
             woken: false,
             paused: false,
             syncing: None,
+            read: VecDeque::new(),
         });
         Ok(())
     }

@@ -29,6 +29,7 @@ pub enum Event {
     Disconnect { from: NodeId, to: usize },
     Written { who: usize, life: u64 },
     Synced { who: usize, life: u64 },
+    SnapshotRead { who: usize, life: u64 },
     Start { who: usize },
     Strike { act: usize },
     Relent { act: usize },
@@ -222,6 +223,11 @@ impl World {
                     self.synced(who)?;
                 }
             }
+            Event::SnapshotRead { who, life } => {
+                if self.lives(who, life) {
+                    self.snapshot_read(who);
+                }
+            }
             Event::Start { who } => self.start(who)?,
             Event::Strike { act } => self.strike(act),
             Event::Relent { act } => self.relent(act),
@@ -308,6 +314,11 @@ impl World {
                 let (life, took) = (self.machines[who].lives, 2_000 + self.rng.below(30_000));
                 self.after(took, Event::Synced { who, life });
             }
+            CellOutput::ReadSnapshot(job) => {
+                up.read.push_back(job.run());
+                let (life, took) = (self.machines[who].lives, 100 + self.rng.below(20_000));
+                self.after(took, Event::SnapshotRead { who, life });
+            }
             CellOutput::Members(_) | CellOutput::Hash { .. } => {}
             CellOutput::Event(event) => self.decided(who, &event)?,
             CellOutput::Fatal(why) => {
@@ -380,6 +391,13 @@ impl World {
             self.input(who, CellInput::StateSynced(index));
         }
         Ok(())
+    }
+
+    fn snapshot_read(&mut self, who: usize) {
+        let up = self.machines[who].up.as_mut();
+        if let Some(pieces) = up.and_then(|up| up.read.pop_front()) {
+            self.input(who, CellInput::SnapshotRead(pieces));
+        }
     }
 
     fn start(&mut self, who: usize) -> Result<(), Found> {

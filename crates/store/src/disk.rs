@@ -6,6 +6,7 @@
 
 use crate::generation::{Generation, Workers, at, folder};
 use crate::options::DiskOptions;
+use crate::pace::{self, Pace};
 use crate::view::DiskView;
 use bytes::Bytes;
 use lsm_tree::AbstractTree;
@@ -23,6 +24,7 @@ pub struct DiskStore {
     workers: Workers,
     generation: Arc<Generation>,
     staged: Option<(Workers, Arc<Generation>)>,
+    pace: Pace,
     root: PathBuf,
     options: DiskOptions,
     _lock: File,
@@ -44,7 +46,8 @@ impl DiskStore {
         remove_others(&root, number)?;
         let generation = Generation::open(&root, number, &options)?;
         let workers = Workers::start(&generation)?;
-        Ok(DiskStore { workers, generation, staged: None, root, options, _lock: lock })
+        let (staged, pace) = (None, Pace::default());
+        Ok(DiskStore { workers, generation, staged, pace, root, options, _lock: lock })
     }
 }
 
@@ -115,9 +118,15 @@ impl Store for DiskStore {
 
     fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
         self.generation.check()?;
-        if self.generation.insert(batch) {
+        let (bytes, sealed) = self.generation.insert(batch);
+        if sealed {
             self.workers.wake();
-            self.generation.wait_for_workers()?;
+            self.generation.wait_for_flush()?;
+        }
+        let (runs, sealed) = self.generation.backlog();
+        let wait = self.pace.wait(bytes, runs, sealed);
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
         }
         Ok(())
     }
@@ -146,7 +155,8 @@ impl Store for DiskStore {
     }
 
     fn is_behind(&self) -> bool {
-        self.generation.is_behind()
+        let (runs, sealed) = self.generation.backlog();
+        pace::is_behind(runs, sealed)
     }
 
     fn stage_begin(&mut self) -> Result<(), StoreError> {
@@ -168,9 +178,9 @@ impl Store for DiskStore {
         for (space, key, value) in pairs {
             batch.put(space, key, value);
         }
-        if staged.insert(batch) {
+        if staged.insert(batch).1 {
             workers.wake();
-            staged.wait_for_workers()?;
+            staged.wait_for_flush()?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 
 use crate::memtable::Memtable;
 use crate::options::{DiskOptions, TABLE_BYTES};
+use crate::pace::SEALED_MAX;
 use bytes::Bytes;
 use lsm_tree::compaction::Leveled;
 use lsm_tree::{AbstractTree, AnyTree, InternalValue, SeqNo, SequenceNumberCounter, ValueType};
@@ -21,13 +22,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use synod_mvcc::{Batch, Space, StoreError};
 
-/// Sealed memtables that may wait before commits wait for them.
-const SEALED_MAX: usize = 3;
-/// Runs in level 0 from which commits wait for compaction: every read looks
-/// into each of them.
-const L0_RUNS_MAX: usize = 20;
-/// How much flushing yields to what clients wait for (Unix niceness).
-const FLUSH_NICE: i32 = 5;
+/// How much flushing and compaction yield to what clients wait for (Unix niceness). Not
+/// more: on a machine without a processor to spare they would fall behind, and clients wait
+/// for that in the end.
+const WORKERS_NICE: i32 = 5;
 /// How long a flush keeps a flushed memtable, so that it and not the writer's
 /// thread frees it: until the views that show it are replaced, but no longer.
 const FREE_WITHIN: Duration = Duration::from_millis(50);
@@ -126,11 +124,14 @@ impl Generation {
         self.pins.lowest().unwrap_or_else(|| self.seqno.get()).saturating_sub(1)
     }
 
-    /// Inserts a batch; then seals the memtable if it is full. Says whether it did.
-    pub(crate) fn insert(&self, batch: Batch) -> bool {
+    /// Inserts a batch; then seals the memtable if it is full. Gives the bytes that it
+    /// took, and whether it was sealed.
+    pub(crate) fn insert(&self, batch: Batch) -> (u64, bool) {
         let memtables = self.memtables();
+        let before = memtables.active.bytes();
         memtables.active.insert(batch, self.seqno.next(), &self.pins.all());
-        memtables.active.bytes() >= self.memtable_bytes && self.seal()
+        let bytes = memtables.active.bytes();
+        (bytes.saturating_sub(before), bytes >= self.memtable_bytes && self.seal())
     }
 
     /// What is not in tables yet.
@@ -217,21 +218,18 @@ impl Generation {
         failed.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Waits while flushing or compaction are too far behind: the bound on
-    /// memory and on what a read has to look through.
-    pub(crate) fn wait_for_workers(&self) -> Result<(), StoreError> {
-        while self.memtables().sealed.len() > SEALED_MAX || self.tree.l0_run_count() > L0_RUNS_MAX {
+    /// Waits while too many memtables are sealed: the bound on memory.
+    pub(crate) fn wait_for_flush(&self) -> Result<(), StoreError> {
+        while self.memtables().sealed.len() > SEALED_MAX {
             self.check()?;
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
 
-    /// Whether flushing or compaction are so far behind that what else is written now may
-    /// make commits wait. Half way, so that commits alone have time to be caught up with;
-    /// not sooner, so that removals go on under a load that never ends.
-    pub(crate) fn is_behind(&self) -> bool {
-        !self.memtables().sealed.is_empty() || self.tree.l0_run_count() > L0_RUNS_MAX / 2
+    /// Runs in level 0, and sealed memtables: what workers have before them.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        (self.tree.l0_run_count(), self.memtables().sealed.len())
     }
 
     /// Removes the folder once nobody reads it any more.
@@ -288,14 +286,12 @@ impl Workers {
         let shared = Arc::clone(generation);
         workers.spawn("state-flush", move || {
             // Gently: commits go on meanwhile, and wait only if this is far behind.
-            let _ = rustix::process::nice(FLUSH_NICE);
+            let _ = rustix::process::nice(WORKERS_NICE);
             flush_loop(&shared, &sealed, &flushed);
         })?;
         let shared = Arc::clone(generation);
         workers.spawn("state-compact", move || {
-            // Compaction can wait, commands cannot. Without the right to be
-            // nicer it competes as before.
-            let _ = rustix::process::nice(10);
+            let _ = rustix::process::nice(WORKERS_NICE);
             while compact.recv().is_ok() && shared.compact(&stop).is_ok() {}
         })?;
         Ok(workers)

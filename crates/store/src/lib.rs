@@ -17,6 +17,7 @@
 //!   tables in order, so what is on disk is always the state after some commit.
 //! - A view is taken between batches, by the writer; what is on disk is never
 //!   taken from under it (`Pins`).
+//! - No commit waits for compaction: commits are slowed while it is behind (`pace.rs`).
 //! - Each staged content is a generation with a folder of its own; the file
 //!   `CURRENT` names the one that counts and is replaced atomically.
 //!
@@ -27,6 +28,7 @@ mod generation;
 mod memtable;
 mod merge;
 mod options;
+mod pace;
 mod view;
 
 pub use disk::DiskStore;
