@@ -63,7 +63,16 @@ pub fn run(dir: &Path, program: &str, args: &[&str]) -> Result<(), String> {
 fn run_with(dir: &Path, program: &str, args: &[&str], env: &[(&str, &str)]) -> Result<(), String> {
     let set: String = env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
     eprintln!("+ {set}{program} {}", args.join(" "));
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    // What `cargo xtask` says about xtask itself; a build script that watches it would
+    // run again, and all above it, whenever Cargo is called this way and then directly.
+    for (name, _) in std::env::vars_os() {
+        let about_xtask = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if name.to_str().is_some_and(|name| about_xtask.iter().any(|a| name.starts_with(a))) {
+            command.env_remove(name);
+        }
+    }
+    let status = command
         .args(args)
         .envs(env.iter().copied())
         .current_dir(dir)

@@ -162,6 +162,32 @@ impl Head {
         Ok(SeriesId { slot: number, life })
     }
 
+    /// A series without labels, by its number: one that only [`Head::adopt`] makes whole.
+    pub(crate) fn unnamed(&mut self, number: u32) -> SeriesId {
+        let number_at = number as usize;
+        if number_at >= self.slots.len() {
+            self.slots.resize_with(number_at + 1, Slot::default);
+        }
+        self.slots[number_at].entry.get_or_insert_default();
+        SeriesId { slot: number, life: 0 }
+    }
+
+    /// Takes over what a head of series without labels holds; `place` says where each of
+    /// them is here. This one has no samples of theirs.
+    pub(crate) fn adopt(&mut self, other: Head, place: impl Fn(usize) -> usize) {
+        for (number, slot) in other.slots.into_iter().enumerate() {
+            let mine = self.slots.get_mut(place(number)).and_then(|slot| slot.entry.as_mut());
+            if let (Some(mine), Some(theirs)) = (mine, slot.entry) {
+                let pairs = std::mem::take(&mut mine.pairs);
+                **mine = Entry { pairs, ..*theirs };
+            }
+        }
+        self.newest = self.newest.max(other.newest);
+        self.oldest = self.oldest.min(other.oldest);
+        self.chunks += other.chunks;
+        self.chunk_bytes += other.chunk_bytes;
+    }
+
     /// Appends a sample.
     pub fn append(&mut self, id: SeriesId, sample: Sample) -> Result<Taken, Refused> {
         let bound = self.floor.max(self.newest - self.limits.head_span());

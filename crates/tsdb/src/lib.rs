@@ -35,6 +35,7 @@ mod index;
 mod late;
 mod limits;
 mod log;
+mod replay;
 mod spill;
 
 pub use block::Block;

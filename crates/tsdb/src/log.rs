@@ -13,22 +13,18 @@
 //! before can go when its samples are in blocks, and nothing that stays needs it.
 
 use crate::head::{Head, SeriesId};
+use crate::replay::replay;
 use crate::spill::Spill;
-use bytes::Bytes;
 use std::collections::VecDeque;
-use synod_base::codec::{Malformed, Reader, put_bytes, put_varint};
-use synod_promql::{Labels, Sample};
+use synod_base::codec::{put_bytes, put_varint};
+use synod_promql::Labels;
 use synod_wal::{Disk, Journal, JournalError, Options};
 
-const SERIES: u8 = 1;
-const SAMPLES: u8 = 4;
-const LATE: u8 = 5;
+pub(crate) const SERIES: u8 = 1;
+pub(crate) const SAMPLES: u8 = 4;
+pub(crate) const LATE: u8 = 5;
 /// A record is closed when it is larger: well below what a segment takes.
 const RECORD_BYTES: usize = 1 << 20;
-/// Chunks are moved out of memory when there are so many more bytes of them.
-const SPILL_BYTES: usize = 16 << 20;
-/// Numbers of series that are believed.
-const NUMBER_MAX: usize = 1 << 26;
 
 /// What waits to be made durable.
 #[derive(Default)]
@@ -163,10 +159,6 @@ fn zigzag(v: i64) -> u64 {
     ((v << 1) ^ (v >> 63)) as u64
 }
 
-fn unzigzag(raw: u64) -> i64 {
-    (raw >> 1) as i64 ^ -((raw & 1) as i64)
-}
-
 impl<D: Disk> SeriesLog<D> {
     /// Opens the log in `disk`, and puts what it holds into the head.
     pub fn open(
@@ -182,29 +174,19 @@ impl<D: Disk> SeriesLog<D> {
         disk: D,
         options: Options,
         head: &mut Head,
-        mut spill: Option<&mut Spill>,
+        spill: Option<&mut Spill>,
     ) -> Result<(SeriesLog<D>, Recovered), JournalError> {
-        let mut recovered = Recovered::default();
-        let mut replay = Replay { head, known: Vec::new(), recovered: &mut recovered };
         let mut segments: VecDeque<(u64, i64)> = VecDeque::new();
-        let mut spilled_at = 0;
-        let (journal, recovery) = Journal::open_each(disk, 0, options, |segment, record| {
-            // The journal's checksum held: this is not damage but another format.
-            if replay.record(record.bytes).is_err() {
-                replay.recovered.skipped += 1;
-            }
-            let memory = replay.head.stats().chunk_bytes;
-            if memory > spilled_at + SPILL_BYTES {
-                // What cannot be written stays in memory: whoever opens it tells.
-                let _ = spill.as_mut().map(|spill| spill.run_alone(replay.head));
-                spilled_at = replay.head.stats().chunk_bytes;
-            }
-            let newest = replay.head.newest();
-            match segments.back_mut() {
-                Some(last) if last.0 == segment => last.1 = newest,
-                _ => segments.push_back((segment, newest)),
-            }
-        })?;
+        let (opened, mut recovered) = replay(head, spill, |replay| {
+            Journal::open_each(disk, 0, options, |segment, record| {
+                let newest = replay.record(record.bytes);
+                match segments.back_mut() {
+                    Some(last) if last.0 == segment => last.1 = newest,
+                    _ => segments.push_back((segment, newest)),
+                }
+            })
+        });
+        let (journal, recovery) = opened?;
         recovered.cut = recovery.cut.is_some();
         head.drop_old();
         Ok((SeriesLog { journal, segments }, recovered))
@@ -241,85 +223,11 @@ impl<D: Disk> SeriesLog<D> {
     }
 }
 
-/// Puts what records hold into a head.
-struct Replay<'a> {
-    head: &'a mut Head,
-    /// What numbers mean; `None`: nothing, or the head does not take it.
-    known: Vec<Option<SeriesId>>,
-    recovered: &'a mut Recovered,
-}
-
-impl Replay<'_> {
-    fn record(&mut self, record: Bytes) -> Result<(), Malformed> {
-        let mut r = Reader::new(record);
-        while !r.is_empty() {
-            match r.u8("kind")? {
-                SERIES => {
-                    let number = r.varint("series")?;
-                    let count = r.count("labels")?;
-                    let mut labels = Vec::new();
-                    for _ in 0..count {
-                        labels.push((r.string("label name")?, r.string("label value")?));
-                    }
-                    let labels = Labels::new(labels.iter().map(|(n, v)| (&**n, &**v)));
-                    let number = usize::try_from(number).unwrap_or(usize::MAX);
-                    if number > NUMBER_MAX {
-                        self.recovered.skipped += 1;
-                        return Ok(());
-                    }
-                    if number >= self.known.len() {
-                        self.known.resize(number + 1, None);
-                    }
-                    self.known[number] = self.head.series(&labels).ok();
-                }
-                kind @ (SAMPLES | LATE) => {
-                    let at = unzigzag(r.varint("time")?);
-                    let mut number = 0;
-                    for _ in 0..r.varint("samples")? {
-                        let head = r.varint("series")?;
-                        number = unzigzag(head >> 4).wrapping_add(number);
-                        let mut bits = 0;
-                        for place in (0..8).rev().take(head as usize & 15) {
-                            bits |= u64::from(r.u8("value")?) << (8 * place);
-                        }
-                        let value = f64::from_bits(bits);
-                        self.sample(kind, number as u64, Sample { at, value });
-                    }
-                }
-                _ => {
-                    self.recovered.skipped += 1;
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn sample(&mut self, kind: u8, number: u64, sample: Sample) {
-        if kind == SAMPLES && sample.at < self.head.floor() {
-            self.recovered.in_blocks += 1;
-            return;
-        }
-        let Some(id) = self.known.get(number as usize).copied().flatten() else {
-            self.recovered.skipped += 1;
-            return;
-        };
-        let taken = match kind {
-            LATE => self.head.put_late(id, sample),
-            _ => self.head.append(id, sample),
-        };
-        match taken {
-            Ok(_) => self.recovered.samples += 1,
-            Err(_) => self.recovered.skipped += 1,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::limits::Limits;
-    use synod_promql::Matcher;
+    use synod_promql::{Matcher, Sample};
     use synod_wal::MemDisk;
 
     fn options() -> Options {
@@ -417,17 +325,5 @@ mod tests {
         let seventh = Matcher::new("n", "=", "7").expect("a matcher");
         let found = again.select(&[seventh], 0, floor - 1).expect("whole");
         assert_eq!(found[0].samples, [Sample { at: 50_500, value: 0.1 }]);
-    }
-
-    #[test]
-    fn a_record_of_any_bytes_is_refused_or_read_without_a_panic() {
-        let mut rng = synod_base::Rng::new(7);
-        for _ in 0..2_000 {
-            let bytes: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(256) as u8).collect();
-            let mut head = Head::new(Limits::default());
-            let mut recovered = Recovered::default();
-            let (known, recovered) = (Vec::new(), &mut recovered);
-            let _ = Replay { head: &mut head, known, recovered }.record(bytes.into());
-        }
     }
 }

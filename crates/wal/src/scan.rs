@@ -73,7 +73,7 @@ pub struct SegmentScan {
 
 /// Reads a segment's bytes; `Err` names an unknown format version.
 pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, u32> {
-    let mut sectors = Sectors::read(file);
+    let sectors = Sectors::read(file);
     let header = SegmentHeader::decode(&sectors.data)?;
     let mut scan = SegmentScan {
         owner: header.map(|h| (h.node, h.segment)),
@@ -90,9 +90,7 @@ pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, u32> {
     scan.chain = header.prev;
     scan.next_batch = header.first_batch;
     let place = Place { node: header.node, segment: header.segment };
-    let bytes = Bytes::from(std::mem::take(&mut sectors.data));
-    while read_batch(&bytes, place, &mut scan) {}
-    sectors.data = bytes.to_vec();
+    while read_batch(&sectors.data, place, &mut scan) {}
     scan.tail = judge_tail(&sectors, place, &scan);
     Ok(scan)
 }

@@ -8,6 +8,8 @@
 //! Offsets are *logical* (into the data, without the stamps) or *physical*
 //! (into the file).
 
+use bytes::Bytes;
+
 /// The unit that a disk writes whole.
 pub const SECTOR: usize = 512;
 const STAMP: usize = 4;
@@ -48,7 +50,7 @@ pub(crate) fn lay_out(out: &mut Vec<u8>, at: usize, mut data: &[u8], batch: u64)
 /// A file taken apart.
 pub(crate) struct Sectors {
     /// The data of all sectors.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     stamps: Vec<u32>,
 }
 
@@ -61,7 +63,7 @@ impl Sectors {
             data.extend_from_slice(&sector[..sector.len().min(DATA)]);
             stamps.push(sector.get(DATA..SECTOR).map_or(0, |s| crate::format::u32_at(s, 0)));
         }
-        Sectors { data, stamps }
+        Sectors { data: data.into(), stamps }
     }
 
     /// Whether any sector from `from` (logical) on was written by `batch`.

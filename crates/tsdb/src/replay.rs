@@ -1,0 +1,285 @@
+//! Bringing back what a log holds. One thread reads and decodes, others append: of 100
+//! nanoseconds that a sample takes, most go into finding its series' chunk in memory.
+//!
+//! **Invariants**: a series is one appender's, and its samples go there in their order.
+
+use crate::head::{Head, SeriesId};
+use crate::limits::Limits;
+use crate::log::{LATE, Recovered, SAMPLES, SERIES};
+use crate::spill::Spill;
+use bytes::Bytes;
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{ScopedJoinHandle, available_parallelism, scope};
+use synod_base::codec::{Malformed, Reader};
+use synod_promql::{Labels, Sample};
+
+/// Appenders, at most.
+const APPENDERS_MAX: usize = 4;
+/// Samples that go to an appender at a time, and how many such lots wait for it.
+const LOT: usize = 16_384;
+const LOTS_MAX: usize = 8;
+/// Chunks are moved out of memory when there are so many more bytes of them.
+const SPILL_BYTES: usize = 16 << 20;
+/// Numbers of series that are believed.
+const NUMBER_MAX: usize = 1 << 26;
+
+/// Samples for one appender, of its own series by their numbers there.
+struct Lot {
+    late: bool,
+    samples: Vec<(u32, Sample)>,
+}
+
+/// Where the samples of some series go.
+struct Appender<'scope> {
+    lots: SyncSender<Lot>,
+    filling: Lot,
+    thread: ScopedJoinHandle<'scope, (Head, Recovered)>,
+}
+
+impl Appender<'_> {
+    fn put(&mut self, late: bool, number: u32, sample: Sample) {
+        if self.filling.late != late || self.filling.samples.len() >= LOT {
+            self.flush();
+            self.filling.late = late;
+        }
+        self.filling.samples.push((number, sample));
+    }
+
+    fn flush(&mut self) {
+        let samples = std::mem::replace(&mut self.filling.samples, Vec::with_capacity(LOT));
+        // If it has ended, its panic is told when it is waited for.
+        let _ = self.lots.send(Lot { late: self.filling.late, samples });
+    }
+}
+
+/// Appends lots until there are no more.
+fn append(
+    limits: Limits,
+    floor: i64,
+    lots: &Receiver<Lot>,
+    spill: &Mutex<Option<&mut Spill>>,
+) -> (Head, Recovered) {
+    let (mut head, mut recovered, mut spilled_at) = (Head::new(limits), Recovered::default(), 0);
+    head.raise_floor(floor);
+    for Lot { late, samples } in lots {
+        for (number, sample) in samples {
+            let id = head.unnamed(number);
+            let taken = if late { head.put_late(id, sample) } else { head.append(id, sample) };
+            match taken {
+                Ok(_) => recovered.samples += 1,
+                Err(_) => recovered.skipped += 1,
+            }
+        }
+        if head.stats().chunk_bytes > spilled_at + SPILL_BYTES {
+            let mut spill = spill.lock().unwrap_or_else(PoisonError::into_inner);
+            // What cannot be written stays in memory: whoever opens it tells.
+            let _ = spill.as_mut().map(|spill| spill.run_alone(&mut head));
+            spilled_at = head.stats().chunk_bytes;
+        }
+    }
+    (head, recovered)
+}
+
+/// Puts records into a head as `run` hands them over.
+pub(crate) fn replay<R>(
+    head: &mut Head,
+    spill: Option<&mut Spill>,
+    run: impl FnOnce(&mut Replay<'_, '_>) -> R,
+) -> (R, Recovered) {
+    let count = available_parallelism().map_or(1, NonZero::get).min(APPENDERS_MAX);
+    let (limits, floor, spill) = (head.limits(), head.floor(), Mutex::new(spill));
+    scope(|scope| {
+        let start = |_| {
+            let (lots, waiting) = sync_channel(LOTS_MAX);
+            let filling = Lot { late: false, samples: Vec::with_capacity(LOT) };
+            let spill = &spill;
+            let thread = scope.spawn(move || append(limits, floor, &waiting, spill));
+            Appender { lots, filling, thread }
+        };
+        let appenders = (0..count).map(start).collect();
+        let (newest, recovered) = (head.newest(), Recovered::default());
+        let mut replay = Replay { head, known: Vec::new(), appenders, newest, recovered };
+        let done = run(&mut replay);
+        (done, replay.end())
+    })
+}
+
+/// See the file's header.
+pub(crate) struct Replay<'head, 'scope> {
+    /// All series, without their samples.
+    head: &'head mut Head,
+    /// What numbers mean; `None`: nothing, or the head does not take it.
+    known: Vec<Option<SeriesId>>,
+    appenders: Vec<Appender<'scope>>,
+    newest: i64,
+    recovered: Recovered,
+}
+
+impl Replay<'_, '_> {
+    /// Takes a record; gives the newest sample's time so far.
+    pub fn record(&mut self, record: Bytes) -> i64 {
+        if self.read(&record).is_err() {
+            // The journal's checksum held: this is not damage but another format.
+            self.recovered.skipped += 1;
+        }
+        self.newest
+    }
+
+    fn read(&mut self, record: &Bytes) -> Result<(), Malformed> {
+        let mut at = 0;
+        while let Some(kind) = record.get(at) {
+            at += 1;
+            match *kind {
+                SERIES => at += self.series(record.slice(at..))?,
+                kind @ (SAMPLES | LATE) => {
+                    let rest = &record[at..];
+                    let left = self.samples(kind == LATE, rest);
+                    let left = left.ok_or(Malformed { what: "samples", at })?;
+                    at += rest.len() - left;
+                }
+                _ => return Err(Malformed { what: "kind", at }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives how many bytes it took.
+    fn series(&mut self, bytes: Bytes) -> Result<usize, Malformed> {
+        let (total, mut r) = (bytes.len(), Reader::new(bytes));
+        let number = r.varint("series")?;
+        let count = r.count("labels")?;
+        let mut labels = Vec::new();
+        for _ in 0..count {
+            labels.push((r.string("label name")?, r.string("label value")?));
+        }
+        let labels = Labels::new(labels.iter().map(|(n, v)| (&**n, &**v)));
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        if number > NUMBER_MAX {
+            return Err(Malformed { what: "series", at: total - r.remaining() });
+        }
+        if number >= self.known.len() {
+            self.known.resize(number + 1, None);
+        }
+        self.known[number] = self.head.series(&labels).ok();
+        Ok(total - r.remaining())
+    }
+
+    /// Gives how many bytes are left; `None`: it ends within.
+    fn samples(&mut self, late: bool, bytes: &[u8]) -> Option<usize> {
+        let rest = &mut &*bytes;
+        let at = unzigzag(varint(rest)?);
+        let (count, mut number) = (varint(rest)?, 0);
+        let in_blocks = !late && at < self.head.floor();
+        let shards = self.appenders.len();
+        for _ in 0..count {
+            let head = varint(rest)?;
+            number = unzigzag(head >> 4).wrapping_add(number);
+            let value = f64::from_bits(bits(rest, head as usize & 15)?);
+            if in_blocks {
+                self.recovered.in_blocks += 1;
+                continue;
+            }
+            let Some(id) = self.known.get(number as usize).copied().flatten() else {
+                self.recovered.skipped += 1;
+                continue;
+            };
+            let slot = id.number() as usize;
+            self.appenders[slot % shards].put(late, (slot / shards) as u32, Sample { at, value });
+        }
+        if !in_blocks {
+            self.newest = self.newest.max(at);
+        }
+        Some(rest.len())
+    }
+
+    /// Waits for the appenders, and takes over what they have.
+    fn end(self) -> Recovered {
+        let (shards, mut recovered) = (self.appenders.len(), self.recovered);
+        // Each ends with its channel: all of them before the first is waited for.
+        let threads: Vec<_> = self
+            .appenders
+            .into_iter()
+            .map(|mut appender| {
+                appender.flush();
+                appender.thread
+            })
+            .collect();
+        for (shard, thread) in threads.into_iter().enumerate() {
+            match thread.join() {
+                Ok((part, count)) => {
+                    self.head.adopt(part, |number| number * shards + shard);
+                    recovered.samples += count.samples;
+                    recovered.skipped += count.skipped;
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        recovered
+    }
+}
+
+fn unzigzag(raw: u64) -> i64 {
+    (raw >> 1) as i64 ^ -((raw & 1) as i64)
+}
+
+/// As [`Reader::varint`], of a slice: there are millions.
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for (i, &byte) in rest.iter().take(10).enumerate() {
+        if i == 9 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte < 0x80 {
+            *rest = &rest[i + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The highest `len` bytes (8 at most) of a value.
+fn bits(rest: &mut &[u8], len: usize) -> Option<u64> {
+    let len = len.min(8);
+    let mut eight = [0; 8];
+    match rest.first_chunk::<8>() {
+        Some(more) => eight = *more,
+        None => eight[..len].copy_from_slice(rest.get(..len)?),
+    }
+    *rest = &rest[len..];
+    let others = 64 - 8 * len as u32;
+    Some(u64::from_be_bytes(eight).checked_shr(others).unwrap_or(0) << (others % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_any_bytes_is_refused_or_read_without_a_panic() {
+        let mut rng = synod_base::Rng::new(7);
+        let mut head = Head::new(Limits::default());
+        replay(&mut head, None, |replay| {
+            for _ in 0..20_000 {
+                let bytes: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(256) as u8).collect();
+                replay.record(bytes.into());
+            }
+        });
+    }
+
+    #[test]
+    fn values_are_their_highest_bytes() {
+        let bytes = 0x0102_0304_0506_0708_u64.to_be_bytes();
+        for len in 0..=15_usize {
+            let (mut rest, kept) = (&bytes[..], len.min(8));
+            let mut expected = [0; 8];
+            expected[..kept].copy_from_slice(&bytes[..kept]);
+            assert_eq!(bits(&mut rest, len), Some(u64::from_be_bytes(expected)), "{len}");
+            assert_eq!(rest.len(), 8 - kept);
+        }
+        let short = &mut &bytes[..3];
+        assert_eq!((bits(short, 4), bits(short, 2)), (None, Some(0x0102 << 48)));
+    }
+}
