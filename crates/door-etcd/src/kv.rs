@@ -7,8 +7,8 @@ use synod_etcd_proto::etcdserverpb as pb;
 use synod_mvcc::{Command, Op, Outcome, RangeRequest, check_put};
 use tonic::Status;
 
-/// Ranges that may touch more pairs than this are read on another thread.
-const INLINE_LIMIT: i64 = 1_000;
+/// Ranges of more pairs than this are read on another thread.
+const INLINE_MAX: usize = 1_000;
 
 impl Door {
     pub(crate) async fn range(&self, r: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
@@ -30,21 +30,22 @@ impl Door {
         self.handle().barrier().await.map_err(error::of_request)
     }
 
-    /// Reads what is published, large ranges on a thread for that.
+    /// Reads what is published; if that is much, on a thread for it.
     pub(crate) async fn read(
         &self,
         request: RangeRequest,
     ) -> Result<(synod_mvcc::RangeResult, pb::ResponseHeader), Status> {
         let published = self.handle().published();
         let header = self.header(published.revision(), self.handle().term());
-        let small = request.range.end.is_empty() || (1..=INLINE_LIMIT).contains(&request.limit);
-        let result = if small {
-            published.range(&request)
-        } else {
-            let read = tokio::task::spawn_blocking(move || published.range(&request)).await;
-            read.map_err(|_| error::stopped())?
+        let few = published.range_of_few(&request, INLINE_MAX).map_err(error::of_store)?;
+        let result = match few {
+            Some(result) => result,
+            None => {
+                let read = tokio::task::spawn_blocking(move || published.range(&request)).await;
+                read.map_err(|_| error::stopped())?.map_err(error::of_store)?
+            }
         };
-        let result = result.map_err(error::of_store)?.map_err(error::of_state)?;
+        let result = result.map_err(error::of_state)?;
         Ok((result, header))
     }
 

@@ -181,6 +181,44 @@ impl<'v, V: Read> At<'v, V> {
         Ok(Ok(result))
     }
 
+    /// The same, if it is about no more than `most` pairs of the present; so it takes no
+    /// longer than these do.
+    pub(crate) fn range_of_few(
+        &self,
+        req: &RangeRequest,
+        most: usize,
+    ) -> Result<Option<Result<RangeResult, Error>>, StoreError> {
+        let Some((from, to)) = bounds(&req.range) else { return self.range(req).map(Some) };
+        let present = req.revision <= 0 || req.revision == self.revision;
+        if !present || req.target != SortTarget::Key || to.is_some_and(|to| to <= from) {
+            return Ok(None);
+        }
+        let reverse = req.order == SortOrder::Descend;
+        let limit = if req.limit > 0 { req.limit as usize } else { usize::MAX };
+        let mut result = RangeResult::default();
+        for found in self.founds(from, to, self.revision, reverse) {
+            let found = found?;
+            result.count += 1;
+            if result.count as usize > most {
+                return Ok(None);
+            }
+            if req.count_only || result.more {
+                continue;
+            }
+            let mut kv = self.load(found)?;
+            let full = result.kvs.len() >= limit;
+            if full {
+                result.more = !filters(req) || passes(req, &kv);
+            } else if passes(req, &kv) {
+                if req.keys_only {
+                    kv.value = Bytes::new();
+                }
+                result.kvs.push(kv);
+            }
+        }
+        Ok(Some(Ok(result)))
+    }
+
     fn one(&self, req: &RangeRequest, revision: i64) -> Result<RangeResult, StoreError> {
         let Some(found) = self.find(&req.range.key, revision)? else {
             return Ok(RangeResult::default());

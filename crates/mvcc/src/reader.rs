@@ -89,6 +89,16 @@ impl<V: View> Published<V> {
         self.at().range(req)
     }
 
+    /// Answers a read, if it is about no more than `most` pairs of the present (or one
+    /// key); so it takes no longer than these do.
+    pub fn range_of_few(
+        &self,
+        req: &RangeRequest,
+        most: usize,
+    ) -> Result<Option<Result<RangeResult, Error>>, StoreError> {
+        self.at().range_of_few(req, most)
+    }
+
     /// The ids of all leases.
     pub fn leases(&self) -> Result<Vec<i64>, StoreError> {
         let leases = self.view.scan(Space::Leases, &[], None, false);

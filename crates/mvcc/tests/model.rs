@@ -265,6 +265,21 @@ fn check_reads(p: &Published<MemView>, model: &Model, from: &Bytes, to: &Bytes) 
             }
             let want = model.check_revision(revision).map(|()| model.read(model.now(), &r));
             assert_eq!(p.range(&r).expect("the store works"), want, "{r:?}");
+            let total = want.as_ref().map_or(0, |found| found.count as usize);
+            for most in [total.saturating_sub(1), total] {
+                let few = p.range_of_few(&r, most).expect("the store works");
+                assert!(few.is_none_or(|few| few == want), "{r:?}, {most}");
+            }
+            let one_kind = revision == 0 && r.target == SortTarget::Key && to > from;
+            if one_kind {
+                let few = p.range_of_few(&r, total).expect("the store works");
+                assert_eq!(few, Some(want), "{r:?}");
+                assert!(
+                    total == 0 || r.range.end.is_empty() || {
+                        p.range_of_few(&r, total - 1).expect("the store works").is_none()
+                    }
+                );
+            }
         }
     }
 }
