@@ -1,7 +1,7 @@
 use std::fmt;
 use synod_base::NodeId;
 use synod_consensus::Event;
-use synod_mvcc::AlarmKind;
+use synod_mvcc::{AlarmKind, Backlog};
 
 /// A decision of a cell, with its reason.
 #[derive(Clone, PartialEq, Debug)]
@@ -60,6 +60,13 @@ pub enum CellEvent {
         /// Whether a leader had placed it in the log.
         placed: bool,
     },
+    /// Commits are held back for the store's upkeep, or not any more.
+    Slowed {
+        /// What it has before it.
+        backlog: Backlog,
+        /// For how long that went on, ms; `None`: it begins.
+        ended_ms: Option<u64>,
+    },
     /// A joining member is in sync and becomes a voter.
     AutoPromoted {
         /// Who.
@@ -99,6 +106,14 @@ impl fmt::Display for CellEvent {
             CellEvent::RequestTimedOut { placed } => {
                 let where_ = if *placed { "placed in the log" } else { "never placed in the log" };
                 write!(f, "a request ran out of time; it was {where_}")
+            }
+            CellEvent::Slowed { backlog, ended_ms: None } => write!(
+                f,
+                "holds commits back: {} runs of the store wait to be merged, {} buffers to be written",
+                backlog.runs, backlog.buffers
+            ),
+            CellEvent::Slowed { ended_ms: Some(ms), .. } => {
+                write!(f, "commits go as fast as they can again, after {ms} ms")
             }
             CellEvent::AutoPromoted { member, replaces } => match replaces {
                 Some(old) => write!(f, "{member} is in sync and takes the place of {old}"),

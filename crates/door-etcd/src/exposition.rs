@@ -217,6 +217,10 @@ fn ours(page: &mut Page, door: &Door) {
     page.number("synod_core_turns_total", m.turns.get());
     page.head("synod_core_tick_late_seconds_total");
     page.row("synod_core_tick_late_seconds_total", "", m.tick_late_us.get() as f64 / 1e6);
+    page.number("synod_store_runs", m.store_runs.get());
+    page.number("synod_store_sealed_buffers", m.store_buffers.get());
+    page.head("synod_store_commits_slowed_seconds_total");
+    page.row("synod_store_commits_slowed_seconds_total", "", m.store_slowed_us.get() as f64 / 1e6);
     page.number("synod_snapshots_installed_total", m.snapshots_installed.get());
     let files = door.file_metrics();
     page.number("synod_file_registrations_total", files.registrations.get());

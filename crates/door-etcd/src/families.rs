@@ -93,6 +93,15 @@ pub const METRICS: &[Family] = &[
     ),
     counter("synod_core_turns_total", "Turns of the core's loop."),
     counter("synod_core_tick_late_seconds_total", "Lateness of ticks in all."),
+    gauge("synod_store_runs", "Sorted runs of the state's store that wait to be merged."),
+    gauge(
+        "synod_store_sealed_buffers",
+        "Full buffers of the state's store that wait to be written.",
+    ),
+    counter(
+        "synod_store_commits_slowed_seconds_total",
+        "How long commits were held back in all because merging or writing was behind.",
+    ),
     counter("synod_snapshots_installed_total", "Snapshots taken over from peers."),
     counter("synod_file_registrations_total", "Files and listings given to caches here."),
     counter(

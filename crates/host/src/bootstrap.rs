@@ -6,7 +6,7 @@
 //! its former self once it is in sync (`docs/decisions/0004-lost-disk.md`).
 
 use crate::check::Checker;
-use crate::core_loop::{CoreLoop, MAIN_CELL, ToCore, give_out};
+use crate::core_loop::{CoreLoop, MAIN_CELL, Slowed, ToCore, give_out};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
 use crate::feed::Feed;
 use crate::handle::{Handle, Shared};
@@ -547,6 +547,7 @@ fn assemble(
         members_changed: true,
         was_member: !identity.voters.is_empty(),
         ticks: 0,
+        slowed: Slowed::default(),
         end: None,
     })
 }

@@ -16,7 +16,7 @@ use synod_cell::{
     SnapshotPieces,
 };
 use synod_consensus::{Role, WriteSeq};
-use synod_mvcc::Store;
+use synod_mvcc::{Backlog, Store};
 use synod_store::DiskStore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ const REMOVED: &str = "this member was removed from the cluster; to take part ag
 const SYNC_NICE: i32 = 5;
 /// How much hashing the keyspace for a comparison yields to what clients wait for.
 const HASH_NICE: i32 = 10;
+/// Commits were held back, and are not any more once they were not for so long.
+const SLOWED_OVER_MS: u64 = 2_000;
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 pub(crate) type Answer = oneshot::Sender<Result<Reply, Failure>>;
@@ -72,6 +74,31 @@ pub(crate) enum ToCore {
     Stop,
 }
 
+/// Tells when commits begin to be held back, and when that is over.
+#[derive(Default)]
+pub(crate) struct Slowed {
+    since: Option<Tick>,
+    last: Tick,
+    total_us: u64,
+}
+
+impl Slowed {
+    fn look(&mut self, backlog: Backlog, now: Tick, handle: &Handle) {
+        if std::mem::replace(&mut self.total_us, backlog.slowed_us) != backlog.slowed_us {
+            self.last = now;
+            if self.since.is_none() {
+                self.since = Some(now);
+                handle.log(CellEvent::Slowed { backlog, ended_ms: None });
+            }
+        } else if now.since(self.last) > SLOWED_OVER_MS
+            && let Some(since) = self.since.take()
+        {
+            let ended_ms = Some(self.last.since(since));
+            handle.log(CellEvent::Slowed { backlog, ended_ms });
+        }
+    }
+}
+
 pub(crate) struct CoreLoop {
     pub cell: Cell<DiskStore>,
     pub handle: Handle,
@@ -88,6 +115,7 @@ pub(crate) struct CoreLoop {
     pub members_changed: bool,
     pub was_member: bool,
     pub ticks: u64,
+    pub slowed: Slowed,
     pub end: Option<Result<(), String>>,
 }
 
@@ -333,14 +361,20 @@ impl CoreLoop {
         shared.reads_alone.store(status.reads_alone, Ordering::Release);
     }
 
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
         let shared = &self.handle.0;
         let status = Arc::new(self.cell.status());
         *shared.status.lock().unwrap_or_else(|e| e.into_inner()) = status;
         let clock = self.cell.lease_clock(self.now());
         *shared.lease_clock.lock().unwrap_or_else(|e| e.into_inner()) = (clock, Instant::now());
         *shared.connected.lock().unwrap_or_else(|e| e.into_inner()) = self.links.connected();
-        shared.store_disk.store(self.cell.state().size().on_disk, Ordering::Relaxed);
+        let size = self.cell.state().size();
+        shared.store_disk.store(size.on_disk, Ordering::Relaxed);
+        shared.metrics.store_runs.set(size.backlog.runs as i64);
+        shared.metrics.store_buffers.set(size.backlog.buffers as i64);
+        let slowed = size.backlog.slowed_us.saturating_sub(shared.metrics.store_slowed_us.get());
+        shared.metrics.store_slowed_us.add(slowed);
+        self.slowed.look(size.backlog, self.now(), &self.handle);
     }
 
     fn start_hash_round(&mut self, revision: i64) {

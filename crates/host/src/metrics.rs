@@ -176,6 +176,12 @@ pub struct Metrics {
     pub snapshots_installed: Counter,
     /// Applies of committed entries that took longer than 100 ms.
     pub slow_apply: Counter,
+    /// Runs of the store that wait to be merged.
+    pub store_runs: Gauge,
+    /// Full buffers of the store that wait to be written.
+    pub store_buffers: Gauge,
+    /// How long commits were held back for them, µs.
+    pub store_slowed_us: Counter,
     /// Linearizable reads that waited longer than a second for their barrier.
     pub slow_reads: Counter,
 }
@@ -204,6 +210,9 @@ impl Default for Metrics {
             peers: Mutex::default(),
             snapshots_installed: Counter::default(),
             slow_apply: Counter::default(),
+            store_runs: Gauge::default(),
+            store_buffers: Gauge::default(),
+            store_slowed_us: Counter::default(),
             slow_reads: Counter::default(),
         }
     }

@@ -47,6 +47,6 @@ pub use snapshot::{
     SnapshotCursor, SnapshotError, SnapshotHead, SnapshotReader, SnapshotWriter, StagedPairs,
 };
 pub use state::{State, StateLimits};
-pub use store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
+pub use store::{Backlog, Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer, View};
 pub use types::*;
 pub use watch_index::WatchIndex;

@@ -150,6 +150,19 @@ pub struct StoreSize {
     pub on_disk: u64,
     /// Bytes in buffers and caches, as far as the store knows.
     pub in_memory: u64,
+    /// What its upkeep has before it.
+    pub backlog: Backlog,
+}
+
+/// What a store's upkeep has before it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Backlog {
+    /// Sorted runs that wait to be merged.
+    pub runs: u64,
+    /// Full buffers that wait to be written.
+    pub buffers: u64,
+    /// How long commits were held back for it so far, µs.
+    pub slowed_us: u64,
 }
 
 /// Makes durable what was committed before it was made; may run elsewhere.

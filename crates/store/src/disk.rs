@@ -14,7 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use synod_mvcc::{Batch, Space, Store, StoreError, StoreSize, Syncer};
+use synod_mvcc::{Backlog, Batch, Space, Store, StoreError, StoreSize, Syncer};
 
 const CURRENT: &str = "CURRENT";
 
@@ -25,6 +25,8 @@ pub struct DiskStore {
     generation: Arc<Generation>,
     staged: Option<(Workers, Arc<Generation>)>,
     pace: Pace,
+    /// How long commits waited.
+    slowed_us: u64,
     root: PathBuf,
     options: DiskOptions,
     _lock: File,
@@ -47,7 +49,8 @@ impl DiskStore {
         let generation = Generation::open(&root, number, &options)?;
         let workers = Workers::start(&generation)?;
         let (staged, pace) = (None, Pace::default());
-        Ok(DiskStore { workers, generation, staged, pace, root, options, _lock: lock })
+        let slowed_us = 0;
+        Ok(DiskStore { workers, generation, staged, pace, slowed_us, root, options, _lock: lock })
     }
 }
 
@@ -127,6 +130,7 @@ impl Store for DiskStore {
         let wait = self.pace.wait(bytes, runs, sealed);
         if !wait.is_zero() {
             std::thread::sleep(wait);
+            self.slowed_us += wait.as_micros() as u64;
         }
         Ok(())
     }
@@ -151,7 +155,10 @@ impl Store for DiskStore {
         let memtables = self.generation.memtables();
         let memtables =
             memtables.sealed.iter().chain([&memtables.active]).map(|m| m.bytes()).sum::<u64>();
-        StoreSize { on_disk: tree.disk_space(), in_memory: cache + memtables }
+        let (runs, sealed) = self.generation.backlog();
+        let (runs, buffers, slowed_us) = (runs as u64, sealed as u64, self.slowed_us);
+        let backlog = Backlog { runs, buffers, slowed_us };
+        StoreSize { on_disk: tree.disk_space(), in_memory: cache + memtables, backlog }
     }
 
     fn is_behind(&self) -> bool {
