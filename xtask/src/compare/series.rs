@@ -17,6 +17,8 @@ const HOSTS: &str = "1000";
 const SAMPLES: &str = "170";
 /// How long the page is scraped, every five seconds.
 const SCRAPED: Duration = Duration::from_secs(30);
+/// How long after the push memory is looked at: allocators keep what was freed for a while.
+const SETTLED: Duration = Duration::from_secs(30);
 const PAGE_PORT: u16 = 19_191;
 /// How long anything may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -103,8 +105,8 @@ pub fn series(root: &Path) -> Result<(), String> {
          (`synod bench series`); 20 range queries over the three hours in steps of 60 s (the median of three rounds, \
          after one that is not counted); `kill -9`, then a start until a query has its answer; a page of 100,000 samples \
          scraped every 5 s for half a minute, by a server that does nothing else. CPU is the server's. \
-         Memory is what the process holds after the push, without mapped files, less what it holds when it \
-         is empty. Bytes a sample: of the chunks, without an index (Prometheus: of a snapshot with its index; VictoriaMetrics: \
+         Memory is what the process holds half a minute after the push, without mapped files, less what it \
+         holds when it is empty. Bytes a sample: of the chunks, without an index (Prometheus: of a snapshot with its index; VictoriaMetrics: \
          of its data after a flush).\n\n\
          | | samples/s | samples per CPU s | KiB a series | bytes a sample | 20 queries, s | ready after kill -9, s | \
          samples scraped per CPU s |\n|---|---|---|---|---|---|---|---|\n",
@@ -159,8 +161,8 @@ fn measure(
         .map_err(|e| e.to_string())?;
     let told: serde_json::Value = serde_json::from_slice(&pushed.stdout)
         .map_err(|e| format!("bench series to {name}: {e}"))?;
-    // What is still to be written belongs to it.
-    std::thread::sleep(Duration::from_secs(6));
+    // What is still to be written belongs to it; what is freed goes back to the system.
+    std::thread::sleep(SETTLED);
     let cpu = server.cpu() - before;
     let samples = told["samples"].as_f64().unwrap_or(0.0);
     let series = HOSTS.parse::<f64>().unwrap_or(1.0) * 100.0;
