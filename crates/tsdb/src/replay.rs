@@ -1,5 +1,6 @@
-//! Bringing back what a log holds. One thread reads and decodes, others append: of 100
-//! nanoseconds that a sample takes, most go into finding its series' chunk in memory.
+//! Bringing back what a log holds. One thread reads and decodes, others append. Most of what
+//! a sample costs is the wait for its series' chunk to come from memory: so samples are
+//! gathered, and those of one series appended together.
 //!
 //! **Invariants**: a series is one appender's, and its samples go there in their order.
 
@@ -17,9 +18,9 @@ use synod_promql::{Labels, Sample};
 
 /// Appenders, at most.
 const APPENDERS_MAX: usize = 4;
-/// Samples that go to an appender at a time, and how many such lots wait for it.
-const LOT: usize = 16_384;
-const LOTS_MAX: usize = 8;
+/// Samples that go to an appender at a time (6 MiB), and how many such lots wait for it.
+const LOT: usize = 1 << 18;
+const LOTS_MAX: usize = 1;
 /// Chunks are moved out of memory when there are so many more bytes of them.
 const SPILL_BYTES: usize = 16 << 20;
 /// Numbers of series that are believed.
@@ -63,7 +64,9 @@ fn append(
 ) -> (Head, Recovered) {
     let (mut head, mut recovered, mut spilled_at) = (Head::new(limits), Recovered::default(), 0);
     head.raise_floor(floor);
-    for Lot { late, samples } in lots {
+    for Lot { late, mut samples } in lots {
+        // Stable: a series' samples stay in their order.
+        samples.sort_by_key(|(number, _)| *number);
         for (number, sample) in samples {
             let id = head.unnamed(number);
             let taken = if late { head.put_late(id, sample) } else { head.append(id, sample) };

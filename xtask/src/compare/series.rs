@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Synod watches itself, and what is older than three hours then is out of its bounds.
 const HOSTS: &str = "1000";
 const SAMPLES: &str = "170";
-/// How long the page is scraped, every five seconds.
+/// How long the page is scraped, every second: what the server does besides should not count.
 const SCRAPED: Duration = Duration::from_secs(30);
 /// How long after the push memory is looked at: allocators keep what was freed for a while.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ pub fn series(root: &Path) -> Result<(), String> {
          pushed by remote-write 1.0 over four connections in requests of 2,000 samples \
          (`synod bench series`); 20 range queries over the three hours in steps of 60 s (the median of three rounds, \
          after one that is not counted); `kill -9`, then a start until a query has its answer; a page of 100,000 samples \
-         scraped every 5 s for half a minute, by a server that does nothing else. CPU is the server's. \
+         scraped every second for half a minute, by a server that does nothing else. CPU is the server's. \
          Memory is what the process holds half a minute after the push, without mapped files, less what it \
          holds when it is empty. Bytes a sample: of the chunks, without an index (Prometheus: of a snapshot with its index; VictoriaMetrics: \
          of its data after a flush).\n\n\
@@ -239,7 +239,7 @@ impl Server {
     fn launch(&mut self, scrape: Option<&str>) -> Result<(), String> {
         let scrape = scrape.map_or(String::new(), |at| {
             format!(
-                "scrape_configs:\n- job_name: page\n  scrape_interval: 5s\n  scrape_timeout: 5s\n  \
+                "scrape_configs:\n- job_name: page\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  \
                  static_configs: [{{targets: [\"{at}\"]}}]\n"
             )
         });
