@@ -18,6 +18,7 @@ cargo xtask <command>
   dashboards       write dashboards/*.json for Grafana
   peers            fetch the real clients and servers that the tests use into target/peers
   compare etcd     measure Synod and etcd in one run; writes docs/benchmarks.md
+  compare locks    measure Synod's locks and ZooKeeper's in one run; writes docs/benchmarks.md
   compare protocols  measure the three protocols in one run; writes docs/protocols.md
   compare series   measure monitoring beside Prometheus and VictoriaMetrics; writes docs/benchmarks.md
   bench cores      measure the protocols' cores and others' in one process; writes docs/benchmarks.md
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["dashboards"] => dashboards::write(&root(), false),
         ["peers"] => peers::fetch(&root()).map(drop),
         ["compare", "etcd", rest @ ..] => compare::etcd(&root(), rest),
+        ["compare", "locks", rest @ ..] => compare::locks(&root(), rest),
         ["compare", "protocols", rest @ ..] => compare::protocols(&root(), rest),
         ["compare", "series"] => compare::series(&root()),
         ["bench", "cores", rest @ ..] => compare::cores(&root(), rest),

@@ -4,6 +4,7 @@ mod common;
 
 use common::Cluster;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_client::{Client, Error, Lock, LockOptions, Session, SessionOptions, Wait};
 use tokio::task::JoinSet;
@@ -109,15 +110,27 @@ fn ten_thousand_locks_outlive_the_leader() {
         async move { client.is_good(&sequencer).await.expect("an answer") }
     }));
     assert!(good.iter().all(|good| *good), "{} are lost", good.iter().filter(|g| !**g).count());
-    runtime.block_on(async {
-        let thief = client(0).open_session(SessionOptions::named("thief")).await.expect("one");
-        for holder in (0..SESSIONS).step_by(100) {
-            let never = LockOptions { wait: Wait::Never, ..LockOptions::default() };
-            let taken = thief.lock_with(&name(holder, 0), never).await.map(|l| l.token());
-            assert!(matches!(taken, Err(Error::Held(_))), "{taken:?}");
+    // Nobody gets any of them beside its holder.
+    let thieves =
+        runtime.block_on(all(CLIENTS, |i| {
+            let client = client(i);
+            async move {
+                Arc::new(client.open_session(SessionOptions::named("thief")).await.expect("one"))
+            }
+        }));
+    let begun = Instant::now();
+    let taken = runtime.block_on(all(SESSIONS, |holder| {
+        let thief = thieves[holder % CLIENTS].clone();
+        async move {
+            for lock in 0..LOCKS_EACH {
+                let never = LockOptions { wait: Wait::Never, ..LockOptions::default() };
+                let taken = thief.lock_with(&name(holder, lock), never).await.map(|l| l.token());
+                assert!(matches!(taken, Err(Error::Held(_))), "{holder} {lock}: {taken:?}");
+            }
         }
-        assert!(holders.iter().all(|h| h.session.is_safe()));
-    });
+    }));
+    println!("{} locks were asked for in vain in {:?}", taken.len() * LOCKS_EACH, begun.elapsed());
+    assert!(holders.iter().all(|h| h.session.is_safe()));
     // Sessions and locks are given up on this runtime.
-    runtime.block_on(async { drop(holders) });
+    runtime.block_on(async { drop((holders, thieves)) });
 }

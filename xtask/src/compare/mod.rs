@@ -3,12 +3,14 @@
 
 mod cores;
 mod etcd;
+mod locks;
 mod protocols;
 mod series;
 mod servers;
 
 pub use cores::cores;
 pub use etcd::etcd;
+pub use locks::locks;
 pub use protocols::protocols;
 pub use series::series;
 
@@ -33,7 +35,7 @@ fn seconds<'a>(args: &[&'a str]) -> Result<&'a str, String> {
     match args {
         ["--seconds", s] => Ok(s),
         [] => Ok("5"),
-        _ => Err("usage: compare etcd|protocols [--seconds S]".into()),
+        _ => Err("usage: compare etcd|locks|protocols [--seconds S]".into()),
     }
 }
 

@@ -14,6 +14,7 @@ mod servers;
 mod service;
 mod session;
 mod watch;
+mod zookeeper;
 
 use crate::Outcome;
 use clap::{Args, Subcommand, ValueEnum};
@@ -45,6 +46,9 @@ enum Load {
     Lock(Common),
     /// The same by Synod's own interface, with sequencers
     FencedLock(Common),
+    /// The locks of a ZooKeeper, by its recipe, with a connection for each client
+    #[command(hide = true)]
+    ZookeeperLock(Common),
     /// Keep many sessions that do nothing, and see what they cost the servers
     Session(session::SessionArgs),
     /// Kill the active instance of a service again and again, and time the switch
@@ -175,6 +179,7 @@ pub fn run(args: BenchArgs) -> Outcome {
             Load::Lease(c) => loads::run("lease", c, loads::Kind::Lease).await,
             Load::Lock(c) => loads::run("lock", c, loads::Kind::Lock).await,
             Load::FencedLock(c) => loads::run("fenced-lock", c, loads::Kind::FencedLock).await,
+            Load::ZookeeperLock(c) => zookeeper::run(c).await,
             Load::Session(s) => session::run(s).await,
             Load::Service(s) => service::run(s).await,
             Load::Worker(w) => service::work(w).await,
