@@ -67,6 +67,25 @@ pub enum CellEvent {
         /// For how long that went on, ms; `None`: it begins.
         ended_ms: Option<u64>,
     },
+    /// A peer's heartbeats have stopped, as far as their rhythm tells: it has failed, or is
+    /// cut off. Nothing is decided by that.
+    PeerSuspected {
+        /// The peer.
+        peer: NodeId,
+        /// How long nothing was heard of it.
+        silence_ms: u64,
+        /// The usual time between its heartbeats.
+        usual_ms: u64,
+        /// How sure it is: minus the logarithm of the probability that it is only late.
+        phi: f64,
+    },
+    /// A peer that was suspected was heard again.
+    PeerHeard {
+        /// The peer.
+        peer: NodeId,
+        /// After how long.
+        silence_ms: u64,
+    },
     /// A joining member is in sync and becomes a voter.
     AutoPromoted {
         /// Who.
@@ -114,6 +133,13 @@ impl fmt::Display for CellEvent {
             ),
             CellEvent::Slowed { ended_ms: Some(ms), .. } => {
                 write!(f, "commits go as fast as they can again, after {ms} ms")
+            }
+            CellEvent::PeerSuspected { peer, silence_ms, usual_ms, phi } => write!(
+                f,
+                "suspects {peer}: silent for {silence_ms} ms, usually {usual_ms} ms (phi {phi:.1})"
+            ),
+            CellEvent::PeerHeard { peer, silence_ms } => {
+                write!(f, "heard {peer} again after {silence_ms} ms")
             }
             CellEvent::AutoPromoted { member, replaces } => match replaces {
                 Some(old) => write!(f, "{member} is in sync and takes the place of {old}"),

@@ -29,6 +29,8 @@ pub enum SessionState {
 pub struct SessionClock {
     ttl_ms: u64,
     grace_ms: u64,
+    /// Renewals are sent at least so often.
+    heartbeat_ms: u64,
     /// When the latest answered renewal was sent.
     renewed_ms: u64,
     state: SessionState,
@@ -37,7 +39,14 @@ pub struct SessionClock {
 impl SessionClock {
     /// A session whose opening was asked for at `sent_ms`.
     pub fn new(sent_ms: u64, ttl_ms: u64, grace_ms: u64) -> SessionClock {
-        SessionClock { ttl_ms, grace_ms, renewed_ms: sent_ms, state: SessionState::Safe }
+        let (heartbeat_ms, state) = (u64::MAX, SessionState::Safe);
+        SessionClock { ttl_ms, grace_ms, heartbeat_ms, renewed_ms: sent_ms, state }
+    }
+
+    /// The same with renewals at least so often: for whoever judges by their rhythm
+    /// whether the client lives.
+    pub fn with_heartbeat(self, heartbeat_ms: u64) -> SessionClock {
+        SessionClock { heartbeat_ms: heartbeat_ms.max(1), ..self }
     }
 
     /// What was last told.
@@ -66,7 +75,7 @@ impl SessionClock {
     /// after a third.
     pub fn renew_at_ms(&self) -> u64 {
         let part = if self.ttl_ms < SHORT_TTL_MS { 3 } else { 2 };
-        self.renewed_ms + self.ttl_ms / part
+        self.renewed_ms + (self.ttl_ms / part).min(self.heartbeat_ms)
     }
 
     /// For how long to wait for the answer to one renewal, so that several fit

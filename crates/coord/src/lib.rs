@@ -13,7 +13,8 @@
 //! - A candidate of an election is a session with a record under [`CANDIDATES`]; the
 //!   best healthy one enters the office's queue when it is free.
 //! - A service's instances are sessions with a record under [`SERVICES`]; the
-//!   active one of several holds a lock.
+//!   active one of several holds a lock. The leader marks those whose agents have
+//!   fallen silent, under [`SILENCES`].
 //! - A session with a lock-delay has a second lease, its *guard*, that outlives
 //!   it by the delay; it holds a second key in each queue, created with the
 //!   first. When the session is lost the guard keeps the others out.
@@ -37,6 +38,7 @@ mod claim;
 mod clock;
 mod elect;
 pub mod file;
+mod listener;
 mod phi;
 mod queue;
 mod sequencer;
@@ -51,6 +53,7 @@ pub use elect::{
     CANDIDATES, Candidate, CandidateRecord, Choice, best, candidate_key, candidates, choice,
     outranked, read_candidates, take_office, took_office,
 };
+pub use listener::{Hearing, Listener, Verdict};
 pub use phi::{PhiDetector, PhiOptions};
 pub use queue::{
     Contender, Standing, contenders, delays, holders, is_ahead, is_free, key_of, read_queue,
@@ -58,8 +61,8 @@ pub use queue::{
 };
 pub use sequencer::{BadSequencer, Mode, Sequencer};
 pub use service::{
-    Duty, Health, InstanceRecord, Report, Role, SERVICES, ServiceMode, handover_key, instance_key,
-    office, report_key,
+    Duty, Health, InstanceRecord, Report, Role, SERVICES, SILENCES, ServiceMode, handover_key,
+    instance_key, office, report_key, silence_key,
 };
 pub use steps::{
     Entered, Place, SESSIONS, enter, entered, fence, fenced, is_reserved, leave, mark_held, resign,

@@ -83,6 +83,19 @@ impl PhiDetector {
         }
     }
 
+    /// The listener stood still for so long until now: its silence is none of the
+    /// sender's.
+    pub fn stood_still(&mut self, for_ms: u64, now_ms: u64) {
+        if let Some(last) = &mut self.last_ms {
+            *last = last.saturating_add(for_ms).min(now_ms.max(*last));
+        }
+    }
+
+    /// The usual time between heartbeats, ms.
+    pub fn usual_ms(&self) -> u64 {
+        self.distribution().0.round() as u64
+    }
+
     /// Mean and standard deviation of the intervals, ms; before there are any, as
     /// the options say, with a deviation of a quarter.
     fn distribution(&self) -> (f64, f64) {

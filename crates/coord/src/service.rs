@@ -34,6 +34,15 @@ pub fn report_key(service: &str, instance: &str) -> String {
     format!("synod/report/{service}/{instance}")
 }
 
+/// What the keys start with by which the leader says of instances that their agents have
+/// fallen silent, as far as their rhythm tells. Each is bound to its instance's session.
+pub const SILENCES: &str = "synod/silence/";
+
+/// The key of such a mark; its value tells why.
+pub fn silence_key(service: &str, instance: &str) -> String {
+    format!("{SILENCES}{service}/{instance}")
+}
+
 /// What an instance says of its own health.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {

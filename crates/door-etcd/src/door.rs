@@ -1,6 +1,8 @@
 //! What all services of the door share.
 
-use crate::coord::{FileMetrics, deletes_over_files, follow_leader};
+use crate::coord::{
+    FileMetrics, SilenceMetrics, deletes_over_files, follow_leader, watch_instances,
+};
 use crate::error;
 use crate::lease::Renewals;
 use crate::metrics::CallMetrics;
@@ -57,6 +59,7 @@ struct Inner {
     renewals: Renewals,
     metrics: CallMetrics,
     file_metrics: FileMetrics,
+    silence_metrics: Arc<SilenceMetrics>,
     leadership: watch::Receiver<(u64, u64)>,
 }
 
@@ -67,8 +70,18 @@ impl Door {
         tokio::spawn(hub.clone().run());
         let (renewals, metrics) = (Renewals::default(), CallMetrics::default());
         let (file_metrics, leadership) = (FileMetrics::default(), follow_leader(handle.clone()));
-        let inner = Inner { handle, config, hub, renewals, metrics, file_metrics, leadership };
-        Door(Arc::new(inner))
+        let silence_metrics = Arc::new(SilenceMetrics::default());
+        tokio::spawn(watch_instances(handle.clone(), silence_metrics.clone()));
+        Door(Arc::new(Inner {
+            handle,
+            config,
+            hub,
+            renewals,
+            metrics,
+            file_metrics,
+            silence_metrics,
+            leadership,
+        }))
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
@@ -85,6 +98,10 @@ impl Door {
 
     pub(crate) fn file_metrics(&self) -> &FileMetrics {
         &self.0.file_metrics
+    }
+
+    pub(crate) fn silence_metrics(&self) -> &SilenceMetrics {
+        &self.0.silence_metrics
     }
 
     /// Ballot and leader (0: none is known), and how they change.

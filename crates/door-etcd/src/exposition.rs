@@ -6,7 +6,10 @@ use crate::door::{Door, ETCD_VERSION};
 use crate::families::METRICS;
 use crate::metrics::CODE_NAMES;
 use crate::server::HOT_PATHS;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
+use synod_base::NodeId;
 use synod_consensus::Role;
 use synod_host::metrics::{Counter, PeerMetrics};
 use synod_host::page::Page;
@@ -92,20 +95,31 @@ fn network(page: &mut Page, door: &Door) {
         let labels = format!("To=\"{:x}\"", id.0);
         page.buckets("etcd_network_peer_round_trip_time_seconds", &labels, &peer.round_trip);
     }
-    let connected = door.handle().connected();
-    page.head("synod_peer_connected");
-    let published = door.handle().published();
-    for id in peers.keys() {
-        let is = u8::from(connected.contains(id));
-        // A name may hold anything.
-        let name = published.members().get(id).map_or("", |m| &*m.name);
-        let name = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let labels = format!("peer=\"{:x}\",name=\"{name}\"", id.0);
-        page.row("synod_peer_connected", &labels, is);
-    }
+    peer_states(page, door, &peers);
     let traffic = &door.call_metrics().traffic;
     page.number("etcd_network_client_grpc_received_bytes_total", traffic.received.get());
     page.number("etcd_network_client_grpc_sent_bytes_total", traffic.sent.get());
+}
+
+/// Whether peers are connected, and whether they are heard.
+fn peer_states(page: &mut Page, door: &Door, peers: &BTreeMap<NodeId, Arc<PeerMetrics>>) {
+    let (connected, hearings) = (door.handle().connected(), door.handle().hearings());
+    let published = door.handle().published();
+    let mut family = |name: &str, value: &dyn Fn(&NodeId) -> f64| {
+        page.head(name);
+        for id in peers.keys() {
+            // A name may hold anything.
+            let peer = published.members().get(id).map_or("", |m| &*m.name);
+            let peer = peer.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            page.row(name, &format!("peer=\"{:x}\",name=\"{peer}\"", id.0), value(id));
+        }
+    };
+    let hearing = |id: &NodeId| hearings.get(id).copied().unwrap_or_default();
+    family("synod_peer_connected", &|id| f64::from(u8::from(connected.contains(id))));
+    family("synod_peer_silence_seconds", &|id| hearing(id).silence_ms as f64 / 1e3);
+    family("synod_peer_phi", &|id| hearing(id).phi);
+    family("synod_peer_suspected", &|id| f64::from(u8::from(hearing(id).suspected)));
+    family("synod_peer_suspicions_total", &|id| peers[id].suspicions.get() as f64);
 }
 
 fn calls(page: &mut Page, door: &Door) {
@@ -222,6 +236,9 @@ fn ours(page: &mut Page, door: &Door) {
     page.head("synod_store_commits_slowed_seconds_total");
     page.row("synod_store_commits_slowed_seconds_total", "", m.store_slowed_us.get() as f64 / 1e6);
     page.number("synod_snapshots_installed_total", m.snapshots_installed.get());
+    let silences = door.silence_metrics();
+    page.number("synod_service_silent_instances", silences.silent.get());
+    page.number("synod_service_suspicions_total", silences.suspicions.get());
     let files = door.file_metrics();
     page.number("synod_file_registrations_total", files.registrations.get());
     page.number("synod_file_uncached_total", files.uncached.get());

@@ -50,7 +50,7 @@ pub const METRICS: &[Family] = &[
     counter("etcd_network_peer_sent_failures_total", "Messages to a peer dropped."),
     histogram(
         "etcd_network_peer_round_trip_time_seconds",
-        "Round trip of a probe every 2 s on the connection to a peer, both ends' handling included.",
+        "Round trip of a probe every 250 ms on the connection to a peer, both ends' handling included.",
     ),
     counter(
         "etcd_network_client_grpc_received_bytes_total",
@@ -85,6 +85,16 @@ pub const METRICS: &[Family] = &[
     gauge("synod_consensus_persisted_index", "Last index durable here."),
     gauge("synod_consensus_peer_lag_entries", "On a leader: entries a member lacks."),
     gauge("synod_peer_connected", "Whether a peer takes messages from this member."),
+    gauge(
+        "synod_peer_silence_seconds",
+        "Time since a peer's last heartbeat, which comes every 250 ms.",
+    ),
+    gauge(
+        "synod_peer_phi",
+        "How sure this member is, by the rhythm of its heartbeats, that a peer has failed: 8 is suspicion.",
+    ),
+    gauge("synod_peer_suspected", "Whether a peer is suspected to have failed."),
+    counter("synod_peer_suspicions_total", "Times that a peer was suspected."),
     counter("synod_watch_fell_behind_total", "Times a watch was too slow for the hub."),
     counter("synod_journal_bytes_total", "Bytes of records appended."),
     gauge(
@@ -103,6 +113,11 @@ pub const METRICS: &[Family] = &[
         "How long commits were held back in all because merging or writing was behind.",
     ),
     counter("synod_snapshots_installed_total", "Snapshots taken over from peers."),
+    gauge(
+        "synod_service_silent_instances",
+        "On a leader: instances of services whose agents are taken to be silent.",
+    ),
+    counter("synod_service_suspicions_total", "Times that one was, by this member."),
     counter("synod_file_registrations_total", "Files and listings given to caches here."),
     counter(
         "synod_file_uncached_total",

@@ -44,14 +44,27 @@ impl Door {
             "/version" => (StatusCode::OK, JSON, versions()),
             "/metrics" => (StatusCode::OK, METRICS, crate::exposition::render(self)),
             "/health" => self.health(query).await,
-            "/synod/cell" => {
-                let protocol = self.handle().protocol();
-                (StatusCode::OK, JSON, format!("{{\"protocol\":\"{protocol}\"}}\n"))
-            }
+            "/synod/cell" => (StatusCode::OK, JSON, format!("{}\n", self.cell())),
             "/synod/events" => (StatusCode::OK, TEXT, self.events(|_| true)),
             "/synod/leadership" => (StatusCode::OK, TEXT, self.events(about_leadership)),
             _ => self.checks(path, query).await,
         })
+    }
+
+    /// What the cell runs, and what this member thinks of its peers.
+    fn cell(&self) -> serde_json::Value {
+        let published = self.handle().published();
+        let connected = self.handle().connected();
+        let peers = self.handle().hearings().into_iter().map(|(id, h)| {
+            let name = published.members().get(&id).map_or("", |m| &*m.name);
+            serde_json::json!({
+                "id": format!("{:x}", id.0), "name": name, "connected": connected.contains(&id),
+                "suspected": h.suspected, "silence_ms": h.silence_ms, "usual_ms": h.usual_ms,
+                "phi": (h.phi * 10.0).round() / 10.0,
+            })
+        });
+        let peers: Vec<_> = peers.collect();
+        serde_json::json!({ "protocol": self.handle().protocol().to_string(), "peers": peers })
     }
 
     /// Decisions that this member saw, newest first, with their age.

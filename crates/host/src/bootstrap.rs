@@ -6,7 +6,7 @@
 //! its former self once it is in sync (`docs/decisions/0004-lost-disk.md`).
 
 use crate::check::Checker;
-use crate::core_loop::{CoreLoop, MAIN_CELL, Slowed, ToCore, give_out};
+use crate::core_loop::{CoreLoop, MAIN_CELL, STATUS_EVERY, Slowed, TICK, ToCore, give_out};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
 use crate::feed::Feed;
 use crate::handle::{Handle, Shared};
@@ -525,6 +525,7 @@ fn assemble(
         stopped: watch::Sender::new(None),
         store_disk: AtomicU64::new(0),
         connected: Mutex::default(),
+        hearings: Mutex::default(),
     };
     let spares = SpareMaker::new(config.data_dir.join("journal"), config.segment_bytes);
     let (jobs, _thread) =
@@ -536,7 +537,7 @@ fn assemble(
     Ok(CoreLoop {
         cell,
         handle: Handle(Arc::new(shared)),
-        links: Links::new(identity.cluster, id, metrics),
+        links: Links::new(identity.cluster, id, metrics, TICK * STATUS_EVERY as u32),
         journal: jobs,
         checker: Checker::new(id, config.check_ms),
         seeds,

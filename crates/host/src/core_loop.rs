@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 pub(crate) const MAIN_CELL: CellId = CellId(1);
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// Ticks between two publications of the full status.
-const STATUS_EVERY: u64 = 10;
+pub(crate) const STATUS_EVERY: u64 = 10;
 const REMOVED: &str = "this member was removed from the cluster; to take part again it must be \
                        added as a new one, with an empty data directory";
 /// How much a sync of the state yields to what clients wait for (Unix niceness).
@@ -179,6 +179,9 @@ impl CoreLoop {
             self.refresh_links();
         }
         if self.ticks.is_multiple_of(STATUS_EVERY) {
+            for event in self.links.look() {
+                self.handle.log(event);
+            }
             self.publish_status();
         }
         if let Some(revision) = self.checker.due(now, self.handle.leads(), &self.handle) {
@@ -368,6 +371,7 @@ impl CoreLoop {
         let clock = self.cell.lease_clock(self.now());
         *shared.lease_clock.lock().unwrap_or_else(|e| e.into_inner()) = (clock, Instant::now());
         *shared.connected.lock().unwrap_or_else(|e| e.into_inner()) = self.links.connected();
+        *shared.hearings.lock().unwrap_or_else(|e| e.into_inner()) = self.links.hearings();
         let size = self.cell.state().size();
         shared.store_disk.store(size.on_disk, Ordering::Relaxed);
         shared.metrics.store_runs.set(size.backlog.runs as i64);

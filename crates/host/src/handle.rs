@@ -4,7 +4,7 @@ use crate::core_loop::ToCore;
 use crate::feed::Feed;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use synod_base::NodeId;
 use synod_cell::{CellEvent, CellStatus, Failure, Reply, Work};
 use synod_consensus::Protocol;
+use synod_coord::Hearing;
 use synod_mvcc::{Outcome, Published, Reader, Store};
 use tokio::sync::{oneshot, watch};
 
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub stopped: watch::Sender<Option<Result<(), String>>>,
     pub store_disk: AtomicU64,
     pub connected: Mutex<BTreeSet<NodeId>>,
+    pub hearings: Mutex<BTreeMap<NodeId, Hearing>>,
 }
 
 /// A member, as doors see it. Cheap to clone; works from any thread.
@@ -195,6 +197,11 @@ impl Handle {
     /// The peers that take messages from this member, as of a moment ago.
     pub fn connected(&self) -> BTreeSet<NodeId> {
         self.0.connected.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// What this member thinks of each peer, by its heartbeats, as of a moment ago.
+    pub fn hearings(&self) -> BTreeMap<NodeId, Hearing> {
+        self.0.hearings.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// When this process started.

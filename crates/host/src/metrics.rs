@@ -130,6 +130,8 @@ pub struct PeerMetrics {
     pub send_failures: Counter,
     /// Round trips of probes on the connection to it.
     pub round_trip: Histogram,
+    /// Times that it was suspected to have failed.
+    pub suspicions: Counter,
 }
 
 impl Default for PeerMetrics {
@@ -140,6 +142,7 @@ impl Default for PeerMetrics {
             send_failures: Counter::default(),
             // etcd's bounds.
             round_trip: Histogram::doubling(100, 14),
+            suspicions: Counter::default(),
         }
     }
 }

@@ -14,7 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use synod_base::NodeId;
-use synod_cell::PeerMessage;
+use synod_cell::{CellEvent, PeerMessage};
+use synod_coord::{Hearing, Listener, PhiOptions, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -30,8 +31,12 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// silent partition a new one is dialled instead of waiting for TCP's backoff.
 const UNACKED_MAX: Duration = Duration::from_millis(2_000);
 
-/// Between two probes of a peer's round trip.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Between two probes of a peer: their echoes are its heartbeats, and tell the time of
+/// the round trip.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// What is taken for the time between echoes before there was one: a peer may have yet
+/// to start.
+const FIRST_ECHO_MS: u64 = 1_000;
 /// The number of no cell: its frames are probes, and answered with one byte.
 const PROBE_CELL: u32 = u32::MAX;
 
@@ -55,17 +60,67 @@ struct Queue {
 /// that is only behind catches up within it.
 const REMOVED_FOR: Duration = Duration::from_secs(2);
 
+/// Whose echoes come, and how regularly.
+struct Echoes {
+    listener: RefCell<Listener>,
+    begun: Instant,
+}
+
+impl Echoes {
+    fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    fn heard(&self, peer: u64) {
+        self.listener.borrow_mut().heard(peer, self.now_ms());
+    }
+}
+
 /// Links to all peers; lives on the core's thread.
 pub(crate) struct Links {
     cluster: u64,
     id: NodeId,
     links: BTreeMap<NodeId, Link>,
     metrics: Arc<Metrics>,
+    echoes: Rc<Echoes>,
 }
 
 impl Links {
-    pub fn new(cluster: u64, id: NodeId, metrics: Arc<Metrics>) -> Links {
-        Links { cluster, id, links: BTreeMap::new(), metrics }
+    /// No links yet; [`Links::look`] will be called so often.
+    pub fn new(cluster: u64, id: NodeId, metrics: Arc<Metrics>, look_every: Duration) -> Links {
+        let listener = Listener::new(PhiOptions::default(), look_every.as_millis() as u64);
+        let echoes = Echoes { listener: RefCell::new(listener), begun: Instant::now() };
+        Links { cluster, id, links: BTreeMap::new(), metrics, echoes: Rc::new(echoes) }
+    }
+
+    /// Who is suspected since the last look, and who is not any more.
+    pub fn look(&self) -> Vec<CellEvent> {
+        let verdicts = self.echoes.listener.borrow_mut().look(self.echoes.now_ms());
+        let event = |verdict| match verdict {
+            Verdict::Suspected(peer, hearing) => {
+                let peer = NodeId(peer);
+                if let Some(link) = self.links.get(&peer) {
+                    link.metrics.suspicions.inc();
+                }
+                CellEvent::PeerSuspected {
+                    peer,
+                    silence_ms: hearing.silence_ms,
+                    usual_ms: hearing.usual_ms,
+                    phi: hearing.phi,
+                }
+            }
+            Verdict::Heard(peer, silence_ms) => {
+                CellEvent::PeerHeard { peer: NodeId(peer), silence_ms }
+            }
+        };
+        verdicts.into_iter().map(event).collect()
+    }
+
+    /// What is thought of each peer.
+    pub fn hearings(&self) -> BTreeMap<NodeId, Hearing> {
+        let now = self.echoes.now_ms();
+        let all = self.echoes.listener.borrow().hearings(now);
+        all.into_iter().map(|(peer, hearing)| (NodeId(peer), hearing)).collect()
     }
 
     /// Makes the links fit this address book.
@@ -89,15 +144,19 @@ impl Links {
             });
             let metrics = self.metrics.peers().entry(*id).or_default().clone();
             let opening = Opening::Stream { cluster: self.cluster, from: self.id.0, to: id.0 };
-            let task = tokio::task::spawn_local(keep_dialling(
-                urls.clone(),
-                opening,
-                queue.clone(),
-                metrics.clone(),
-            ));
+            let now = self.echoes.now_ms();
+            self.echoes.listener.borrow_mut().expect(id.0, FIRST_ECHO_MS, now);
+            let line = Line {
+                peer: id.0,
+                queue: queue.clone(),
+                metrics: metrics.clone(),
+                echoes: self.echoes.clone(),
+            };
+            let task = tokio::task::spawn_local(keep_dialling(urls.clone(), opening, line));
             self.links.insert(*id, Link { urls: urls.clone(), queue, metrics, task });
         }
         self.metrics.peers().retain(|id, _| self.links.contains_key(id));
+        self.echoes.listener.borrow_mut().retain(|id| self.links.contains_key(&NodeId(id)));
     }
 
     /// The peers that take messages now.
@@ -134,12 +193,16 @@ impl Links {
     }
 }
 
-async fn keep_dialling(
-    urls: Vec<String>,
-    opening: Opening,
+/// What a connection to a peer works with.
+struct Line {
+    peer: u64,
     queue: Rc<Queue>,
     metrics: Arc<PeerMetrics>,
-) {
+    echoes: Rc<Echoes>,
+}
+
+async fn keep_dialling(urls: Vec<String>, opening: Opening, line: Line) {
+    let queue = &line.queue;
     let mut pause = DIAL_PAUSE_MIN;
     for url in urls.iter().cycle() {
         match dial(url, &opening).await {
@@ -148,7 +211,7 @@ async fn keep_dialling(
                 queue.removed.set(None);
                 queue.bytes.borrow_mut().clear();
                 queue.connected.set(true);
-                let end = pump(stream, &queue, &metrics).await;
+                let end = pump(stream, &line).await;
                 queue.connected.set(false);
                 tracing::debug!(peer = %url, "peer connection ended: {end}");
             }
@@ -206,10 +269,11 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKED_MAX))
 }
 
-/// Sends what is queued, one write for all that gathered, until it breaks. Now
-/// and then a probe goes with it, whose echo tells the time of the round trip;
-/// the other side writes nothing else on this connection.
-async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &PeerMetrics) -> io::Error {
+/// Sends what is queued, one write for all that gathered, until it breaks. Four
+/// times a second a probe goes with it, whose echo says that the peer lives; the
+/// other side writes nothing else on this connection.
+async fn pump(mut stream: TcpStream, line: &Line) -> io::Error {
+    let Line { queue, metrics, .. } = line;
     let mut sending = Vec::new();
     let mut byte = [0u8; 1];
     let mut probes = tokio::time::interval(PROBE_EVERY);
@@ -223,6 +287,7 @@ async fn pump(mut stream: TcpStream, queue: &Queue, metrics: &PeerMetrics) -> io
             read = stream.read(&mut byte) => match (read, probed.take()) {
                 (Ok(1), Some(at)) => {
                     metrics.round_trip.observe_us(at.elapsed().as_micros() as u64);
+                    line.echoes.heard(line.peer);
                     continue;
                 }
                 (Ok(1), None) => return io::Error::other("an echo without a probe"),

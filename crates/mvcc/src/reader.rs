@@ -105,6 +105,14 @@ impl<V: View> Published<V> {
         leases.map(|item| records::lease_id_of(&item?.0)).collect()
     }
 
+    /// The time to live that a lease was granted, seconds, and when it ends by the
+    /// lease clock unless it is renewed.
+    pub fn lease_times(&self, id: i64) -> Result<Option<(i64, u64)>, StoreError> {
+        let record = self.view.get(Space::Leases, &records::lease_key(id))?;
+        let times = record.map(LeaseTimes::decode).transpose()?;
+        Ok(times.map(|times| (times.ttl, times.expiry)))
+    }
+
     /// A lease with its keys.
     pub fn lease(&self, id: i64) -> Result<Option<LeaseInfo>, StoreError> {
         let Some(record) = self.view.get(Space::Leases, &records::lease_key(id))? else {

@@ -7,6 +7,8 @@ mod file;
 mod lock;
 mod service;
 mod session;
+mod silence;
 
 pub(crate) use fence::{FENCE_HEADER, check_fence, fence_of};
 pub(crate) use file::{FileMetrics, deletes_over_files, follow_leader};
+pub(crate) use silence::{SilenceMetrics, watch_instances};

@@ -22,6 +22,8 @@ struct Line {
     /// Why leadership changed last, as that member saw it.
     why: Option<String>,
     protocol: Option<String>,
+    /// What it thinks of its peers, as its page tells.
+    peers: Vec<serde_json::Value>,
 }
 
 impl StatusArgs {
@@ -45,7 +47,7 @@ impl StatusArgs {
 }
 
 async fn look(member: pb::Member) -> Line {
-    let mut line = Line { member, status: None, why: None, protocol: None };
+    let mut line = Line { member, status: None, why: None, protocol: None, peers: Vec::new() };
     for url in &line.member.client_ur_ls {
         let Ok(endpoint) = endpoint(url) else { continue };
         let Ok(channel) = endpoint.connect().await else { continue };
@@ -54,7 +56,10 @@ async fn look(member: pb::Member) -> Line {
         if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
             line.status = Some(status.into_inner());
             line.why = leadership_reason(url).await;
-            line.protocol = protocol(url).await;
+            if let Some(cell) = cell(url).await {
+                line.protocol = cell["protocol"].as_str().map(str::to_owned);
+                line.peers = cell["peers"].as_array().cloned().unwrap_or_default();
+            }
             break;
         }
     }
@@ -67,10 +72,10 @@ async fn leadership_reason(url: &str) -> Option<String> {
     text.lines().next().map(str::to_owned).filter(|l| !l.is_empty())
 }
 
-/// What the member's cell runs; of another etcd it is not known.
-async fn protocol(url: &str) -> Option<String> {
-    let cell: serde_json::Value = serde_json::from_str(&page(url, "/synod/cell").await?).ok()?;
-    Some(cell["protocol"].as_str()?.to_owned())
+/// What the member's cell runs and what it thinks of its peers; of another etcd it is
+/// not known.
+async fn cell(url: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(&page(url, "/synod/cell").await?).ok()
 }
 
 fn role(status: &pb::StatusResponse, id: u64) -> &'static str {
@@ -97,6 +102,7 @@ fn print(line: &Line, last: u64, output: Format) {
         let value = serde_json::json!({
             "id": format!("{:x}", m.id), "name": m.name, "client_urls": m.client_ur_ls,
             "protocol": line.protocol, "reachable": status.is_some(), "status": status, "last_change_of_leader": line.why,
+            "peers": line.peers,
         });
         println!("{value}");
         return;
@@ -124,6 +130,17 @@ fn explain(lines: &[Line]) {
     for line in lines {
         if let Some(why) = &line.why {
             println!("{:<8}  {why}", line.member.name);
+        }
+        for peer in line.peers.iter().filter(|p| p["suspected"] == true) {
+            let name = peer["name"].as_str().filter(|n| !n.is_empty());
+            println!(
+                "{:<8}  suspects {}: silent for {} ms, usually {} ms (phi {})",
+                line.member.name,
+                name.or(peer["id"].as_str()).unwrap_or("?"),
+                peer["silence_ms"],
+                peer["usual_ms"],
+                peer["phi"],
+            );
         }
     }
 }

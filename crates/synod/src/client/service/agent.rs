@@ -38,6 +38,7 @@ pub(crate) struct Plan {
     pub on_promote: Option<String>,
     pub on_demote: Option<String>,
     pub ttl: Duration,
+    pub heartbeat: Duration,
     pub command: Vec<String>,
 }
 
@@ -75,6 +76,7 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
     loop {
         let options = SessionOptions {
             ttl: plan.ttl,
+            heartbeat: Some(plan.heartbeat),
             grace: Duration::ZERO,
             ..SessionOptions::named(&format!("{}/{}", plan.service, plan.instance))
         };

@@ -11,7 +11,9 @@ use agent::Plan;
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
 use synod_client::Client;
-use synod_coord::{InstanceRecord, SERVICES, ServiceMode, handover_key, instance_key};
+use synod_coord::{
+    InstanceRecord, SERVICES, SILENCES, ServiceMode, handover_key, instance_key, silence_key,
+};
 
 /// Arguments of `synod service`.
 #[derive(Args)]
@@ -111,6 +113,9 @@ struct Register {
     /// Time after which an instance whose agent is silent is replaced
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     ttl: u64,
+    /// How often the agent says that it lives, so that it is seen to be silent before that
+    #[arg(long, default_value_t = 250, value_name = "MS")]
+    heartbeat: u64,
     /// What to run while it is active (after --); when it ends, another instance takes over
     #[arg(last = true)]
     command: Vec<String>,
@@ -147,6 +152,7 @@ impl ServiceArgs {
                     on_promote: r.on_promote,
                     on_demote: r.on_demote,
                     ttl: Duration::from_secs(r.ttl.max(1)),
+                    heartbeat: Duration::from_millis(r.heartbeat.max(10)),
                     command: r.command,
                 };
                 agent::run(client, plan).await
@@ -165,38 +171,69 @@ impl ServiceArgs {
     }
 }
 
-/// Service, instance, and what the cell knows of it.
-type Known = (String, String, InstanceRecord);
+/// An instance, and what the cell knows of it.
+struct Known {
+    service: String,
+    instance: String,
+    record: InstanceRecord,
+    /// Why its agent is taken to be silent, if it is.
+    silent: Option<String>,
+}
+
+impl Known {
+    /// Whether it is one of those that clients should be sent to. Of an active one of
+    /// active/passive a silence says nothing for certain, and there is no other.
+    fn is_active(&self) -> bool {
+        let alone = self.record.mode == ServiceMode::ActivePassive;
+        self.record.active && (alone || self.silent.is_none())
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.record.healthy == Some(true) && self.silent.is_none()
+    }
+}
 
 async fn instances(client: &Client, name: Option<&str>) -> Outcome<Vec<Known>> {
-    let prefix = name.map_or(SERVICES.to_owned(), |name| instance_key(name, ""));
-    let found = client.list(&prefix).await.map_err(|e| e.to_string())?;
+    let below = |all: &str, key: String| name.map_or(all.to_owned(), |_| key);
+    let records = below(SERVICES, instance_key(name.unwrap_or_default(), ""));
+    let silences = below(SILENCES, silence_key(name.unwrap_or_default(), ""));
+    let found = client.list(&records).await.map_err(|e| e.to_string())?;
+    let silent = client.list(&silences).await.map_err(|e| e.to_string())?;
     let known = |(key, value): (bytes::Bytes, bytes::Bytes)| {
-        let key = show(key.get(SERVICES.len()..)?);
+        let own = key.get(SERVICES.len()..)?;
+        let mark = silent.iter().find(|(key, _)| key.get(SILENCES.len()..) == Some(own));
+        let key = show(own);
         let (service, instance) = key.split_once('/')?;
-        Some((service.to_owned(), instance.to_owned(), InstanceRecord::decode(&value)?))
+        Some(Known {
+            service: service.to_owned(),
+            instance: instance.to_owned(),
+            record: InstanceRecord::decode(&value)?,
+            silent: mark.map(|(_, why)| show(why).to_string()),
+        })
     };
     Ok(found.into_iter().filter_map(known).collect())
 }
 
 async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome {
-    for (service, instance, r) in instances(client, name).await? {
+    for known in instances(client, name).await? {
+        let Known { service, instance, record: r, silent } = &known;
         if connect.json() {
             println!(
                 "{}",
                 serde_json::json!({
                     "service": service, "instance": instance, "address": r.address,
-                    "mode": r.mode, "healthy": r.healthy, "active": r.active, "token": r.token,
-                    "why": r.why, "since_ms": r.since_ms,
+                    "mode": r.mode, "healthy": r.healthy, "active": known.is_active(), "token": r.token,
+                    "why": r.why, "silent": silent, "since_ms": r.since_ms,
                 })
             );
             continue;
         }
-        let role = if r.active { "active" } else { "passive" };
-        let health = match r.healthy {
-            None => "unknown".to_owned(),
-            Some(true) => "healthy".to_owned(),
-            Some(false) => format!("failing: {}", r.why),
+        let role = if known.is_active() { "active" } else { "passive" };
+        let health = match (silent, r.healthy) {
+            (Some(why), _) => format!("silent: {why}"),
+            (None, None) => "unknown".to_owned(),
+            (None, Some(true)) => "healthy".to_owned(),
+            (None, Some(false)) => format!("failing: {}", r.why),
         };
         println!("{service:<16} {instance:<24} {:<22} {role:<8} {health}", r.address);
     }
@@ -205,8 +242,8 @@ async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome
 
 async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
     let all = instances(client, Some(name)).await?;
-    let count = |is: fn(&InstanceRecord) -> bool| all.iter().filter(|(.., r)| is(r)).count();
-    let (active, healthy) = (count(|r| r.active), count(|r| r.healthy == Some(true)));
+    let count = |is: fn(&Known) -> bool| all.iter().filter(|known| is(known)).count();
+    let (active, healthy) = (count(Known::is_active), count(Known::is_healthy));
     if connect.json() {
         let total = all.len();
         println!(
@@ -224,16 +261,16 @@ async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
 
 async fn failover(client: &Client, name: &str, to: Option<&str>, within: Duration) -> Outcome {
     let all = instances(client, Some(name)).await?;
-    let active = all.iter().find(|(.., r)| r.active && r.mode == ServiceMode::ActivePassive);
-    let Some((_, before, _)) = active else {
+    let active =
+        all.iter().find(|k| k.record.active && k.record.mode == ServiceMode::ActivePassive);
+    let Some(Known { instance: before, .. }) = active else {
         return Err(format!("service {name} has no active instance that could step down"));
     };
-    let fit =
-        |i: &str| i != before && all.iter().any(|(_, n, r)| n == i && r.healthy == Some(true));
+    let fit = |i: &str| i != before && all.iter().any(|k| k.instance == i && k.is_healthy());
     match to {
         Some(to) if to == before => return Err(format!("{to} is active already")),
         Some(to) if !fit(to) => return Err(format!("{name} has no healthy instance {to}")),
-        None if !all.iter().any(|(_, i, _)| fit(i)) => {
+        None if !all.iter().any(|k| fit(&k.instance)) => {
             return Err(format!("{name} has no other healthy instance"));
         }
         _ => {}
@@ -244,8 +281,9 @@ async fn failover(client: &Client, name: &str, to: Option<&str>, within: Duratio
     while tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = instances(client, Some(name)).await?;
-        if let Some((_, after, r)) = now.iter().find(|(_, i, r)| r.active && i != before) {
-            println!("{after} is active by token {}", r.token);
+        let next = |k: &&Known| k.record.active && k.instance != *before;
+        if let Some(Known { instance: after, record, .. }) = now.iter().find(next) {
+            println!("{after} is active by token {}", record.token);
             return Ok(());
         }
     }
