@@ -7,6 +7,8 @@
 //! each session's remaining time, the session may turn out to live
 //! (Burrows, OSDI'06, section 2.8).
 
+use synod_base::planted;
+
 /// By how much the rates of two clocks may differ, in percent.
 pub const DRIFT_MAX_PERCENT: u64 = 1;
 
@@ -100,7 +102,8 @@ impl SessionClock {
         if self.state == SessionState::Expired {
             return None;
         }
-        self.renewed_ms = self.renewed_ms.max(sent_ms);
+        let late = planted("session: a renewal counts from its answer");
+        self.renewed_ms = self.renewed_ms.max(if late { now_ms } else { sent_ms });
         // An answer that took longer than the session lives says nothing of now.
         if now_ms < self.deadline_ms() { self.turn(SessionState::Safe) } else { self.tick(now_ms) }
     }
@@ -115,7 +118,7 @@ impl SessionClock {
         if self.state == SessionState::Expired || now_ms < self.deadline_ms() {
             return None;
         }
-        let over = now_ms >= self.grace_ends_ms();
+        let over = now_ms >= self.grace_ends_ms() || planted("session: no grace is given");
         self.turn(if over { SessionState::Expired } else { SessionState::Jeopardy })
     }
 

@@ -111,6 +111,7 @@ impl World {
     pub fn client(&mut self, number: usize) -> Result<(), Found> {
         let think = self.rng.between(2_000, 40_000);
         self.after(think, Event::Client { client: number });
+        self.look_at_the_session(number)?;
         let now = self.now;
         if let Some(pending) = &self.clients[number].pending {
             if now < pending.deadline {
@@ -184,6 +185,9 @@ impl World {
         let key = self.rng.below(KEYS);
         let now = self.now;
         let client = &self.clients[number];
+        if let Some(lease) = client.holder.lease.as_ref().filter(|l| l.in_jeopardy(now)) {
+            return Aim::Renew { lease: lease.id, guard: lease.guard };
+        }
         let lease = client.holder.alive(now).map(|l| (l.id, l.guard));
         match (self.rng.below(20), lease) {
             (0..=4, _) => Aim::Put { key, value: unique },
@@ -372,7 +376,8 @@ impl World {
             (Aim::Grant { lease, ttl }, Outcome::LeaseGranted(granted)) => {
                 self.drop_lease(number);
                 let until = self.until(&pending, (*granted).max(ttl));
-                self.clients[number].holder.opened(lease, *granted, until);
+                let graced = self.graced(pending.start, pending.jumped, *granted);
+                self.clients[number].holder.opened(lease, *granted, until, graced);
                 self.oracle.promise(lease, until);
             }
             (Aim::Renew { lease, .. }, Outcome::LeaseRenewed(list)) => {

@@ -3,6 +3,7 @@
 //! for a while at any moment, and then go on as if it still held what it held.
 
 use crate::client::{Pending, put};
+use crate::grace::Graced;
 use crate::office::{OFFICE, Official};
 use crate::oracle::Found;
 use crate::world::World;
@@ -46,6 +47,8 @@ pub(crate) struct Lease {
     guard_until: u64,
     /// A queue may know it already: then it gets no guard any more.
     used: bool,
+    /// Its clock, if it is given up after a grace only.
+    pub graced: Option<Graced>,
 }
 
 #[derive(Clone)]
@@ -103,15 +106,17 @@ impl Holder {
         }
     }
 
-    pub(crate) fn opened(&mut self, id: i64, ttl: i64, until: u64) {
-        self.lease =
-            Some(Lease { id, ttl, until, guard: 0, guard_ttl: 0, guard_until: 0, used: false });
+    pub(crate) fn opened(&mut self, id: i64, ttl: i64, until: u64, graced: Option<Graced>) {
+        let (guard, guard_ttl, guard_until, used) = (0, 0, 0, false);
+        self.lease = Some(Lease { id, ttl, until, guard, guard_ttl, guard_until, used, graced });
     }
 
     pub(crate) fn jump(&mut self, by: u64) {
         if let Some(lease) = &mut self.lease {
             lease.until = lease.until.saturating_sub(by);
             lease.guard_until = lease.guard_until.saturating_sub(by);
+            // A client does not know how far the server's clock jumped.
+            lease.graced = None;
         }
     }
 
@@ -289,7 +294,13 @@ impl World {
         }
         let now = self.now;
         let Some(held) = &self.clients[number].holder.lease else { return Ok(()) };
-        let until = self.until(pending, held.ttl);
+        let (own, ttl) = (held.id == lease, held.ttl);
+        let by_clock = match own {
+            true => self.answered_in_grace(number, pending.start, pending.jumped),
+            false => None,
+        };
+        let until = by_clock.unwrap_or_else(|| self.until(pending, ttl));
+        let Some(held) = &self.clients[number].holder.lease else { return Ok(()) };
         let guard_until = match lives(held.guard) {
             true => self.until(pending, held.guard_ttl),
             false => 0,
@@ -304,7 +315,13 @@ impl World {
         if guard != 0 {
             self.oracle.promise(guard, held.guard_until);
         }
+        let goes_on = relied <= now && by_clock.is_some();
+        if goes_on && held.until > now {
+            self.goes_on(number)?;
+        }
+        let holder = &mut self.clients[number].holder;
         match holder.taken.as_ref().filter(|t| t.held) {
+            Some(_) if goes_on => self.granted(number),
             // It had given the lock up for lost in between.
             Some(taken) if relied <= now => {
                 holder.lost = Some(taken.sequencer());

@@ -25,6 +25,7 @@ mod disk;
 mod duties;
 mod filer;
 mod files;
+mod grace;
 mod holder;
 mod locks;
 mod machine;

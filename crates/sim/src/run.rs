@@ -43,6 +43,8 @@ pub struct Report {
     pub watched: u64,
     /// Reads that caches answered.
     pub cached: u64,
+    /// Sessions that went on after jeopardy.
+    pub graces: u64,
 }
 
 /// Runs a scenario.
@@ -80,6 +82,7 @@ fn run_with(scenario: &Scenario, picture: Picture) -> (Report, Picture) {
         messages: world.messages,
         watched: world.watchers.iter().map(|w| w.received).sum(),
         cached: world.filers.iter().map(|f| f.cached).sum(),
+        graces: world.graces,
     };
     (report, world.picture)
 }

@@ -92,6 +92,8 @@ pub struct World {
     pub picture: Picture,
     pub ids: u64,
     pub messages: u64,
+    /// Sessions that went on after jeopardy.
+    pub graces: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -149,6 +151,7 @@ impl World {
             picture,
             ids: 100,
             messages: 0,
+            graces: 0,
         };
         for who in 0..world.machines.len() {
             world.at(who as u64 * 700, Event::Start { who });

@@ -88,6 +88,18 @@ fn caches_under_all_faults() {
     }
 }
 
+/// Sessions are in jeopardy, and live on by their grace: otherwise its rules check nothing.
+#[test]
+fn sessions_outlive_jeopardy() {
+    for protocol in [Protocol::Raft, Protocol::Paxos, Protocol::Zab] {
+        let seeds = (0..40).filter(|seed| matches!(seed % 8, 4 | 5));
+        let graces =
+            seeds.map(|seed| run(&Scenario::of_seed(protocol, 3, seed)).graces).sum::<u64>();
+        println!("{protocol}: {graces} sessions went on after jeopardy");
+        assert!(graces > 0, "{protocol}");
+    }
+}
+
 #[test]
 fn paxos_under_all_faults() {
     sweep(Protocol::Paxos);

@@ -114,6 +114,7 @@ impl SimArgs {
             sum.messages += report.messages;
             sum.watched += report.watched;
             sum.cached += report.cached;
+            sum.graces += report.graces;
         }
         progress.end();
         summary(&sum.unwrap_or_default(), count, begun);
@@ -125,7 +126,8 @@ fn summary(r: &Report, seeds: u64, begun: Instant) {
     let took = begun.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds: {:.1} s simulated in {took:.2} s ({:.0} x), {} faults, {} messages, {} \
-         entries agreed on, {} requests answered, {} revisions watched, {} reads from caches",
+         entries agreed on, {} requests answered, {} revisions watched, {} reads from caches, \
+         {} sessions went on after jeopardy",
         r.ms as f64 / 1e3,
         r.ms as f64 / 1e3 / took,
         r.faults,
@@ -133,7 +135,8 @@ fn summary(r: &Report, seeds: u64, begun: Instant) {
         r.agreed,
         r.answered,
         r.watched,
-        r.cached
+        r.cached,
+        r.graces
     );
 }
 
