@@ -1,7 +1,7 @@
 //! Calls that need no session.
 
 use crate::endpoints::Endpoints;
-use crate::error::is_unanswered;
+use crate::error::{is_unanswered, reason};
 use crate::session::{Session, SessionOptions};
 use crate::{Error, Sequencer};
 use bytes::Bytes;
@@ -165,6 +165,8 @@ impl Client {
         done.map_err(|status| {
             if is_unanswered(&status) {
                 self.endpoints.failed(number);
+                let name = self.endpoints.name(number);
+                return Error::Unavailable(format!("{name}: {}", reason(&status)));
             }
             status.into()
         })

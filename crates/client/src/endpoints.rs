@@ -13,15 +13,18 @@ const PONG_WITHIN: Duration = Duration::from_secs(2);
 /// One channel an endpoint; one of them is in use until it fails.
 pub(crate) struct Endpoints {
     channels: Vec<Channel>,
+    /// As they were given.
+    names: Vec<String>,
     current: AtomicUsize,
 }
 
 impl Endpoints {
     /// Connects to nobody yet. A bare `host:port` means `http://host:port`.
     pub fn new<S: AsRef<str>>(endpoints: impl IntoIterator<Item = S>) -> Result<Endpoints, Error> {
-        let channel = |text: S| {
-            let text = text.as_ref().trim();
-            let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let names: Vec<String> =
+            endpoints.into_iter().map(|text| text.as_ref().trim().to_owned()).collect();
+        let channel = |text: &String| {
+            let url = if text.contains("://") { text.clone() } else { format!("http://{text}") };
             let bad = |e| Error::BadEndpoint(format!("endpoint {text:?}: {e}"));
             let endpoint = Endpoint::from_shared(url).map_err(bad)?;
             let endpoint = endpoint
@@ -31,11 +34,16 @@ impl Endpoints {
                 .tcp_nodelay(true);
             Ok(endpoint.connect_lazy())
         };
-        let channels = endpoints.into_iter().map(channel).collect::<Result<Vec<_>, Error>>()?;
+        let channels = names.iter().map(channel).collect::<Result<Vec<_>, Error>>()?;
         if channels.is_empty() {
             return Err(Error::BadEndpoint("no endpoint is given".into()));
         }
-        Ok(Endpoints { channels, current: AtomicUsize::new(0) })
+        Ok(Endpoints { channels, names, current: AtomicUsize::new(0) })
+    }
+
+    /// The endpoint of this number, as it was given.
+    pub fn name(&self, number: usize) -> &str {
+        &self.names[number]
     }
 
     /// How many there are.

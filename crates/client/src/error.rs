@@ -71,6 +71,16 @@ impl From<Status> for Error {
     }
 }
 
+/// Why there was no answer: the first cause that is known, or the server's words.
+pub(crate) fn reason(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(|c| c.source()) {
+        cause = Some(deeper);
+    }
+    let words = status.message();
+    cause.map_or(words.strip_prefix(OWN).unwrap_or(words).to_owned(), ToString::to_string)
+}
+
 /// Whether no server decided this: none was reached, the connection broke, or the
 /// cell had no leader in time.
 pub(crate) fn is_unanswered(status: &Status) -> bool {

@@ -86,17 +86,20 @@ impl Listener {
             if since > 2 * self.look_every_ms { since - self.look_every_ms } else { 0 };
         for (who, sender) in &mut self.senders {
             sender.rhythm.stood_still(stood_still, now_ms);
-            let hearing = sender.hearing(now_ms);
             if !sender.suspected && sender.rhythm.is_suspect(now_ms) {
                 sender.suspected = true;
-                let hearing = Hearing { suspected: true, ..hearing };
-                self.verdicts.push(Verdict::Suspected(*who, hearing));
+                self.verdicts.push(Verdict::Suspected(*who, sender.hearing(now_ms)));
             }
         }
         std::mem::take(&mut self.verdicts)
     }
 
-    /// What is thought of each, as of the last look.
+    /// What is thought of one; `None`: it does not listen to it.
+    pub fn hearing(&self, who: u64, now_ms: u64) -> Option<Hearing> {
+        self.senders.get(&who).map(|sender| sender.hearing(now_ms))
+    }
+
+    /// What is thought of each.
     pub fn hearings(&self, now_ms: u64) -> BTreeMap<u64, Hearing> {
         self.senders.iter().map(|(who, sender)| (*who, sender.hearing(now_ms))).collect()
     }
@@ -155,7 +158,7 @@ mod tests {
         let mut listener = Listener::new(options, LOOK_MS);
         listener.expect(1, 1_000, 0);
         let mut wrong = 0;
-        for now in 0..for_ms {
+        for now in (0..for_ms).step_by(5) {
             if sender.beats(now) {
                 listener.heard(1, now);
             }

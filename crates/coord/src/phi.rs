@@ -38,6 +38,8 @@ impl Default for PhiOptions {
     }
 }
 
+/// Phi at the moment when a heartbeat is due with its pause, rounded up: half come later.
+const PHI_WHEN_DUE: f64 = 0.302;
 /// After so many suspicious silences in a row the sender has another rhythm, and what
 /// was learnt of the old one is forgotten.
 const ANOTHER_RHYTHM: u32 = 3;
@@ -112,16 +114,22 @@ impl PhiDetector {
 
     /// How sure it is that no heartbeat will come; 0 before the first.
     pub fn phi(&self, now_ms: u64) -> f64 {
-        let Some(last) = self.last_ms else { return 0.0 };
+        self.lateness(now_ms).map_or(0.0, minus_log10_of_tail)
+    }
+
+    /// By how many deviations the next heartbeat is later than is acceptable.
+    fn lateness(&self, now_ms: u64) -> Option<f64> {
         let (mean, deviation) = self.distribution();
-        let silence = now_ms.saturating_sub(last) as f64;
-        let expected = mean + self.options.acceptable_pause_ms;
-        minus_log10_of_tail((silence - expected) / deviation)
+        let silence = now_ms.saturating_sub(self.last_ms?) as f64;
+        Some((silence - mean - self.options.acceptable_pause_ms) / deviation)
     }
 
     /// Whether the sender is suspected to have failed.
     pub fn is_suspect(&self, now_ms: u64) -> bool {
-        self.phi(now_ms) >= self.options.threshold
+        let threshold = self.options.threshold;
+        // Most of the time nobody is late, which is told without the sum.
+        let surely_not = |y: f64| y <= 0.0 && threshold > PHI_WHEN_DUE;
+        !self.lateness(now_ms).is_none_or(surely_not) && self.phi(now_ms) >= threshold
     }
 
     /// From when on the sender is suspected if nothing is heard until then.

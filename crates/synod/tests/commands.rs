@@ -203,3 +203,31 @@ fn errors_say_what_to_do() {
     let (ok, out, _) = synod(&["server", "--print-config", "--name", "x"]);
     assert!(ok && out.contains("data-dir = \"x.synod\""), "{out}");
 }
+
+/// Without a cluster a command names whom it asked and what came of it; an agent, which
+/// goes on trying, says so once.
+#[test]
+fn a_cluster_that_is_away_is_named() {
+    let [port] = free_ports(1)[..] else { panic!("one port") };
+    let away = format!("127.0.0.1:{port}");
+    for args in
+        [&["lock", "l"][..], &["elect", "e", "v"], &["session", "list"], &["file", "get", "f"]]
+    {
+        let (ok, _, err) = synod(&[args, &["--endpoints", &away]].concat());
+        assert!(!ok && err.contains(&away) && err.contains("refused"), "{args:?}: {err}");
+    }
+    let register = ["service", "register", "s", "--instance", "i", "--endpoints", &away];
+    let agent = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(register)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    std::thread::sleep(Duration::from_secs(2));
+    let id = agent.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().is_ok_and(|s| s.success()));
+    let told = agent.wait_with_output().expect("its end").stderr;
+    let told = String::from_utf8_lossy(&told);
+    assert_eq!(told.matches("has no session").count(), 1, "{told}");
+    assert!(told.contains(&away), "{told}");
+}

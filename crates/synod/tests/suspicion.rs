@@ -159,6 +159,8 @@ fn a_silent_instance_is_taken_out_and_comes_back() {
     let (_, list, _) = synod(&at, &["service", "list", "web"]);
     let line = list.lines().find(|l| l.contains(" b ")).unwrap_or_else(|| panic!("{list}"));
     assert!(line.contains("passive") && line.contains("silent: its agent"), "{line}");
+    let (ok, _, why) = synod(&at, &["service", "failover", "web"]);
+    assert!(!ok && why.contains("active/active"), "{why}");
     agents[1].signal("-CONT");
     within(limit, "it is back", || counts(&at) == (3, 3, 3));
     // A new leader judges the same, and what the old one said is taken back.

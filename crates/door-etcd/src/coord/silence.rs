@@ -185,12 +185,11 @@ impl Watch {
     /// What brings the marks to what is thought.
     fn commands(&self) -> Vec<Command> {
         let now = self.begun.elapsed().as_millis() as u64;
-        let hearings = self.listener.hearings(now);
         let mut commands = Vec::new();
         for instance in &self.instances {
             let key = Bytes::from([SILENCES.as_bytes(), &instance.key].concat());
-            let hearing = hearings.get(&(instance.lease as u64)).copied().unwrap_or_default();
             if self.is_unsaid(instance) {
+                let hearing = self.listener.hearing(instance.lease as u64, now).unwrap_or_default();
                 let why = format!(
                     "its agent is silent for {} ms, usually {} ms (phi {:.1})",
                     hearing.silence_ms, hearing.usual_ms, hearing.phi

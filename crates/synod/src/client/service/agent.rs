@@ -73,6 +73,7 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
         interrupt: interruptions()?,
     };
     let mut health = plan.checks.health();
+    let mut said = String::new();
     loop {
         let options = SessionOptions {
             ttl: plan.ttl,
@@ -87,11 +88,17 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
         let session = match session {
             Ok(session) => session,
             Err(e) => {
-                plan.say(&format!("has no session: {e}"));
+                // Once, not with every try.
+                let why = e.to_string();
+                if why != said {
+                    plan.say(&format!("has no session, and goes on trying: {why}"));
+                    said = why;
+                }
                 tokio::time::sleep(AFTER_FAILURE).await;
                 continue;
             }
         };
+        said.clear();
         let end = Agent::new(&client, &plan, &session).live(&mut inbox, &mut health).await;
         if end == End::Interrupted {
             let _ = tokio::time::timeout(RELEASE_WITHIN, session.close()).await;

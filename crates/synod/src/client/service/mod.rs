@@ -264,7 +264,13 @@ async fn failover(client: &Client, name: &str, to: Option<&str>, within: Duratio
     let active =
         all.iter().find(|k| k.record.active && k.record.mode == ServiceMode::ActivePassive);
     let Some(Known { instance: before, .. }) = active else {
-        return Err(format!("service {name} has no active instance that could step down"));
+        return Err(if all.is_empty() {
+            format!("there is no service {name}")
+        } else if all.iter().any(|k| k.record.mode == ServiceMode::ActiveActive) {
+            format!("service {name} is active/active: all its healthy instances are active")
+        } else {
+            format!("service {name} has no active instance that could step down")
+        });
     };
     let fit = |i: &str| i != before && all.iter().any(|k| k.instance == i && k.is_healthy());
     match to {
