@@ -40,6 +40,8 @@ impl Default for PhiOptions {
 
 /// Phi at the moment when a heartbeat is due with its pause, rounded up: half come later.
 const PHI_WHEN_DUE: f64 = 0.302;
+/// Fewer intervals than this say little of how regular a sender is.
+const FEW: usize = 10;
 /// After so many suspicious silences in a row the sender has another rhythm, and what
 /// was learnt of the old one is forgotten.
 const ANOTHER_RHYTHM: u32 = 3;
@@ -98,16 +100,19 @@ impl PhiDetector {
         self.distribution().0.round() as u64
     }
 
-    /// Mean and standard deviation of the intervals, ms; before there are any, as
-    /// the options say, with a deviation of a quarter.
+    /// Mean and standard deviation of the intervals, ms; before there are any, the mean
+    /// is as the options say. While there are few the deviation is a quarter at least.
     fn distribution(&self) -> (f64, f64) {
         let least = self.options.min_deviation_ms.max(1e-3);
-        if self.intervals.is_empty() {
-            let mean = self.options.first_interval_ms;
-            return (mean, (mean / 4.0).max(least));
-        }
         let count = self.intervals.len() as f64;
-        let mean = self.sum as f64 / count;
+        let mean = match self.intervals.is_empty() {
+            true => self.options.first_interval_ms,
+            false => self.sum as f64 / count,
+        };
+        if self.intervals.len() < FEW.min(self.options.window) {
+            let seen = (self.squares as f64 / count.max(1.0) - mean * mean).max(0.0).sqrt();
+            return (mean, seen.max(mean / 4.0).max(least));
+        }
         let variance = (self.squares as f64 / count - mean * mean).max(0.0);
         (mean, variance.sqrt().max(least))
     }
@@ -234,6 +239,20 @@ mod tests {
         let at = phi.suspect_at_ms().expect("it was heard") - now;
         let steady = regular(200, 100, options).suspect_at_ms().expect("it was heard") - 99 * 200;
         assert!(at > steady + 500, "{at} {steady}");
+    }
+
+    /// Somebody who renews by hand, every twenty seconds or so: one interval is no rhythm.
+    #[test]
+    fn few_intervals_are_not_taken_for_a_steady_rhythm() {
+        let options = PhiOptions { first_interval_ms: 30_000.0, ..PhiOptions::default() };
+        let mut phi = PhiDetector::new(options);
+        let mut now = 0;
+        for interval in [20_000, 23_000, 18_000, 24_000, 19_000, 25_000, 22_000] {
+            now += interval;
+            assert!(!phi.is_suspect(now), "after {interval}");
+            phi.heard(now);
+        }
+        assert!(phi.is_suspect(now + 60_000));
     }
 
     #[test]
