@@ -101,6 +101,7 @@ fn test(args: &[&str]) -> Result<(), String> {
             "elections",
             "services",
             "scale",
+            "suspicion",
         ]
         .map(|s| ["--test", s]);
         let door = ["test", "-p", "synod", "--locked", "--no-fail-fast"];

@@ -114,7 +114,7 @@ struct Register {
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     ttl: u64,
     /// How often the agent says that it lives, so that it is seen to be silent before that
-    #[arg(long, default_value_t = 250, value_name = "MS")]
+    #[arg(long, default_value_t = 333, value_name = "MS")]
     heartbeat: u64,
     /// What to run while it is active (after --); when it ends, another instance takes over
     #[arg(last = true)]
