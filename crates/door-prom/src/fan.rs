@@ -6,6 +6,7 @@
 //! saw it most often, and from others where that one has a hole: samples of two nodes are
 //! not mixed closer than that, since their clocks differ, and a counter must not go back.
 
+use crate::push::histogram::received;
 use crate::push::wire::{
     LabelMatcher, QueryResult, ReadQuery, ReadRequest, ReadResponse, WrittenSample,
 };
@@ -14,9 +15,11 @@ use bytes::Bytes;
 use http::{Request, header};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use synod_promql::{Labels, Matcher, Sample, Series, Source};
+use synod_promql::{
+    Histogram, HistogramSample, Labels, Matcher, ResetHint, Sample, Series, Source,
+};
 use tokio::task::JoinSet;
 
 /// How long a node may take to answer.
@@ -218,21 +221,64 @@ fn series_of(result: QueryResult) -> impl Iterator<Item = Series> {
     result.timeseries.into_iter().map(|series| {
         let labels = Labels::new(series.labels.iter().map(|l| (&*l.name, &*l.value)));
         let sample = |s: &WrittenSample| Sample { at: s.timestamp, value: s.value };
-        Series { labels, samples: series.samples.iter().map(sample).collect() }
+        // What another node sends was checked when that took it.
+        let histogram = |w| {
+            let value = Arc::new(received(w).ok()?);
+            Some(HistogramSample { at: w.timestamp, value })
+        };
+        Series {
+            labels,
+            samples: series.samples.iter().map(sample).collect(),
+            histograms: series.histograms.iter().filter_map(histogram).collect(),
+        }
     })
 }
 
 /// The series of several nodes, each once. The first list is this node's own.
 fn merged(all: Vec<Vec<Series>>) -> Vec<Series> {
-    let mut by_labels: BTreeMap<Labels, Vec<Vec<Sample>>> = BTreeMap::new();
+    type Views = (Vec<Vec<Sample>>, Vec<Vec<HistogramSample>>);
+    let mut by_labels: BTreeMap<Labels, Views> = BTreeMap::new();
     for series in all.into_iter().flatten() {
-        by_labels.entry(series.labels).or_default().push(series.samples);
+        let (samples, histograms) = by_labels.entry(series.labels).or_default();
+        samples.push(series.samples);
+        if !series.histograms.is_empty() {
+            histograms.push(series.histograms);
+        }
     }
-    by_labels.into_iter().map(|(labels, views)| Series { labels, samples: one_of(views) }).collect()
+    let one = |(labels, (samples, histograms)): (Labels, Views)| {
+        let several = histograms.len() > 1;
+        let mut histograms = one_of(histograms);
+        for sample in
+            histograms.iter_mut().filter(|h| several && h.value.hint == ResetHint::NoReset)
+        {
+            // Another node's may be before it now.
+            let value = Histogram::clone(&sample.value);
+            sample.value = Arc::new(Histogram { hint: ResetHint::Unknown, ..value });
+        }
+        Series { labels, samples: one_of(samples), histograms }
+    };
+    by_labels.into_iter().map(one).collect()
+}
+
+/// What has a time.
+trait Timed: Clone {
+    fn at(&self) -> i64;
+}
+
+impl Timed for Sample {
+    fn at(&self) -> i64 {
+        self.at
+    }
+}
+
+impl Timed for HistogramSample {
+    fn at(&self) -> i64 {
+        self.at
+    }
 }
 
 /// The samples of the view that has most of them, its holes filled from the others.
-fn one_of(mut views: Vec<Vec<Sample>>) -> Vec<Sample> {
+fn one_of<T: Timed>(mut views: Vec<Vec<T>>) -> Vec<T> {
     if views.len() == 1 {
         return views.pop().unwrap_or_default();
     }
@@ -244,7 +290,7 @@ fn one_of(mut views: Vec<Vec<Sample>>) -> Vec<Sample> {
 }
 
 /// These samples, with those of another view where they have a hole, or end.
-fn filled(samples: Vec<Sample>, other: &[Sample]) -> Vec<Sample> {
+fn filled<T: Timed>(samples: Vec<T>, other: &[T]) -> Vec<T> {
     if samples.is_empty() {
         return other.to_vec();
     }
@@ -255,24 +301,24 @@ fn filled(samples: Vec<Sample>, other: &[Sample]) -> Vec<Sample> {
     // Before the first, between two that are far apart, and behind the last.
     let mut last = i64::MIN;
     for next in samples.iter().map(Some).chain([None]) {
-        let at = next.map_or(i64::MAX, |s| s.at);
+        let at = next.map_or(i64::MAX, |s| s.at());
         if at.saturating_sub(last) > hole {
-            let from = rest.partition_point(|s| s.at <= last.saturating_add(usual));
-            let to = rest.partition_point(|s| s.at < at.saturating_sub(usual));
+            let from = rest.partition_point(|s| s.at() <= last.saturating_add(usual));
+            let to = rest.partition_point(|s| s.at() < at.saturating_sub(usual));
             if from < to {
                 out.extend_from_slice(&rest[from..to]);
                 rest = &rest[to..];
             }
         }
-        out.extend(next.copied());
+        out.extend(next.cloned());
         last = at;
     }
     out
 }
 
 /// The middle of the gaps between samples.
-fn usual_gap(samples: &[Sample]) -> i64 {
-    let mut gaps: Vec<i64> = samples.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+fn usual_gap<T: Timed>(samples: &[T]) -> i64 {
+    let mut gaps: Vec<i64> = samples.windows(2).map(|pair| pair[1].at() - pair[0].at()).collect();
     if gaps.is_empty() {
         return 0;
     }
@@ -307,9 +353,8 @@ mod tests {
 
     #[test]
     fn a_series_of_one_node_is_as_it_is() {
-        let one = |name: &str, value| Series {
-            labels: Labels::new([("__name__", name)]),
-            samples: view(&[(0, 3_000, 1_000)], value),
+        let one = |name: &str, value| {
+            Series::new(Labels::new([("__name__", name)]), view(&[(0, 3_000, 1_000)], value))
         };
         let all =
             merged(vec![vec![one("a", 1.0), one("b", 1.0)], vec![one("b", 2.0), one("c", 2.0)]]);

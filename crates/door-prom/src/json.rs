@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use std::fmt::Write;
-use synod_promql::{Answer, Labels, Query, Sample, Series};
+use synod_promql::{Answer, HistogramSample, Labels, Query, Sample, Series};
 
 /// An answer that is an error.
 #[derive(Clone, Debug)]
@@ -77,6 +77,36 @@ fn sample(out: &mut String, s: Sample) {
     out.push(']');
 }
 
+fn histogram(out: &mut String, h: &HistogramSample) {
+    out.push('[');
+    time(out, h.at);
+    out.push_str(",{\"count\":");
+    number(out, h.value.count);
+    out.push_str(",\"sum\":");
+    number(out, h.value.sum);
+    let mut buckets = h.value.buckets().peekable();
+    if buckets.peek().is_some() {
+        out.push_str(",\"buckets\":");
+        list(out, buckets, |out, bucket| {
+            // Which of the bounds belong to it.
+            let rule = match (bucket.lower_within, bucket.upper_within) {
+                (false, true) => 0,
+                (true, false) => 1,
+                (false, false) => 2,
+                (true, true) => 3,
+            };
+            let _ = write!(out, "[{rule},");
+            number(out, bucket.lower);
+            out.push(',');
+            number(out, bucket.upper);
+            out.push(',');
+            number(out, bucket.count);
+            out.push(']');
+        });
+    }
+    out.push_str("}]");
+}
+
 pub(crate) fn labels(out: &mut String, labels: &Labels) {
     out.push('{');
     for (i, (name, value)) in labels.iter().enumerate() {
@@ -117,7 +147,7 @@ pub(crate) fn answer(answer: &Answer, query: Query, range: bool) -> String {
         Answer::Scalar(values) if range => {
             let samples = values.iter().enumerate();
             let samples = samples.map(|(i, v)| Sample { at: query.at(i), value: *v }).collect();
-            let series = [Series { labels: Labels::default(), samples }];
+            let series = [Series::new(Labels::default(), samples)];
             list(&mut out, &series, |out, s| series_of(out, s, true));
         }
         Answer::Scalar(values) => {
@@ -140,11 +170,20 @@ fn series_of(out: &mut String, series: &Series, many: bool) {
     out.push_str("{\"metric\":");
     labels(out, &series.labels);
     if many {
-        out.push_str(",\"values\":");
-        list(out, &series.samples, |out, s| sample(out, *s));
+        if !series.samples.is_empty() || series.histograms.is_empty() {
+            out.push_str(",\"values\":");
+            list(out, &series.samples, |out, s| sample(out, *s));
+        }
+        if !series.histograms.is_empty() {
+            out.push_str(",\"histograms\":");
+            list(out, &series.histograms, histogram);
+        }
     } else if let Some(s) = series.samples.first() {
         out.push_str(",\"value\":");
         sample(out, *s);
+    } else if let Some(h) = series.histograms.first() {
+        out.push_str(",\"histogram\":");
+        histogram(out, h);
     }
     out.push('}');
 }

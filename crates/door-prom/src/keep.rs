@@ -88,7 +88,7 @@ impl Monitor {
         let head = synod_tsdb::select(&self.0.head, matchers, from, to, most);
         let head = head.map_err(|fault| fault.to_string())?;
         let Some(blocks) = self.blocks() else { return Ok(head) };
-        let samples: usize = head.iter().map(|s| s.samples.len()).sum();
+        let samples: usize = head.iter().map(Series::weight).sum();
         let mut parts = blocks.select(matchers, from, to, most.saturating_sub(samples))?;
         parts.push(head);
         Ok(united(parts))

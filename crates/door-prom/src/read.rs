@@ -2,6 +2,7 @@
 
 use crate::form::Form;
 use crate::json::plain;
+use crate::push::histogram::written;
 use crate::push::unpacked;
 use crate::push::wire::{
     Label, LabelMatcher, QueryResult, ReadRequest, ReadResponse, TimeSeries, WrittenSample,
@@ -48,7 +49,7 @@ fn read(monitor: &Monitor, request: &Request<Bytes>) -> Result<Bytes, Told> {
         let found = monitor.select(&matchers, from, to);
         let mut found = found.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
-        count += found.iter().map(|s| s.samples.len()).sum::<usize>();
+        count += found.iter().map(Series::weight).sum::<usize>();
         if count > SAMPLES_MAX {
             return Err(bad(format!("the answer would have more than {SAMPLES_MAX} samples")));
         }
@@ -78,7 +79,7 @@ pub(crate) fn time_series(series: Series) -> TimeSeries {
         labels: series.labels.iter().map(label).collect(),
         samples,
         exemplars: vec![],
-        histograms: vec![],
+        histograms: series.histograms.iter().map(written).collect(),
     }
 }
 

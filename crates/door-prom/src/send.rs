@@ -6,6 +6,7 @@
 
 use crate::client::Client;
 use crate::config::{Config, RemoteWrite};
+use crate::push::histogram::{WrittenHistogram, written};
 use crate::push::wire::{
     Label, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2, WrittenSample,
 };
@@ -19,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use synod_promql::Labels;
+use synod_promql::{Histogram, HistogramSample, Labels};
 use synod_tsdb::SeriesId;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -34,11 +35,31 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const NAMES_MAX: usize = 500_000;
 
 /// Samples of one time.
-type Batch = (i64, Vec<(SeriesId, f64)>);
+type Batch = (i64, Values);
+/// What a request has of a series.
+type Content = (Vec<WrittenSample>, Vec<WrittenHistogram>);
+
+/// Samples of one kind.
+enum Values {
+    Numbers(Vec<(SeriesId, f64)>),
+    Histograms(Vec<(SeriesId, Arc<Histogram>)>),
+}
+
+impl Values {
+    /// How many they are; a histogram counts as the numbers that are in it.
+    fn len(&self) -> usize {
+        match self {
+            Values::Numbers(all) => all.len(),
+            Values::Histograms(all) => all.iter().map(|(_, h)| h.weight()).sum(),
+        }
+    }
+}
 
 /// What waits for a receiver, and what became of the rest.
 pub(crate) struct Outbox {
     name: String,
+    /// It gets histograms.
+    histograms: bool,
     waiting: Mutex<Waiting>,
     more: Notify,
     sent: AtomicU64,
@@ -71,9 +92,10 @@ struct Waiting {
 }
 
 impl Outbox {
-    fn new(name: &str) -> Outbox {
+    fn new(settings: &RemoteWrite) -> Outbox {
         Outbox {
-            name: name.to_owned(),
+            name: settings.name.clone(),
+            histograms: settings.histograms,
             waiting: Mutex::default(),
             more: Notify::new(),
             sent: AtomicU64::new(0),
@@ -105,12 +127,22 @@ impl Outbox {
     }
 
     pub fn put(&self, at: i64, samples: &[(SeriesId, f64)]) {
-        if samples.is_empty() {
-            return;
+        if !samples.is_empty() {
+            self.queue((at, Values::Numbers(samples.to_vec())));
         }
+    }
+
+    /// Histograms, if the receiver is to have them.
+    pub fn put_histograms(&self, at: i64, all: &[(SeriesId, Arc<Histogram>)]) {
+        if !all.is_empty() && self.histograms {
+            self.queue((at, Values::Histograms(all.to_vec())));
+        }
+    }
+
+    fn queue(&self, batch: Batch) {
         let mut waiting = self.waiting();
-        waiting.samples += samples.len();
-        waiting.batches.push_back((at, samples.to_vec()));
+        waiting.samples += batch.1.len();
+        waiting.batches.push_back(batch);
         while waiting.samples > WAITING_MAX {
             let Some((_, oldest)) = waiting.batches.pop_front() else { break };
             waiting.samples -= oldest.len();
@@ -125,15 +157,17 @@ impl Outbox {
         let mut waiting = self.waiting();
         let (mut taken, mut room) = (Vec::new(), most);
         while room > 0 {
-            let Some((at, mut samples)) = waiting.batches.pop_front() else { break };
-            if samples.len() > room {
+            let Some((at, mut values)) = waiting.batches.pop_front() else { break };
+            if let Values::Numbers(samples) = &mut values
+                && samples.len() > room
+            {
                 let rest = samples.split_off(room);
-                waiting.batches.push_front((at, rest));
+                waiting.batches.push_front((at, Values::Numbers(rest)));
             }
-            room -= samples.len();
-            taken.push((at, samples));
+            room = room.saturating_sub(values.len());
+            waiting.samples -= values.len();
+            taken.push((at, values));
         }
-        waiting.samples -= most - room;
         taken
     }
 
@@ -175,8 +209,10 @@ pub(crate) async fn manage(monitor: Monitor) {
                 continue;
             }
             // What waits for a receiver goes to it, however it is reached now.
-            let known = monitor.outboxes().iter().find(|o| o.name == settings.name).cloned();
-            let outbox = known.unwrap_or_else(|| Arc::new(Outbox::new(&settings.name)));
+            let same =
+                |o: &&Arc<Outbox>| o.name == settings.name && o.histograms == settings.histograms;
+            let known = monitor.outboxes().iter().find(same).cloned();
+            let outbox = known.unwrap_or_else(|| Arc::new(Outbox::new(settings)));
             let sender = match Client::new(&settings.http) {
                 Ok(client) => Sender {
                     monitor: monitor.clone(),
@@ -316,23 +352,33 @@ impl Sender {
             0 => i64::MIN,
             age => now_ms() - age,
         };
-        let mut by_series: HashMap<SeriesId, Vec<WrittenSample>> = HashMap::new();
+        let mut by_series: HashMap<SeriesId, Content> = HashMap::new();
         let mut order = Vec::new();
-        for (timestamp, samples) in batches.iter().filter(|(at, _)| *at >= oldest) {
-            for &(id, value) in samples {
-                let series = by_series.entry(id).or_insert_with(|| {
-                    order.push(id);
-                    Vec::new()
-                });
-                series.push(WrittenSample { value, timestamp: *timestamp });
+        let mut of = |id: SeriesId, put: &dyn Fn(&mut Content)| {
+            let content = by_series.entry(id).or_insert_with(|| {
+                order.push(id);
+                Content::default()
+            });
+            put(content);
+        };
+        for (at, values) in batches.iter().filter(|(at, _)| *at >= oldest) {
+            let timestamp = *at;
+            match values {
+                Values::Numbers(all) => all.iter().for_each(|&(id, value)| {
+                    of(id, &|c| c.0.push(WrittenSample { value, timestamp }));
+                }),
+                Values::Histograms(all) => all.iter().for_each(|(id, value)| {
+                    let sample = HistogramSample { at: timestamp, value: value.clone() };
+                    of(*id, &|c| c.1.push(written(&sample)));
+                }),
             }
         }
         let (mut all, mut count) = (Vec::with_capacity(order.len()), 0);
         for id in order {
             let Some(labels) = self.name(id) else { continue };
-            let samples = by_series.remove(&id).unwrap_or_default();
-            count += samples.len() as u64;
-            all.push((labels, samples));
+            let content = by_series.remove(&id).unwrap_or_default();
+            count += (content.0.len() + content.1.len()) as u64;
+            all.push((labels, content));
         }
         let body = match self.settings.version2 {
             true => version2(all).encode_to_vec(),
@@ -369,7 +415,7 @@ impl Sender {
 pub fn packed_write(all: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) -> Bytes {
     let sample = |(timestamp, value)| WrittenSample { value, timestamp };
     let one = |(labels, samples): (Labels, Vec<(i64, f64)>)| {
-        (labels, samples.into_iter().map(sample).collect())
+        (labels, (samples.into_iter().map(sample).collect(), Vec::new()))
     };
     packed(&version1(all.into_iter().map(one).collect()).encode_to_vec())
 }
@@ -379,18 +425,18 @@ fn packed(body: &[u8]) -> Bytes {
     snap::raw::Encoder::new().compress_vec(body).unwrap_or_default().into()
 }
 
-fn version1(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest {
+fn version1(all: Vec<(Labels, Content)>) -> WriteRequest {
     let label = |(n, v): (&str, &str)| Label { name: n.to_owned(), value: v.to_owned() };
-    let series = |(labels, samples): (Labels, Vec<WrittenSample>)| TimeSeries {
+    let series = |(labels, (samples, histograms)): (Labels, Content)| TimeSeries {
         labels: labels.iter().map(label).collect(),
         samples,
         exemplars: Vec::new(),
-        histograms: Vec::new(),
+        histograms,
     };
     WriteRequest { timeseries: all.into_iter().map(series).collect() }
 }
 
-fn version2(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest2 {
+fn version2(all: Vec<(Labels, Content)>) -> WriteRequest2 {
     let mut numbers: HashMap<String, u32> = HashMap::from([(String::new(), 0)]);
     let mut symbols = vec![String::new()];
     let mut number = |text: &str| {
@@ -403,7 +449,7 @@ fn version2(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest2 {
         number
     };
     let mut timeseries = Vec::with_capacity(all.len());
-    for (labels, samples) in all {
+    for (labels, (samples, histograms)) in all {
         let mut labels_refs = Vec::with_capacity(2 * labels.len());
         for (name, value) in labels.iter() {
             labels_refs.extend([number(name), number(value)]);
@@ -411,7 +457,7 @@ fn version2(all: Vec<(Labels, Vec<WrittenSample>)>) -> WriteRequest2 {
         timeseries.push(TimeSeries2 {
             labels_refs,
             samples,
-            histograms: vec![],
+            histograms,
             exemplars: vec![],
             metadata: None,
         });

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use synod_promql::{Labels, Matcher, Sample, Series, Source};
+use synod_promql::{Histogram, Labels, Matcher, STALE, Sample, Series, Source};
 use synod_tsdb::{Exemplar, Gather, Head, Limits, NoExemplar, Refused, SeriesId, Taken};
 
 /// How far ahead of this node's clock a sample may be, ms.
@@ -256,6 +256,38 @@ impl Monitor {
         taken.append(&mut late);
         for outbox in self.outboxes().iter() {
             outbox.put(at, &taken);
+        }
+        refused
+    }
+
+    /// Takes histograms of one time; gives those that were refused.
+    pub(crate) fn append_histograms(
+        &self,
+        at: i64,
+        all: &[(SeriesId, Arc<Histogram>)],
+    ) -> Vec<(SeriesId, Refused)> {
+        if at > now_ms() + AHEAD_MAX {
+            self.0.own.refused.add(all.len() as u64);
+            return all.iter().map(|(id, _)| (*id, Refused::Ahead)).collect();
+        }
+        // That a series ended is said by a number, whatever it is of.
+        let ended = all.iter().filter(|(_, h)| h.is_stale()).map(|(id, _)| (*id, STALE));
+        let ended: Vec<(SeriesId, f64)> = ended.collect();
+        let mut refused = if ended.is_empty() { Vec::new() } else { self.append(at, &ended) };
+        let (before, mut taken) = (refused.len(), Vec::with_capacity(all.len()));
+        let mut head = self.head_mut();
+        for (id, histogram) in all.iter().filter(|(_, h)| !h.is_stale()) {
+            match head.append_histogram(*id, at, histogram) {
+                Ok(Taken::Again) => {}
+                Ok(_) => taken.push((*id, histogram.clone())),
+                Err(why) => refused.push((*id, why)),
+            }
+        }
+        self.0.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        self.0.own.refused.add((refused.len() - before) as u64);
+        held(&self.0.gather).add_histograms(&head, at, &taken);
+        for outbox in self.outboxes().iter() {
+            outbox.put_histograms(at, &taken);
         }
         refused
     }

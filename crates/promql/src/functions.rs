@@ -105,8 +105,7 @@ pub const FUNCTIONS: [Function; 82] = [
     f("ts_of_min_over_time", &[M], V),
     f("vector", &[S], V),
     Function { optional: 1, ..f("year", &[V], V) },
-    // Of native histograms only, which are not stored yet: of other series they
-    // give nothing, as in Prometheus.
+    // Of native histograms only: of other series they give nothing.
     f("histogram_avg", &[V], V),
     f("histogram_count", &[V], V),
     f("histogram_stddev", &[V], V),

@@ -1,7 +1,7 @@
 //! PromQL: parser and evaluator.
 //!
-//! **What it is**: the query language of Prometheus 3.x over series of numbers. A query is
-//! parsed to a [`Node`], and evaluated for all steps of a range at once: each
+//! **What it is**: the query language of Prometheus 3.x over series of numbers and of
+//! native histograms ([`Histogram`]). A query is parsed to a [`Node`], and evaluated for all steps of a range at once: each
 //! sub-expression is computed once, as columns with one value a step.
 //!
 //! **Why a crate**: it is pure. Series come from a [`Source`]; the clock is an argument.
@@ -13,8 +13,6 @@
 //!
 //! **Must not know**: HTTP, storage, scraping.
 //!
-//! **Absences**: native histograms.
-//!
 //! Source of the language: the Prometheus documentation, "Querying Prometheus".
 
 pub mod ast;
@@ -22,6 +20,7 @@ mod eval;
 pub mod functions;
 mod labels;
 mod lex;
+mod native;
 mod parse;
 mod print;
 
@@ -32,6 +31,10 @@ pub use eval::{
 };
 pub use labels::{Labels, Matcher, NAME, all_take, quoted};
 pub use lex::duration;
+pub use native::{
+    BUCKETS_MAX, Bucket, CUSTOM, Histogram, HistogramSample, NoHistogram, ResetHint, SCHEMAS, Span,
+    read_histogram,
+};
 pub use parse::{parse, parse_selector};
 pub use print::duration_text;
 

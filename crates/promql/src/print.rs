@@ -129,10 +129,10 @@ pub fn duration_text(mut ms: i64) -> String {
     text
 }
 
-fn operator(op: BinaryOp) -> &'static str {
+pub(crate) fn operator(op: BinaryOp) -> &'static str {
     BinaryOp::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
 }
 
-fn aggregation(op: Aggregation) -> &'static str {
+pub(crate) fn aggregation(op: Aggregation) -> &'static str {
     Aggregation::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
 }

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use synod_promql::{
-    Labels, Limits, Matcher, Query, STALE, Sample, Series, Source, all_take, evaluate, parse,
+    HistogramSample, Labels, Limits, Matcher, Query, STALE, Sample, Series, Source, all_take,
+    evaluate, parse, read_histogram,
 };
 
 struct Tiny(Vec<Series>);
@@ -11,7 +12,10 @@ impl Source for Tiny {
     fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
         let mut found: Vec<Series> =
             self.0.iter().filter(|s| all_take(matchers, &s.labels)).cloned().collect();
-        found.iter_mut().for_each(|s| s.samples.retain(|s| (from..=to).contains(&s.at)));
+        found.iter_mut().for_each(|s| {
+            s.samples.retain(|s| (from..=to).contains(&s.at));
+            s.histograms.retain(|h| (from..=to).contains(&h.at));
+        });
         Ok(found)
     }
 }
@@ -23,14 +27,36 @@ fn tiny() -> Tiny {
         samples: (0..9)
             .map(|n| Sample { at: n as i64 * 10_000 + 7, value: values[(n * (i + 1) + i) % 9] })
             .collect(),
+        histograms: Vec::new(),
     };
+    let mut layouts = series(5, "c", "x", "1");
+    layouts.samples.truncate(2);
+    let texts = [
+        "{{schema:1 count:9 sum:3 z_bucket:1 z_bucket_w:0.1 buckets:[3 0 5] offset:-1}}",
+        "{{schema:0 count:2 sum:Inf buckets:[1 1] n_buckets:[2] n_offset:1000}}",
+        "{{schema:-53 count:6 sum:NaN custom_values:[1 2] buckets:[1 2 3]}}",
+        "{{schema:8 count:-6 sum:1 buckets:[-4 -2] offset:-9000 counter_reset_hint:gauge}}",
+        "{{schema:-4 count:3 sum:1 z_bucket:3 z_bucket_w:1e300}}",
+        "{{}}",
+    ];
+    layouts.histograms = (2..)
+        .zip(texts)
+        .map(|(n, text)| HistogramSample {
+            at: n * 10_000 + 7,
+            value: read_histogram(text).expect(text).0.into(),
+        })
+        .collect();
+    let mut same = layouts.clone();
+    same.labels = Labels::new([("__name__", "b"), ("x", "2")]);
     Tiny(vec![
         series(0, "a", "x", "1"),
         series(1, "a", "x", "2"),
         series(2, "b", "x", "1"),
         series(3, "b", "le", "0.5"),
         series(4, "b", "le", "+Inf"),
-        Series { labels: Labels::new([("__name__", "none")]), samples: Vec::new() },
+        Series::new(Labels::new([("__name__", "none")]), Vec::new()),
+        layouts,
+        same,
     ])
 }
 

@@ -186,9 +186,9 @@ struct Two;
 
 impl Source for Two {
     fn select(&self, matchers: &[Matcher], _: i64, to: i64) -> Result<Vec<Series>, String> {
-        let all = [("b", 1_234_567.5), ("a", 0.25)].map(|(job, value)| Series {
-            labels: Labels::new([("__name__", "x"), ("job", job)]),
-            samples: vec![Sample { at: to, value }],
+        let all = [("b", 1_234_567.5), ("a", 0.25)].map(|(job, value)| {
+            let labels = Labels::new([("__name__", "x"), ("job", job)]);
+            Series::new(labels, vec![Sample { at: to, value }])
         });
         Ok(all.into_iter().filter(|s| all_take(matchers, &s.labels)).collect())
     }

@@ -10,6 +10,7 @@ use crate::cut::Picked;
 use crate::head::Head;
 use crate::late::merged;
 use crate::limits::Limits;
+use crate::native;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::ErrorKind;
@@ -45,7 +46,7 @@ pub enum BlockEvent {
     Retired(PathBuf),
     /// It cannot be deleted.
     Stays(PathBuf, String),
-    /// Native histograms in it are left out of answers.
+    /// Chunks in it of kinds that are not known are left out of answers.
     OtherChunks(PathBuf),
 }
 
@@ -88,7 +89,7 @@ impl fmt::Display for BlockEvent {
             }
             BlockEvent::OtherChunks(path) => write!(
                 f,
-                "the block {} has native histograms, which are left out of answers",
+                "the block {} has chunks of a kind that is not known, which are left out of answers",
                 path.display()
             ),
         }
@@ -106,7 +107,7 @@ pub struct Blocks {
     random: Mutex<Rng>,
     /// By their times.
     open: RwLock<Arc<Vec<Arc<Block>>>>,
-    /// Of which it was told that they have native histograms.
+    /// Of which it was told that they have chunks of unknown kinds.
     known_other: Mutex<BTreeSet<PathBuf>>,
     /// One changes them at a time.
     changes: Mutex<()>,
@@ -389,7 +390,10 @@ pub fn united(parts: Vec<Vec<Series>>) -> Vec<Series> {
         all.iter().enumerate().map(|(n, s)| (s.labels.clone(), n)).collect();
     for series in std::iter::once(second).chain(parts).flatten() {
         match places.get(&series.labels) {
-            Some(place) => all[*place].samples.extend(series.samples),
+            Some(place) => {
+                all[*place].samples.extend(series.samples);
+                all[*place].histograms.extend(series.histograms);
+            }
             None => {
                 places.insert(series.labels.clone(), all.len());
                 all.push(series);
@@ -398,6 +402,9 @@ pub fn united(parts: Vec<Vec<Series>>) -> Vec<Series> {
     }
     for series in &mut all {
         series.samples = merged(std::mem::take(&mut series.samples));
+        if !series.histograms.is_empty() {
+            series.histograms = native::merged(std::mem::take(&mut series.histograms));
+        }
     }
     all
 }

@@ -2,6 +2,7 @@
 //! differs in their bits (Pelkonen et al., "Gorilla", VLDB'15, section 4.1; the codes are
 //! those of Prometheus's XOR chunks, so that blocks take chunks as they are).
 
+use crate::bits::{Bits, Reader, Window};
 use synod_promql::Sample;
 
 /// A chunk that is appended to. The first two bytes count the samples.
@@ -12,8 +13,7 @@ pub struct Chunk {
     first_at: i64,
     /// Between the last two.
     distance: i64,
-    leading: u8,
-    trailing: u8,
+    window: Window,
 }
 
 /// A chunk to which nothing more comes.
@@ -31,22 +31,17 @@ pub struct Sealed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Corrupt;
 
-/// No window of bits was written yet.
-const NO_WINDOW: u8 = 0xff;
-/// Bytes by which the memory of a chunk grows.
-const GROWTH: usize = 48;
 /// Samples that a chunk can count.
 const COUNT_MAX: usize = u16::MAX as usize;
 
 impl Chunk {
     /// A chunk with its first sample.
     pub fn new(first: Sample) -> Chunk {
-        let mut bits = Bits { bytes: Vec::with_capacity(32), free: 0 };
-        bits.bytes.extend_from_slice(&[0, 1]);
+        let mut bits = Bits::begin(&[0, 1]);
         bits.varint(first.at);
         bits.put(first.value.to_bits(), 64);
         let first_at = first.at;
-        Chunk { bits, last: first, first_at, distance: 0, leading: NO_WINDOW, trailing: 0 }
+        Chunk { bits, last: first, first_at, distance: 0, window: Window::NONE }
     }
 
     /// How many samples.
@@ -95,7 +90,7 @@ impl Chunk {
         } else {
             self.time(distance.wrapping_sub(self.distance));
         }
-        self.value(sample.value);
+        self.window.put(&mut self.bits, self.last.value, sample.value);
         self.distance = distance;
         self.last = sample;
         self.bits.bytes[..2].copy_from_slice(&(count + 1).to_be_bytes());
@@ -124,31 +119,6 @@ impl Chunk {
         }
     }
 
-    fn value(&mut self, value: f64) {
-        let differs = value.to_bits() ^ self.last.value.to_bits();
-        if differs == 0 {
-            self.bits.put(0, 1);
-            return;
-        }
-        // Five bits tell how many zeros lead.
-        let leading = (differs.leading_zeros() as u8).min(31);
-        let trailing = differs.trailing_zeros() as u8;
-        let fits =
-            self.leading != NO_WINDOW && leading >= self.leading && trailing >= self.trailing;
-        if fits {
-            self.bits.put(0b10, 2);
-            let width = 64 - self.leading - self.trailing;
-            self.bits.put(differs >> self.trailing, u32::from(width));
-            return;
-        }
-        (self.leading, self.trailing) = (leading, trailing);
-        let width = 64 - leading - trailing;
-        // 64 is written as 0: a width of 0 cannot be.
-        let window = u64::from(leading) << 6 | u64::from(width) & 63;
-        self.bits.put(0b11 << 11 | window, 13);
-        self.bits.put(differs >> trailing, u32::from(width));
-    }
-
     /// Its samples, in order.
     pub fn samples(&self) -> Result<Vec<Sample>, Corrupt> {
         samples(self.data())
@@ -174,11 +144,11 @@ pub fn each(data: &[u8], mut take: impl FnMut(Sample)) -> Result<(), Corrupt> {
     if count == 0 {
         return if data.len() < 2 { Err(Corrupt) } else { Ok(()) };
     }
-    let mut read = Reader { bytes: data, at: 16 };
+    let mut read = Reader::at(data, 2);
     let at = read.varint()?;
     let mut sample = Sample { at, value: f64::from_bits(read.get(64)?) };
     take(sample);
-    let (mut distance, mut leading, mut trailing) = (0i64, 0u8, 0u8);
+    let (mut distance, mut window) = (0i64, Window::default());
     for number in 1..count {
         distance = if number == 1 {
             read.uvarint()? as i64
@@ -186,135 +156,10 @@ pub fn each(data: &[u8], mut take: impl FnMut(Sample)) -> Result<(), Corrupt> {
             distance.wrapping_add(read.change()?)
         };
         sample.at = sample.at.wrapping_add(distance);
-        if read.get(1)? == 1 {
-            if read.get(1)? == 1 {
-                let window = read.get(11)?;
-                leading = (window >> 6) as u8;
-                let width = match window as u8 & 63 {
-                    0 => 64,
-                    width => width,
-                };
-                trailing = 64u8.checked_sub(leading + width).ok_or(Corrupt)?;
-            }
-            let width = u32::from(64 - leading - trailing);
-            let differs = read.get(width)? << trailing;
-            sample.value = f64::from_bits(sample.value.to_bits() ^ differs);
-        }
+        sample.value = window.get(&mut read, sample.value)?;
         take(sample);
     }
     Ok(())
-}
-
-#[derive(Clone, Debug)]
-struct Bits {
-    bytes: Vec<u8>,
-    /// Bits of the last byte that are not used.
-    free: u8,
-}
-
-impl Bits {
-    /// The lower `count` bits, the highest first; one at least.
-    fn put(&mut self, value: u64, count: u32) {
-        let (mut value, mut left) = (value << (64 - count), count);
-        let free = u32::from(self.free);
-        if free > 0
-            && let Some(last) = self.bytes.last_mut()
-        {
-            *last |= (value >> (64 - free)) as u8;
-            if left <= free {
-                self.free = (free - left) as u8;
-                return;
-            }
-            value <<= free;
-            left -= free;
-        }
-        let count = left.div_ceil(8) as usize;
-        if self.bytes.len() + count > self.bytes.capacity() {
-            // Little by little: most of the head's memory is these.
-            self.bytes.reserve_exact(GROWTH);
-        }
-        self.bytes.extend_from_slice(&value.to_be_bytes()[..count]);
-        self.free = (count as u32 * 8 - left) as u8;
-    }
-
-    fn uvarint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.put(value & 0x7f | 0x80, 8);
-            value >>= 7;
-        }
-        self.put(value, 8);
-    }
-
-    fn varint(&mut self, value: i64) {
-        self.uvarint(((value << 1) ^ (value >> 63)) as u64);
-    }
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    /// In bits.
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn get(&mut self, count: u32) -> Result<u64, Corrupt> {
-        let (byte, shift) = (self.at / 8, (self.at % 8) as u32);
-        if count > 0
-            && shift + count <= 64
-            && let Some(next) = self.bytes.get(byte..).and_then(|b| b.first_chunk::<8>())
-        {
-            self.at += count as usize;
-            return Ok((u64::from_be_bytes(*next) << shift) >> (64 - count));
-        }
-        self.get_slowly(count)
-    }
-
-    /// Near the end, and over nine bytes.
-    fn get_slowly(&mut self, count: u32) -> Result<u64, Corrupt> {
-        let (mut value, mut left) = (0u64, count);
-        while left > 0 {
-            let byte = *self.bytes.get(self.at / 8).ok_or(Corrupt)?;
-            let free = 8 - (self.at % 8) as u32;
-            let take = left.min(free);
-            let part = (u64::from(byte) >> (free - take)) & ((1 << take) - 1);
-            value = value << take | part;
-            self.at += take as usize;
-            left -= take;
-        }
-        Ok(value)
-    }
-    fn uvarint(&mut self) -> Result<u64, Corrupt> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.get(8)?;
-            value |= (byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(Corrupt)
-    }
-
-    fn varint(&mut self) -> Result<i64, Corrupt> {
-        let raw = self.uvarint()?;
-        Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
-    }
-
-    fn change(&mut self) -> Result<i64, Corrupt> {
-        let mut width = 0;
-        for bits in [14, 17, 20, 64] {
-            if self.get(1)? == 0 {
-                break;
-            }
-            width = bits;
-        }
-        if width == 0 || width == 64 {
-            return Ok(self.get(width)? as i64);
-        }
-        let raw = self.get(width)? as i64;
-        // The range is from −(half − 1) to half.
-        Ok(if raw > 1 << (width - 1) { raw - (1 << width) } else { raw })
-    }
 }
 
 #[cfg(test)]
@@ -359,6 +204,6 @@ mod tests {
         for i in 1..=1_000 {
             chunk.push(Sample { at: i * 1_000, value: 7.0 });
         }
-        assert!(chunk.bits.bytes.len() < 270, "{}", chunk.bits.bytes.len());
+        assert!(chunk.data().len() < 270, "{}", chunk.data().len());
     }
 }

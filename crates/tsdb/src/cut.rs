@@ -4,8 +4,8 @@
 use crate::block::bytes::{Fault, damaged};
 use crate::block::chunks::XOR;
 use crate::block::meta::Compaction;
-use crate::block::repacked;
 use crate::block::write::{BlockWriter, ChunkData, Place};
+use crate::block::{joined, repacked};
 use crate::head::{Entry, Head, SeriesId};
 use crate::index::PairId;
 use crate::spill::{Copied, Held};
@@ -73,7 +73,8 @@ impl Picked {
     fn begins(&self, entry: &mut Entry) -> BTreeSet<i64> {
         let begin = |at: i64| at.div_euclid(self.range).saturating_mul(self.range);
         let sealed = entry.sealed.iter().map(|c| c.first);
-        let firsts = sealed.chain(entry.open.iter().map(|c| c.first_at()));
+        let native = entry.native.iter().flat_map(|n| n.firsts());
+        let firsts = sealed.chain(entry.open.iter().map(|c| c.first_at())).chain(native);
         let mut begins: BTreeSet<i64> = firsts.filter(|at| *at < self.until).map(begin).collect();
         for chunk in entry.late.iter_mut().flat_map(|late| late.begin_cut()) {
             let mut at = begin(chunk.first);
@@ -169,23 +170,35 @@ fn of_cut(entry: &Entry, from: i64, to: i64) -> Result<Copied, Fault> {
     let mut chunks: Vec<Held> = entry.sealed.iter().filter(within).cloned().collect();
     let open = entry.open.iter().map(|c| Held::new(c.first_at(), c.last().at, c.data()));
     chunks.extend(open.filter(|c| within(&c)));
+    let native = entry.native.as_ref().map_or(Vec::new(), |n| n.chunks(from, to - 1, true));
     let mut late = Vec::new();
     match entry.late.as_ref().map_or(Ok(()), |l| l.of_cut(from, to, &mut late)) {
-        Ok(()) => Ok(Copied { chunks, late }),
+        Ok(()) => Ok(Copied { chunks, late, native }),
         Err(_) => damaged("a chunk of late samples cannot be read"),
     }
 }
 
 /// As it goes into a block: chunks as they are, unless late samples belong between.
-fn chunks(copied: Copied, range: i64) -> Result<Vec<ChunkData>, Fault> {
-    if !copied.late.is_empty() {
-        return Ok(repacked(copied.samples(i64::MIN, i64::MAX)?, range).collect());
-    }
+fn chunks(mut copied: Copied, range: i64) -> Result<Vec<ChunkData>, Fault> {
+    let native = std::mem::take(&mut copied.native);
     let mut buffer = Vec::new();
+    let mut coded = Vec::with_capacity(native.len());
+    for (encoding, chunk) in &native {
+        let data = chunk.bytes(&mut buffer)?.into();
+        coded.push(ChunkData { min: chunk.first, max: chunk.last, encoding: *encoding, data });
+    }
+    if !copied.late.is_empty() {
+        let numbers = repacked(copied.samples(i64::MIN, i64::MAX)?, range);
+        return Ok(joined(numbers.chain(coded).collect()));
+    }
     let mut chunks = Vec::with_capacity(copied.chunks.len());
     for chunk in &copied.chunks {
         let data = chunk.bytes(&mut buffer)?.into();
         chunks.push(ChunkData { min: chunk.first, max: chunk.last, encoding: XOR, data });
+    }
+    if !coded.is_empty() {
+        chunks.append(&mut coded);
+        chunks.sort_by_key(|c| c.min);
     }
     Ok(chunks)
 }

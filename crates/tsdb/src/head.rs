@@ -5,6 +5,7 @@ use crate::chunk::Chunk;
 use crate::index::{Index, PairId};
 use crate::late::Late;
 use crate::limits::{Limits, Refused};
+use crate::native::Native;
 use crate::spill::{Copied, Held};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::BTreeSet;
@@ -50,6 +51,8 @@ pub(crate) struct Entry {
     /// Oldest first.
     pub sealed: Vec<Held>,
     pub late: Option<Box<Late>>,
+    /// Its histograms, if it has had any.
+    pub native: Option<Box<Native>>,
 }
 
 #[derive(Debug, Default)]
@@ -193,6 +196,9 @@ impl Head {
         let bound = self.floor.max(self.newest - self.limits.head_span());
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
         let entry = slot.and_then(|slot| slot.entry.as_deref_mut()).ok_or(Refused::Gone)?;
+        if entry.native.is_some() {
+            self.chunk_bytes -= entry.before_number(sample.at)?;
+        }
         let Some(chunk) = &mut entry.open else {
             if sample.at < bound {
                 return self.append_late(id, sample, Refused::OutOfBounds);
@@ -270,6 +276,30 @@ impl Head {
         taken
     }
 
+    /// A series that is changed.
+    pub(crate) fn entry_mut(&mut self, id: SeriesId) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
+        slot.and_then(|slot| slot.entry.as_deref_mut())
+    }
+
+    /// In order, nothing older is taken.
+    pub(crate) fn in_order_from(&self) -> i64 {
+        self.floor.max(self.newest - self.limits.head_span())
+    }
+
+    /// Whether memory for samples is used up: how much there is.
+    pub(crate) fn is_full(&self) -> Option<usize> {
+        (self.chunk_bytes > self.limits.head_bytes).then_some(self.limits.head_bytes)
+    }
+
+    /// There is a sample of this time, in so many more chunks, and other bytes than before.
+    pub(crate) fn grow(&mut self, at: i64, chunks: usize, bytes: usize, before: usize) {
+        self.chunks += chunks;
+        self.chunk_bytes = self.chunk_bytes + bytes - before;
+        self.newest = self.newest.max(at);
+        self.oldest = self.oldest.min(at);
+    }
+
     /// The labels of a series.
     pub fn labels(&self, id: SeriesId) -> Option<Labels> {
         Some(self.index.labels(&self.entry(id)?.pairs))
@@ -304,9 +334,9 @@ impl Head {
     pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, Fault> {
         let mut found = Vec::new();
         for (_, entry) in self.matching(matchers) {
-            let samples = entry.copy(from, to)?.samples(from, to)?;
-            if !samples.is_empty() {
-                found.push(Series { labels: self.index.labels(&entry.pairs), samples });
+            let series = entry.copy(from, to)?.series(from, to)?;
+            if !series.is_empty() {
+                found.push(Series { labels: self.index.labels(&entry.pairs), ..series });
             }
         }
         Ok(found)
@@ -475,14 +505,22 @@ impl Head {
 impl Entry {
     pub fn first_at(&self) -> Option<i64> {
         let open = self.open.as_ref().map(Chunk::first_at);
-        self.sealed.first().map(|c| c.first).or(open)
+        let number = self.sealed.first().map(|c| c.first).or(open);
+        match &self.native {
+            None => number,
+            Some(native) => number.into_iter().chain(native.first_at()).min(),
+        }
     }
 
     fn overlaps(&self, from: i64, to: i64) -> bool {
         let last = self.open.as_ref().map(|c| c.last().at);
         let in_order =
             self.first_at().is_some_and(|at| at <= to) && last.is_some_and(|at| at >= from);
-        in_order || self.late.as_ref().is_some_and(|late| late.overlaps(from, to))
+        in_order
+            || self.late.as_ref().is_some_and(|late| late.overlaps(from, to))
+            || self.native.is_some()
+                && (self.sealed.iter().any(|c| c.first <= to && c.last >= from)
+                    || self.native.iter().any(|n| !n.chunks(from, to, false).is_empty()))
     }
 
     /// What it has in `from..=to`.
@@ -500,7 +538,8 @@ impl Entry {
             let read = held.samples(from, to, &mut late);
             read.map_err(|_| Fault::Damaged("a chunk of late samples is damaged".into()))?;
         }
-        Ok(Copied { chunks, late })
+        let native = self.native.as_ref().map_or(Vec::new(), |n| n.chunks(from, to, false));
+        Ok(Copied { chunks, late, native })
     }
 
     /// Gives how many chunks in order and bytes of them are gone.
@@ -513,6 +552,10 @@ impl Entry {
         }
         if let Some(open) = self.open.take_if(|c| c.last().at < until) {
             (count, freed) = (count + 1, freed + open.capacity());
+        }
+        if let Some(native) = &mut self.native {
+            let gone = native.trim(until);
+            (count, freed) = (count + gone.0, freed + gone.1);
         }
         if let Some(late) = &mut self.late {
             let before = late.bytes();

@@ -24,6 +24,7 @@
 //! **Absences**: native histograms (those in blocks of others are kept and left out of
 //! answers), deletion of series (but that of others is honoured).
 
+mod bits;
 mod block;
 mod blocks;
 mod chunk;
@@ -31,10 +32,12 @@ mod compact;
 mod cut;
 mod exemplars;
 mod head;
+mod histogram_chunk;
 mod index;
 mod late;
 mod limits;
 mod log;
+mod native;
 mod replay;
 mod spill;
 

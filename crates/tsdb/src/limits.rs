@@ -55,6 +55,8 @@ impl Limits {
 pub enum Refused {
     /// The series has a later sample.
     OutOfOrder,
+    /// The series has a later sample, and histograms are taken in order only.
+    LateHistogram,
     /// It has another value at this very time.
     Duplicate,
     /// What is so old is in a block already, or belongs there.
@@ -77,6 +79,9 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::OutOfOrder => f.write_str("out of order sample"),
+            Refused::LateHistogram => {
+                f.write_str("out of order sample: native histograms are taken in order only")
+            }
             Refused::Duplicate => f.write_str("duplicate sample for timestamp"),
             Refused::OutOfBounds => f.write_str("out of bounds"),
             Refused::TooOld => f.write_str("too old sample"),

@@ -5,7 +5,9 @@
 //! - 4, time, count, samples of that time, each a varint with the value's length in its four
 //!   low bits and above them how far its number is from that of the one before (zigzag),
 //!   then so many bytes of the value, the highest first (what is left out is zero);
-//! - 5, the same: samples that came after later ones of their series
+//! - 5, the same: samples that came after later ones of their series;
+//! - 6, time, count, histograms of that time, each the number of its series and what
+//!   `native.rs` writes of one
 //!
 //! with numbers, counts and times (zigzag) as varints, texts with their length before.
 //!
@@ -13,16 +15,19 @@
 //! before can go when its samples are in blocks, and nothing that stays needs it.
 
 use crate::head::{Head, SeriesId};
+use crate::native;
 use crate::replay::replay;
 use crate::spill::Spill;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_base::codec::{put_bytes, put_varint};
-use synod_promql::Labels;
+use synod_promql::{Histogram, Labels};
 use synod_wal::{Disk, Journal, JournalError, Options};
 
 pub(crate) const SERIES: u8 = 1;
 pub(crate) const SAMPLES: u8 = 4;
 pub(crate) const LATE: u8 = 5;
+pub(crate) const HISTOGRAMS: u8 = 6;
 /// A record is closed when it is larger: well below what a segment takes.
 const RECORD_BYTES: usize = 1 << 20;
 
@@ -88,10 +93,25 @@ impl Gather {
         self.note(head, LATE, at, samples);
     }
 
-    fn note(&mut self, head: &Head, kind: u8, at: i64, samples: &[(SeriesId, f64)]) {
-        if samples.is_empty() {
+    /// Notes histograms of one time that the head has taken.
+    pub fn add_histograms(&mut self, head: &Head, at: i64, all: &[(SeriesId, Arc<Histogram>)]) {
+        if all.is_empty() {
             return;
         }
+        let mut out = self.begin(head, all.iter().map(|(id, _)| *id));
+        out.push(HISTOGRAMS);
+        put_varint(&mut out, zigzag(at));
+        put_varint(&mut out, all.len() as u64);
+        for (id, histogram) in all {
+            put_varint(&mut out, id.number());
+            native::put(&mut out, histogram);
+        }
+        self.batch.records.push(out);
+        self.batch.newest = self.batch.newest.max(head.newest());
+    }
+
+    /// The record that is written on, in which these series are named.
+    fn begin(&mut self, head: &Head, series: impl Iterator<Item = SeriesId>) -> Vec<u8> {
         let block = head.limits().block_of(head.newest());
         if block != self.block {
             self.block = block;
@@ -105,18 +125,26 @@ impl Gather {
             }
             None => Vec::new(),
         };
-        for (id, _) in samples {
+        for id in series {
             let slot = id.number() as usize;
             if slot >= self.named.len() {
                 self.named.resize(slot + 1, None);
             }
-            if self.named[slot].replace(*id) == Some(*id) {
+            if self.named[slot].replace(id) == Some(id) {
                 continue;
             }
-            if let Some(labels) = head.labels(*id) {
-                name(&mut out, *id, &labels);
+            if let Some(labels) = head.labels(id) {
+                name(&mut out, id, &labels);
             }
         }
+        out
+    }
+
+    fn note(&mut self, head: &Head, kind: u8, at: i64, samples: &[(SeriesId, f64)]) {
+        if samples.is_empty() {
+            return;
+        }
+        let mut out = self.begin(head, samples.iter().map(|(id, _)| *id));
         out.push(kind);
         put_varint(&mut out, zigzag(at));
         put_varint(&mut out, samples.len() as u64);

@@ -6,20 +6,22 @@
 
 use crate::head::{Head, SeriesId};
 use crate::limits::Limits;
-use crate::log::{LATE, Recovered, SAMPLES, SERIES};
+use crate::log::{HISTOGRAMS, LATE, Recovered, SAMPLES, SERIES};
+use crate::native;
 use crate::spill::Spill;
 use bytes::Bytes;
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{ScopedJoinHandle, available_parallelism, scope};
 use synod_base::codec::{Malformed, Reader};
-use synod_promql::{Labels, Sample};
+use synod_promql::{Histogram, Labels, Sample};
 
 /// Appenders, at most.
 const APPENDERS_MAX: usize = 4;
 /// Samples that go to an appender at a time (6 MiB), and how many such lots wait for it.
 const LOT: usize = 1 << 18;
+const LOT_HISTOGRAMS: usize = 1 << 12;
 const LOTS_MAX: usize = 1;
 /// Chunks are moved out of memory when there are so many more bytes of them.
 const SPILL_BYTES: usize = 16 << 20;
@@ -30,6 +32,7 @@ const NUMBER_MAX: usize = 1 << 26;
 struct Lot {
     late: bool,
     samples: Vec<(u32, Sample)>,
+    histograms: Vec<(u32, i64, Arc<Histogram>)>,
 }
 
 /// Where the samples of some series go.
@@ -48,10 +51,18 @@ impl Appender<'_> {
         self.filling.samples.push((number, sample));
     }
 
+    fn put_histogram(&mut self, number: u32, at: i64, histogram: Arc<Histogram>) {
+        if self.filling.histograms.len() >= LOT_HISTOGRAMS {
+            self.flush();
+        }
+        self.filling.histograms.push((number, at, histogram));
+    }
+
     fn flush(&mut self) {
+        let histograms = std::mem::take(&mut self.filling.histograms);
         let samples = std::mem::replace(&mut self.filling.samples, Vec::with_capacity(LOT));
         // If it has ended, its panic is told when it is waited for.
-        let _ = self.lots.send(Lot { late: self.filling.late, samples });
+        let _ = self.lots.send(Lot { late: self.filling.late, samples, histograms });
     }
 }
 
@@ -64,10 +75,22 @@ fn append(
 ) -> (Head, Recovered) {
     let (mut head, mut recovered, mut spilled_at) = (Head::new(limits), Recovered::default(), 0);
     head.raise_floor(floor);
-    for Lot { late, mut samples } in lots {
-        // Stable: a series' samples stay in their order.
+    for Lot { late, mut samples, mut histograms } in lots {
+        // Stable: a series' samples stay in their order, which is that of their times.
         samples.sort_by_key(|(number, _)| *number);
+        histograms.sort_by_key(|(number, ..)| *number);
+        let mut histograms = histograms.into_iter().peekable();
+        let mut natives = |head: &mut Head, recovered: &mut Recovered, before: (u32, i64)| {
+            while let Some((number, at, h)) = histograms.next_if(|next| (next.0, next.1) < before) {
+                let id = head.unnamed(number);
+                match head.append_histogram(id, at, &h) {
+                    Ok(_) => recovered.samples += 1,
+                    Err(_) => recovered.skipped += 1,
+                }
+            }
+        };
         for (number, sample) in samples {
+            natives(&mut head, &mut recovered, (number, sample.at));
             let id = head.unnamed(number);
             let taken = if late { head.put_late(id, sample) } else { head.append(id, sample) };
             match taken {
@@ -75,6 +98,7 @@ fn append(
                 Err(_) => recovered.skipped += 1,
             }
         }
+        natives(&mut head, &mut recovered, (u32::MAX, i64::MAX));
         if head.stats().chunk_bytes > spilled_at + SPILL_BYTES {
             let mut spill = spill.lock().unwrap_or_else(PoisonError::into_inner);
             // What cannot be written stays in memory: whoever opens it tells.
@@ -96,7 +120,8 @@ pub(crate) fn replay<R>(
     scope(|scope| {
         let start = |_| {
             let (lots, waiting) = sync_channel(LOTS_MAX);
-            let filling = Lot { late: false, samples: Vec::with_capacity(LOT) };
+            let samples = Vec::with_capacity(LOT);
+            let filling = Lot { late: false, samples, histograms: Vec::new() };
             let spill = &spill;
             let thread = scope.spawn(move || append(limits, floor, &waiting, spill));
             Appender { lots, filling, thread }
@@ -142,6 +167,7 @@ impl Replay<'_, '_> {
                     let left = left.ok_or(Malformed { what: "samples", at })?;
                     at += rest.len() - left;
                 }
+                HISTOGRAMS => at += self.histograms(record.slice(at..))?,
                 _ => return Err(Malformed { what: "kind", at }),
             }
         }
@@ -166,6 +192,34 @@ impl Replay<'_, '_> {
             self.known.resize(number + 1, None);
         }
         self.known[number] = self.head.series(&labels).ok();
+        Ok(total - r.remaining())
+    }
+
+    /// Gives how many bytes it took.
+    fn histograms(&mut self, bytes: Bytes) -> Result<usize, Malformed> {
+        let (total, mut r) = (bytes.len(), Reader::new(bytes));
+        let at = unzigzag(r.varint("time")?);
+        let in_blocks = at < self.head.floor();
+        let shards = self.appenders.len();
+        for _ in 0..r.varint("histograms")? {
+            let number = r.varint("series")?;
+            let histogram = native::get(&mut r)?;
+            if in_blocks {
+                self.recovered.in_blocks += 1;
+                continue;
+            }
+            let id = self.known.get(number as usize).copied().flatten();
+            let Some(id) = id.filter(|_| histogram.check().is_ok()) else {
+                self.recovered.skipped += 1;
+                continue;
+            };
+            let slot = id.number() as usize;
+            let (shard, place) = (slot % shards, (slot / shards) as u32);
+            self.appenders[shard].put_histogram(place, at, Arc::new(histogram));
+        }
+        if !in_blocks {
+            self.newest = self.newest.max(at);
+        }
         Ok(total - r.remaining())
     }
 

@@ -6,13 +6,14 @@ use crate::block::bytes::Fault;
 use crate::chunk::{Sealed, each};
 use crate::head::{Head, SeriesId};
 use crate::late::merged;
+use crate::native::{self, Coded};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use synod_promql::{Matcher, Sample, Series};
+use synod_promql::{Labels, Matcher, Sample, Series};
 
 /// Series that are looked at under one lock.
 const LOOK: usize = 4_096;
@@ -71,9 +72,24 @@ impl From<Sealed> for Held {
 pub(crate) struct Copied {
     pub chunks: Vec<Held>,
     pub late: Vec<Sample>,
+    pub native: Vec<Coded>,
 }
 
 impl Copied {
+    /// The samples of both kinds in `from..=to`, under no labels.
+    pub fn series(mut self, from: i64, to: i64) -> Result<Series, Fault> {
+        let native = std::mem::take(&mut self.native);
+        let mut series = Series::new(Labels::default(), self.samples(from, to)?);
+        let mut buffer = Vec::new();
+        for (kind, held) in &native {
+            let chunk = [(*kind, held.bytes(&mut buffer)?)];
+            let (histograms, numbers) = (&mut series.histograms, &mut series.samples);
+            let read = native::read(&chunk, (from, to), histograms, numbers);
+            read.map_err(|_| Fault::Damaged("a chunk of histograms is damaged".into()))?;
+        }
+        Ok(series)
+    }
+
     /// The samples in `from..=to`.
     pub fn samples(mut self, from: i64, to: i64) -> Result<Vec<Sample>, Fault> {
         let (mut samples, mut buffer) = (Vec::new(), Vec::new());
@@ -115,13 +131,13 @@ pub fn select(
         }
         drop(head);
         for (labels, copied) in copies {
-            let samples = copied.samples(from, to)?;
-            count += samples.len();
+            let series = copied.series(from, to)?;
+            count += series.weight();
             if count > most {
                 return Err(Fault::TooMany);
             }
-            if !samples.is_empty() {
-                found.push(Series { labels, samples });
+            if !series.is_empty() {
+                found.push(Series { labels, ..series });
             }
         }
     }

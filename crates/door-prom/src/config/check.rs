@@ -350,6 +350,8 @@ fn remote(
         headers: one.headers.clone().into_iter().collect(),
         relabel: rules(&one.write_relabel_configs, "write_relabel_configs")?,
         version2,
+        // By version 2.0 they are always sent.
+        histograms: one.send_native_histograms || version2,
         samples_max: queue.max_samples_per_send.unwrap_or(SEND_SAMPLES).max(1),
         deadline: time(
             &queue.batch_send_deadline,

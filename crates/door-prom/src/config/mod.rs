@@ -191,6 +191,8 @@ pub struct RemoteWrite {
     pub relabel: Vec<Rule>,
     /// By version 2.0.
     pub version2: bool,
+    /// It gets native histograms.
+    pub histograms: bool,
     /// Samples of a request, at most.
     pub samples_max: usize,
     /// What waits is sent after so long.

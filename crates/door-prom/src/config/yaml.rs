@@ -324,7 +324,8 @@ http_section! {
         write_relabel_configs: Vec<Relabel>,
         protobuf_message: Option<String>,
         queue_config: Queue,
-        ; send_exemplars, send_native_histograms, metadata_config, sigv4, azuread,
+        send_native_histograms: bool,
+        ; send_exemplars, metadata_config, sigv4, azuread,
         google_iam, round_robin_dns
     }
 }

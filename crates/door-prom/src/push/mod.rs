@@ -2,6 +2,7 @@
 
 mod families;
 pub(crate) mod gateway;
+pub(crate) mod histogram;
 pub(crate) mod otlp;
 mod otlp_json;
 mod otlp_names;
@@ -10,10 +11,12 @@ pub(crate) mod wire;
 use crate::json::plain;
 use crate::store::Monitor;
 use bytes::Bytes;
+use histogram::WrittenHistogram;
 use http::{Request, Response, StatusCode, header};
 use prost::Message;
 use std::collections::BTreeMap;
-use synod_promql::{Labels, NAME};
+use std::sync::Arc;
+use synod_promql::{Histogram, Labels, NAME};
 use synod_tsdb::{Exemplar, SeriesId};
 use wire::{WriteRequest, WriteRequest2};
 
@@ -31,6 +34,7 @@ type Told = (StatusCode, String);
 #[derive(Default)]
 struct Done {
     samples: usize,
+    histograms: usize,
     exemplars: usize,
     refused: usize,
     /// Why the first of what was refused was.
@@ -60,7 +64,7 @@ pub(crate) fn write(monitor: &Monitor, request: &Request<Bytes>) -> Response<Byt
     if version2 {
         let counts = [
             ("x-prometheus-remote-write-samples-written", done.samples),
-            ("x-prometheus-remote-write-histograms-written", 0),
+            ("x-prometheus-remote-write-histograms-written", done.histograms),
             ("x-prometheus-remote-write-exemplars-written", done.exemplars),
         ];
         for (name, count) in counts {
@@ -117,16 +121,27 @@ pub(crate) fn unpacked(body: &[u8]) -> Result<Vec<u8>, Told> {
 struct Series {
     labels: Labels,
     samples: Vec<(i64, f64)>,
+    histograms: Vec<(i64, Histogram)>,
     exemplars: Vec<Exemplar>,
+}
+
+/// Those of the histograms of a series that can be taken.
+fn sound(labels: &Labels, all: &[WrittenHistogram], done: &mut Done) -> Vec<(i64, Histogram)> {
+    let mut found = Vec::with_capacity(all.len());
+    for written in all {
+        match histogram::received(written) {
+            Ok(histogram) => found.push((written.timestamp, histogram)),
+            Err(why) => done.refuse(format!("series {labels}: no sound histogram: {why}")),
+        }
+    }
+    found
 }
 
 fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
     let mut all = Vec::with_capacity(written.timeseries.len());
     for series in written.timeseries {
         let labels = Labels::new(series.labels.iter().map(|l| (&*l.name, &*l.value)));
-        if !series.histograms.is_empty() {
-            done.refuse(format!("series {labels}: native histograms are not stored"));
-        }
+        let histograms = sound(&labels, &series.histograms, done);
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
         let exemplar = |e: &wire::WrittenExemplar| Exemplar {
             labels: Labels::new(e.labels.iter().map(|l| (&*l.name, &*l.value))),
@@ -134,7 +149,7 @@ fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
             at: e.timestamp,
         };
         let exemplars = series.exemplars.iter().map(exemplar).collect();
-        all.push(Series { labels, samples, exemplars });
+        all.push(Series { labels, samples, histograms, exemplars });
     }
     all
 }
@@ -164,9 +179,7 @@ fn of_version2(
     let mut all = Vec::with_capacity(written.timeseries.len());
     for series in written.timeseries {
         let labels = labels_of(&series.labels_refs)?;
-        if !series.histograms.is_empty() {
-            done.refuse(format!("series {labels}: native histograms are not stored"));
-        }
+        let histograms = sound(&labels, &series.histograms, done);
         if let Some(meta) = &series.metadata {
             let kind = wire::KINDS.get(meta.kind as usize).copied().unwrap_or_default();
             let says = [
@@ -184,16 +197,19 @@ fn of_version2(
             let labels = labels_of(&e.labels_refs)?;
             exemplars.push(Exemplar { labels, value: e.value, at: e.timestamp });
         }
-        all.push(Series { labels, samples, exemplars });
+        all.push(Series { labels, samples, histograms, exemplars });
     }
     Ok(all)
 }
 
+/// Histograms by their times.
+type Natives = BTreeMap<i64, Vec<(SeriesId, Arc<Histogram>)>>;
+
 /// Takes what can be taken.
 fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
     let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
-    let mut exemplars = Vec::new();
-    for Series { labels, samples, exemplars: own } in batch {
+    let (mut exemplars, mut natives) = (Vec::new(), Natives::new());
+    for Series { labels, samples, histograms, exemplars: own } in batch {
         if labels.get(NAME).is_empty() {
             done.refuse(format!("series {labels} has no name"));
             continue;
@@ -205,12 +221,23 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
                 for (at, value) in samples {
                     by_time.entry(at).or_default().push((id, value));
                 }
+                for (at, histogram) in histograms {
+                    natives.entry(at).or_default().push((id, Arc::new(histogram)));
+                }
             }
         }
     }
     for (at, samples) in by_time {
         let refused = monitor.append(at, &samples);
         done.samples += samples.len() - refused.len();
+        for (id, why) in refused {
+            let labels = monitor.head().labels(id).unwrap_or_default();
+            done.refuse(format!("series {labels}: {why}"));
+        }
+    }
+    for (at, histograms) in natives {
+        let refused = monitor.append_histograms(at, &histograms);
+        done.histograms += histograms.len() - refused.len();
         for (id, why) in refused {
             let labels = monitor.head().labels(id).unwrap_or_default();
             done.refuse(format!("series {labels}: {why}"));

@@ -1,5 +1,6 @@
 //! Messages of remote-write and remote-read, from their specifications.
 
+use super::histogram::WrittenHistogram;
 use prost::Message;
 
 /// Kinds of metrics by their number in metadata.
@@ -22,9 +23,8 @@ pub(crate) struct TimeSeries {
     pub samples: Vec<WrittenSample>,
     #[prost(message, repeated, tag = "3")]
     pub exemplars: Vec<WrittenExemplar>,
-    /// Native histograms, which are not stored.
-    #[prost(bytes = "vec", repeated, tag = "4")]
-    pub histograms: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "4")]
+    pub histograms: Vec<WrittenHistogram>,
 }
 
 /// `prometheus.Label`.
@@ -83,8 +83,8 @@ pub(crate) struct TimeSeries2 {
     pub labels_refs: Vec<u32>,
     #[prost(message, repeated, tag = "2")]
     pub samples: Vec<WrittenSample>,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    pub histograms: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    pub histograms: Vec<WrittenHistogram>,
     #[prost(message, repeated, tag = "4")]
     pub exemplars: Vec<Exemplar2>,
     #[prost(message, optional, tag = "5")]

@@ -1,17 +1,25 @@
 //! Many series to few.
 
 use super::over_time::{Sum, mean, quantile, variance};
-use super::{ABSENT, Column, Eval, Query, Value, is_stale};
+use super::{ABSENT, Column, Content, Eval, Query, Value, is_stale};
 use crate::Error;
-use crate::ast::{Aggregation, Grouping};
+use crate::ast::{Aggregation, Grouping, Node};
 use crate::labels::Labels;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// The series of one group.
-struct Group {
-    labels: Labels,
-    members: Vec<Column>,
+pub(super) struct Group {
+    pub(super) labels: Labels,
+    pub(super) members: Vec<Column>,
+}
+
+/// Which aggregation, and of what.
+#[derive(Clone, Copy)]
+pub(super) struct By<'a> {
+    pub(super) op: Aggregation,
+    pub(super) grouping: &'a Grouping,
+    pub(super) node: &'a Node,
 }
 
 fn group_labels(labels: &Labels, grouping: &Grouping) -> Labels {
@@ -39,12 +47,12 @@ fn groups(columns: Vec<Column>, grouping: &Grouping) -> Vec<Group> {
 impl Eval<'_> {
     pub(super) fn aggregate(
         &self,
-        op: Aggregation,
+        by: By<'_>,
         param: Option<Value>,
         columns: Vec<Column>,
-        grouping: &Grouping,
         query: Query,
     ) -> Result<Vec<Column>, Error> {
+        let By { op, grouping, .. } = by;
         use Aggregation::{Bottomk, CountValues, LimitRatio, Limitk, Topk};
         let steps = query.steps();
         if op == CountValues {
@@ -63,11 +71,19 @@ impl Eval<'_> {
         match op {
             Topk | Bottomk | Limitk | LimitRatio => {
                 check_counts(op, &number)?;
+                if matches!(op, Topk | Bottomk) {
+                    groups.iter().for_each(|g| self.note_ignored(by, g));
+                }
                 Ok(groups.into_iter().flat_map(|g| chosen(op, &number, g)).collect())
             }
             _ => {
                 self.take(groups.len().saturating_mul(steps))?;
                 let one = |group: Group| {
+                    if group.members.iter().any(Column::has_histograms) {
+                        let at = |step| self.of_both(by, &group, step, number.get(step).copied());
+                        let contents: Vec<Content> = (0..steps).map(at).collect();
+                        return Column::mixed(group.labels, contents);
+                    }
                     let at = |step: usize| {
                         let there = group.members.iter().map(|c| c.values[step]);
                         let there: Vec<f64> = there.filter(|v| !is_stale(*v)).collect();
@@ -76,7 +92,8 @@ impl Eval<'_> {
                         }
                         number_of(op, there, number.get(step).copied())
                     };
-                    Column { values: (0..steps).map(at).collect(), labels: group.labels }
+                    let values = (0..steps).map(at).collect();
+                    Column::new(group.labels, values)
                 };
                 Ok(groups.into_iter().map(one).filter(|c| !c.is_empty()).collect())
             }
@@ -84,7 +101,7 @@ impl Eval<'_> {
     }
 }
 
-fn number_of(op: Aggregation, there: Vec<f64>, param: Option<f64>) -> f64 {
+pub(super) fn number_of(op: Aggregation, there: Vec<f64>, param: Option<f64>) -> f64 {
     // A NaN gives way to any number.
     let best = |better: fn(f64, f64) -> bool| {
         let take = |best: f64, v: &f64| if better(*v, best) || best.is_nan() { *v } else { best };
@@ -121,12 +138,16 @@ fn chosen(op: Aggregation, numbers: &[f64], group: Group) -> Vec<Column> {
     let mut kept: Vec<Column> = group
         .members
         .iter()
-        .map(|c| Column { labels: c.labels.clone(), values: vec![ABSENT; c.values.len()] })
+        .map(|c| Column::new(c.labels.clone(), vec![ABSENT; c.values.len()]))
         .collect();
     let mut rank = vec![usize::MAX; kept.len()];
     for (step, &number) in numbers.iter().enumerate() {
-        let mut there: Vec<usize> =
-            (0..kept.len()).filter(|i| !is_stale(group.members[*i].values[step])).collect();
+        let ranks = matches!(op, Aggregation::Topk | Aggregation::Bottomk);
+        let takes = |i: &usize| match ranks {
+            true => !is_stale(group.members[*i].values[step]),
+            false => group.members[*i].has(step),
+        };
+        let mut there: Vec<usize> = (0..kept.len()).filter(takes).collect();
         let value = |i: &usize| group.members[*i].values[step];
         match op {
             Aggregation::Topk => there.sort_by(|a, b| nan_last(value(b), value(a), value(a))),
@@ -141,7 +162,7 @@ fn chosen(op: Aggregation, numbers: &[f64], group: Group) -> Vec<Column> {
             _ => number.max(0.0) as usize,
         };
         for (place, &i) in there.iter().take(keep).enumerate() {
-            kept[i].values[step] = group.members[i].values[step];
+            kept[i].take_from(&group.members[i], step);
             rank[i] = rank[i].min(place);
         }
     }
@@ -190,10 +211,15 @@ fn counted(columns: Vec<Column>, label: &str, grouping: &Grouping, steps: usize)
     let mut places: BTreeMap<Labels, usize> = BTreeMap::new();
     let mut all: Vec<Column> = Vec::new();
     for column in &columns {
-        for (step, v) in column.values.iter().enumerate().filter(|(_, v)| !is_stale(**v)) {
-            let labels = group_labels(&column.labels.with(label, &number_text(*v)), &by);
+        for (step, content) in column.contents().enumerate() {
+            let text = match content {
+                Content::Nothing => continue,
+                Content::Number(v) => number_text(v),
+                Content::Histogram(h) => h.to_string(),
+            };
+            let labels = group_labels(&column.labels.with(label, &text), &by);
             let at = *places.entry(labels).or_insert_with_key(|labels| {
-                all.push(Column { labels: labels.clone(), values: vec![ABSENT; steps] });
+                all.push(Column::new(labels.clone(), vec![ABSENT; steps]));
                 all.len() - 1
             });
             let count = &mut all[at].values[step];

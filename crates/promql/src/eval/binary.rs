@@ -1,20 +1,23 @@
 //! Two sides.
 
-use super::{ABSENT, Column, Eval, Value, is_stale, operate};
+use super::{ABSENT, Column, Content, Eval, Value, is_stale, operate};
 use crate::Error;
-use crate::ast::{BinaryOp, Many, Matching};
+use crate::ast::{BinaryOp, Many, Matching, Node};
 use crate::labels::Labels;
 use std::collections::BTreeMap;
 
+/// Which operator, and how.
+#[derive(Clone, Copy)]
+pub(super) struct By<'a> {
+    pub(super) op: BinaryOp,
+    pub(super) returns_bool: bool,
+    pub(super) matching: &'a Matching,
+    pub(super) node: &'a Node,
+}
+
 impl Eval<'_> {
-    pub(super) fn binary(
-        &self,
-        op: BinaryOp,
-        left: Value,
-        right: Value,
-        returns_bool: bool,
-        matching: &Matching,
-    ) -> Result<Value, Error> {
+    pub(super) fn binary(&self, by: By<'_>, left: Value, right: Value) -> Result<Value, Error> {
+        let By { op, matching, .. } = by;
         Ok(match (left, right) {
             (Value::Scalar(a), Value::Scalar(b)) => {
                 let one = |(a, b): (&f64, &f64)| match operate(op, *a, *b) {
@@ -26,11 +29,11 @@ impl Eval<'_> {
             }
             (Value::Vector(columns), Value::Scalar(b)) => {
                 Value::Vector(
-                    self.beside(op, columns, returns_bool, |step, v| operate(op, v, b[step]))?,
+                    self.beside(by, columns, &b, false, |step, v| operate(op, v, b[step]))?,
                 )
             }
             (Value::Scalar(a), Value::Vector(columns)) => {
-                Value::Vector(self.beside(op, columns, returns_bool, |step, v| {
+                Value::Vector(self.beside(by, columns, &a, true, |step, v| {
                     // A comparison keeps the series' value, whichever side it is on.
                     let result = operate(op, a[step], v);
                     if op.compares() { result.map(|_| v) } else { result }
@@ -39,28 +42,44 @@ impl Eval<'_> {
             (Value::Vector(a), Value::Vector(b)) if op.of_sets() => {
                 Value::Vector(self.merged(sets(op, a, b, matching))?)
             }
-            (Value::Vector(a), Value::Vector(b)) => {
-                Value::Vector(self.matched(op, a, b, returns_bool, matching)?)
-            }
+            (Value::Vector(a), Value::Vector(b)) => Value::Vector(self.matched(by, a, b)?),
             _ => return Err(Error::execution("an operator needs scalars or instant vectors")),
         })
     }
 
-    /// A vector and a scalar.
+    /// A vector and a scalar, which may be the left side.
     fn beside(
         &self,
-        op: BinaryOp,
+        by: By<'_>,
         columns: Vec<Column>,
-        returns_bool: bool,
+        scalar: &[f64],
+        swapped: bool,
         of: impl Fn(usize, f64) -> Option<f64>,
     ) -> Result<Vec<Column>, Error> {
+        let By { op, returns_bool, .. } = by;
+        let named = op.compares() && !returns_bool;
         let one = |c: Column| {
+            if c.has_histograms() {
+                let at = |(step, content)| match content {
+                    Content::Nothing => Content::Nothing,
+                    Content::Number(v) => outcome(of(step, v), returns_bool).into(),
+                    histogram if swapped => {
+                        self.operate_mixed(by, Content::Number(scalar[step]), histogram)
+                    }
+                    histogram => self.operate_mixed(by, histogram, Content::Number(scalar[step])),
+                };
+                let contents: Vec<Content> = c.contents().enumerate().map(at).collect();
+                return Column::mixed(if named { c.labels } else { c.labels.nameless() }, contents);
+            }
             let values = c.values.into_iter().enumerate().map(|(step, v)| {
-                if is_stale(v) { ABSENT } else { outcome(of(step, v), returns_bool) }
+                if is_stale(v) {
+                    ABSENT
+                } else {
+                    outcome(of(step, v), returns_bool).unwrap_or(ABSENT)
+                }
             });
             let values = values.collect();
-            let named = op.compares() && !returns_bool;
-            Column { values, labels: if named { c.labels } else { c.labels.nameless() } }
+            Column::new(if named { c.labels } else { c.labels.nameless() }, values)
         };
         let all = columns.into_iter().map(one).filter(|c| !c.is_empty()).collect();
         self.merged(all)
@@ -68,23 +87,20 @@ impl Eval<'_> {
 
     fn matched(
         &self,
-        op: BinaryOp,
+        by: By<'_>,
         left: Vec<Column>,
         right: Vec<Column>,
-        returns_bool: bool,
-        matching: &Matching,
     ) -> Result<Vec<Column>, Error> {
+        let By { op, returns_bool, matching, .. } = by;
         let swapped = matching.many == Many::Right;
         let (many, one) = if swapped { (right, left) } else { (left, right) };
         let (Some(first), false) = (many.first(), one.is_empty()) else { return Ok(Vec::new()) };
         let steps = first.values.len();
         let ones = by_signature(&one, matching);
-        let present =
-            |columns: &[Column], step: usize| columns.iter().any(|c| !is_stale(c.values[step]));
+        let present = |columns: &[Column], step: usize| columns.iter().any(|c| c.has(step));
         for (signature, group) in &ones {
             let twice = (0..steps).find(|&step| {
-                group.iter().filter(|i| !is_stale(one[**i].values[step])).count() > 1
-                    && present(&many, step)
+                group.iter().filter(|i| one[**i].has(step)).count() > 1 && present(&many, step)
             });
             if twice.is_some() {
                 let side = if swapped { "left" } else { "right" };
@@ -104,9 +120,12 @@ impl Eval<'_> {
                 let other = &one[i];
                 let seen = (matching.many == Many::Neither)
                     .then(|| taken.entry(signature.clone()).or_insert_with(|| vec![false; steps]));
-                let values = pair(op, column, other, swapped, returns_bool, seen)?;
                 let labels = result_labels(op, column, other, returns_bool, matching);
-                let result = Column { labels, values };
+                let result = if column.has_histograms() || other.has_histograms() {
+                    Column::mixed(labels, self.pair_mixed(by, column, other, seen)?)
+                } else {
+                    Column::new(labels, pair(by, column, other, seen)?)
+                };
                 if !result.is_empty() {
                     self.take(steps)?;
                     all.push(result);
@@ -122,24 +141,19 @@ impl Eval<'_> {
 }
 
 /// What a result is worth: with `bool` a comparison gives 0 or 1.
-fn outcome(result: Option<f64>, returns_bool: bool) -> f64 {
-    match (result, returns_bool) {
-        (result, true) => f64::from(u8::from(result.is_some())),
-        (Some(v), false) => v,
-        (None, false) => ABSENT,
-    }
+pub(super) fn outcome(result: Option<f64>, returns_bool: bool) -> Option<f64> {
+    if returns_bool { Some(f64::from(u8::from(result.is_some()))) } else { result }
 }
 
 /// The values of two series that belong together. `seen`: where the left side has had
 /// one in this group already, if it may have only one.
 fn pair(
-    op: BinaryOp,
+    by: By<'_>,
     many: &Column,
     one: &Column,
-    swapped: bool,
-    returns_bool: bool,
     mut seen: Option<&mut Vec<bool>>,
 ) -> Result<Vec<f64>, Error> {
+    let swapped = by.matching.many == Many::Right;
     let mut values = Vec::with_capacity(many.values.len());
     for (step, (&m, &o)) in many.values.iter().zip(&one.values).enumerate() {
         if is_stale(m) || is_stale(o) {
@@ -147,20 +161,56 @@ fn pair(
             continue;
         }
         let (a, b) = if swapped { (o, m) } else { (m, o) };
-        let value = outcome(operate(op, a, b), returns_bool);
+        let value = outcome(operate(by.op, a, b), by.returns_bool).unwrap_or(ABSENT);
         // What a comparison filters out may match as often as it likes.
         if let Some(seen) = &mut seen
             && !is_stale(value)
             && std::mem::replace(&mut seen[step], true)
         {
-            return Err(Error::execution(
-                "multiple matches for labels: many-to-one matching must be explicit \
-                 (group_left/group_right)",
-            ));
+            return Err(twice());
         }
         values.push(value);
     }
     Ok(values)
+}
+
+fn twice() -> Error {
+    Error::execution(
+        "multiple matches for labels: many-to-one matching must be explicit \
+         (group_left/group_right)",
+    )
+}
+
+impl Eval<'_> {
+    /// As [`pair`], of series with histograms.
+    fn pair_mixed(
+        &self,
+        by: By<'_>,
+        many: &Column,
+        one: &Column,
+        mut seen: Option<&mut Vec<bool>>,
+    ) -> Result<Vec<Content>, Error> {
+        let swapped = by.matching.many == Many::Right;
+        let mut contents = Vec::with_capacity(many.values.len());
+        for (step, (m, o)) in many.contents().zip(one.contents()).enumerate() {
+            let (a, b) = if swapped { (o, m) } else { (m, o) };
+            let content = match (a, b) {
+                (Content::Nothing, _) | (_, Content::Nothing) => Content::Nothing,
+                (Content::Number(a), Content::Number(b)) => {
+                    outcome(operate(by.op, a, b), by.returns_bool).into()
+                }
+                (a, b) => self.operate_mixed(by, a, b),
+            };
+            if let Some(seen) = &mut seen
+                && !matches!(content, Content::Nothing)
+                && std::mem::replace(&mut seen[step], true)
+            {
+                return Err(twice());
+            }
+            contents.push(content);
+        }
+        Ok(contents)
+    }
 }
 
 fn signature(labels: &Labels, matching: &Matching) -> Labels {
@@ -213,10 +263,10 @@ fn sets(op: BinaryOp, left: Vec<Column>, right: Vec<Column>, matching: &Matching
     for column in &mut kept {
         let signature = signature(&column.labels, matching);
         let group = there.get(&signature).map_or(&[][..], |group| group);
-        for (step, value) in column.values.iter_mut().enumerate() {
-            let found = group.iter().any(|i| !is_stale(other[*i].values[step]));
+        for step in 0..column.values.len() {
+            let found = group.iter().any(|i| other[*i].has(step));
             if found != (op == BinaryOp::And) {
-                *value = ABSENT;
+                column.clear(step);
             }
         }
     }

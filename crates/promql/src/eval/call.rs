@@ -1,7 +1,7 @@
 //! Functions.
 
 use super::over_time::{extrapolated, instantaneous, plain, quantile, regression, smoothed};
-use super::{ABSENT, Column, Eval, Query, Value, Windows, is_stale};
+use super::{ABSENT, Column, Content, Eval, Query, Sample, Value, Windows, is_stale};
 use crate::Error;
 use crate::ast::{Expr, Node};
 use crate::labels::{Labels, Matcher, NAME};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 impl Eval<'_> {
     pub(super) fn call(&self, name: &str, args: &[Node], query: Query) -> Result<Value, Error> {
         let steps = query.steps();
-        let column = |values| Column { labels: Labels::default(), values };
+        let column = |values| Column::new(Labels::default(), values);
         Ok(Value::Vector(match name {
             "time" => return Ok(Value::Scalar((0..steps).map(|i| seconds(query.at(i))).collect())),
             "pi" => return Ok(Value::Scalar(vec![std::f64::consts::PI; steps])),
@@ -24,12 +24,15 @@ impl Eval<'_> {
             }
             "absent_over_time" => {
                 let windows = self.windows(&args[0], query)?;
-                let found = windows.each(true, |_, _, _| Some(1.0));
+                let found = windows.each(true, |_, _, _| Some(1.0), |_, _| Content::Number(1.0));
                 absent(&args[0], &found, steps)
             }
             "clamp" | "clamp_min" | "clamp_max" => self.clamp(name, args, query)?,
             "round" => self.round(args, query)?,
-            "sort" | "sort_desc" => sorted(self.vector(&args[0], query)?, name == "sort_desc"),
+            "sort" | "sort_desc" => {
+                let numbers = self.vector(&args[0], query)?.into_iter().map(Column::numbers);
+                sorted(numbers.filter(|c| !c.is_empty()).collect(), name == "sort_desc")
+            }
             "sort_by_label" | "sort_by_label_desc" => {
                 let names = texts(self, &args[1..], query)?;
                 super::labelling::sorted_by(
@@ -50,31 +53,14 @@ impl Eval<'_> {
             "histogram_quantile" => {
                 let q = self.scalar(&args[0], query)?;
                 self.check_quantile(&args[0], &q);
-                let columns = self.vector(&args[1], query)?;
-                let (found, fixed) =
-                    super::histogram::quantiles(&q, self.buckets(&args[1], columns));
-                for name in fixed {
-                    let text = format!(
-                        "input to histogram_quantile needed to be fixed for monotonicity (see \
-                         https://prometheus.io/docs/prometheus/latest/querying/functions/\
-                         #histogram_quantile) for metric name {}",
-                        crate::quoted(&name)
-                    );
-                    self.note(&args[1], false, text);
-                }
-                self.merged(found)?
+                self.histogram_quantile(&args[1], &q, query)?
             }
             "histogram_fraction" => {
                 let (lower, upper) = (self.scalar(&args[0], query)?, self.scalar(&args[1], query)?);
-                let columns = self.vector(&args[2], query)?;
-                let columns = self.buckets(&args[2], columns);
-                self.merged(super::histogram::fractions(&lower, &upper, columns))?
+                self.histogram_fraction(&args[2], &lower, &upper, query)?
             }
             "histogram_avg" | "histogram_count" | "histogram_sum" | "histogram_stddev"
-            | "histogram_stdvar" => {
-                self.vector(&args[0], query)?;
-                Vec::new()
-            }
+            | "histogram_stdvar" => self.of_histograms(name, &args[0], query)?,
             "minute" | "hour" | "day_of_week" | "day_of_month" | "day_of_year"
             | "days_in_month" | "month" | "year" => {
                 let of = match args.first() {
@@ -98,7 +84,15 @@ impl Eval<'_> {
         }
         match &inner.expr {
             Expr::Vector(selector) => self.map(self.timestamps(selector, query)?, |t| t),
-            _ => self.map_steps(self.vector(node, query)?, |i, _| seconds(query.at(i))),
+            _ => {
+                let mut columns = self.vector(node, query)?;
+                for column in columns.iter_mut().filter(|c| c.has_histograms()) {
+                    let at = |step| column.has(step).then_some(0.0).into();
+                    let contents: Vec<Content> = (0..query.steps()).map(at).collect();
+                    *column = Column::mixed(column.labels.clone(), contents);
+                }
+                self.map_steps(columns, |i, _| seconds(query.at(i)))
+            }
         }
     }
 
@@ -134,8 +128,11 @@ impl Eval<'_> {
     }
 
     /// The columns that have an upper bound; of others it is warned.
-    fn buckets(&self, node: &Node, mut columns: Vec<Column>) -> Vec<Column> {
+    pub(super) fn buckets(&self, node: &Node, mut columns: Vec<Column>) -> Vec<Column> {
         columns.retain(|column| {
+            if column.has_histograms() && column.values.iter().all(|v| is_stale(*v)) {
+                return false;
+            }
             let le = column.labels.get("le");
             let has = super::histogram::bound(le).is_ok();
             if !has {
@@ -156,7 +153,8 @@ impl Eval<'_> {
         const ENDS: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
         for series in &windows.series {
             let name = series.labels.get(NAME);
-            if !name.is_empty() && !ENDS.iter().any(|end| name.ends_with(end)) {
+            let numbers = !series.samples.is_empty();
+            if numbers && !name.is_empty() && !ENDS.iter().any(|end| name.ends_with(end)) {
                 let text = format!(
                     "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {}",
                     crate::quoted(name)
@@ -186,7 +184,7 @@ impl Eval<'_> {
         let named = matches!(name, "last_over_time" | "first_over_time");
         // A bad factor matters only at a step that has samples.
         let bad = Cell::new(None);
-        let columns = windows.each(named, |step, window, end| match name {
+        let of_numbers = |step: usize, window: &[Sample], end: i64| match name {
             "rate" => extrapolated(window, end, range, true, true),
             "increase" => extrapolated(window, end, range, true, false),
             "delta" => extrapolated(window, end, range, false, false),
@@ -208,6 +206,9 @@ impl Eval<'_> {
                 smoothed(window, factors[0], factors[1])
             }
             _ => plain(name, window),
+        };
+        let columns = windows.each(named, &of_numbers, |labels, window| {
+            self.of_both_kinds(name, matrix, labels, window, &of_numbers)
         });
         if let Some(bad) = bad.get() {
             let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");
@@ -258,9 +259,9 @@ fn alone(columns: &[Column], steps: usize) -> Vec<f64> {
 
 /// 1 where there is nothing, under the labels that the selector asks to be equal.
 fn absent(node: &Node, found: &[Column], steps: usize) -> Vec<Column> {
-    let none = |step: usize| found.iter().all(|c| is_stale(c.values[step]));
+    let none = |step: usize| !found.iter().any(|c| c.has(step));
     let values: Vec<f64> = (0..steps).map(|i| if none(i) { 1.0 } else { ABSENT }).collect();
-    let column = Column { labels: labels_asked_for(node), values };
+    let column = Column::new(labels_asked_for(node), values);
     if column.is_empty() { Vec::new() } else { vec![column] }
 }
 

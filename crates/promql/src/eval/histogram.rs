@@ -52,7 +52,7 @@ fn each(
         if fell {
             fixed.insert(labels.get(NAME).to_owned());
         }
-        Column { labels: labels.nameless(), values }
+        Column::new(labels.nameless(), values)
     };
     order.into_iter().map(one).filter(|c| !c.is_empty()).collect()
 }

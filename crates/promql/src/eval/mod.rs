@@ -3,16 +3,23 @@
 mod aggregate;
 mod binary;
 mod call;
+mod column;
 mod histogram;
 mod labelling;
+mod native;
 mod over_time;
 mod select;
 
 use crate::ast::{Aggregation, At, BinaryOp, Expr, Kind, Node, When};
 use crate::labels::{Labels, Matcher};
+use crate::native::HistogramSample;
 use crate::{Error, ErrorKind};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use aggregate::number_text;
+pub use column::Column;
+pub(crate) use column::Content;
 
 /// The value that ends a series: a NaN of these very bits.
 pub const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
@@ -44,6 +51,26 @@ pub struct Series {
     pub labels: Labels,
     /// Its samples, those that end it among them.
     pub samples: Vec<Sample>,
+    /// Those of its samples that are histograms; nearly always there are none. No two samples
+    /// of either kind have the same time.
+    pub histograms: Vec<HistogramSample>,
+}
+
+impl Series {
+    /// One of numbers alone.
+    pub fn new(labels: Labels, samples: Vec<Sample>) -> Series {
+        Series { labels, samples, histograms: Vec::new() }
+    }
+
+    /// Whether it has no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty() && self.histograms.is_empty()
+    }
+
+    /// What its samples take of a limit: a histogram counts as the numbers that are in it.
+    pub fn weight(&self) -> usize {
+        self.samples.len() + self.histograms.iter().map(|h| h.value.weight()).sum::<usize>()
+    }
 }
 
 /// Where series come from.
@@ -117,19 +144,6 @@ pub enum Answer {
     Vector(Vec<Series>),
     /// Series over a time (a range selector by itself).
     Matrix(Vec<Series>),
-}
-
-/// One value a step, for one series.
-#[derive(Clone, Debug)]
-pub struct Column {
-    pub(crate) labels: Labels,
-    pub(crate) values: Vec<f64>,
-}
-
-impl Column {
-    fn is_empty(&self) -> bool {
-        self.values.iter().all(|v| is_stale(*v))
-    }
 }
 
 /// What an expression gives while a query is evaluated.
@@ -215,21 +229,14 @@ impl Eval<'_> {
             }
             return self.matrix(node, query);
         }
-        let steps = |values: Vec<f64>| values.into_iter().enumerate();
         Ok(match self.value(node, query)? {
             Value::Scalar(values) => Answer::Scalar(values),
             Value::Text(text) => Answer::Text(text),
             Value::Vector(columns) => Answer::Vector(
                 self.merged(columns)?
                     .into_iter()
-                    .map(|c| Series {
-                        labels: c.labels,
-                        samples: steps(c.values)
-                            .filter(|(_, v)| !is_stale(*v))
-                            .map(|(i, value)| Sample { at: query.at(i), value })
-                            .collect(),
-                    })
-                    .filter(|s| !s.samples.is_empty())
+                    .map(|column| column.series(query))
+                    .filter(|s| !s.is_empty())
                     .collect(),
             ),
         })
@@ -238,12 +245,13 @@ impl Eval<'_> {
     fn matrix(&self, node: &Node, query: Query) -> Result<Answer, Error> {
         let windows = self.windows(node, query)?;
         let (range, end) = (windows.range, windows.ends[0]);
-        let inside = |s: &Sample| s.at > end - range && s.at <= end && !is_stale(s.value);
+        let inside = |at: i64| at > end - range && at <= end;
         let series = windows.series.into_iter().map(|mut s| {
-            s.samples.retain(inside);
+            s.samples.retain(|s| inside(s.at) && !is_stale(s.value));
+            s.histograms.retain(|h| inside(h.at));
             s
         });
-        Ok(Answer::Matrix(series.filter(|s| !s.samples.is_empty()).collect()))
+        Ok(Answer::Matrix(series.filter(|s| !s.is_empty()).collect()))
     }
 
     /// Notes what a reader should be told of a part of the query; each once.
@@ -291,6 +299,7 @@ impl Eval<'_> {
                     for column in &mut columns {
                         let there = column.values.iter_mut().filter(|v| !is_stale(**v));
                         there.for_each(|v| *v = -*v);
+                        column.each_histogram(|h| h.times(-1.0));
                         column.labels = column.labels.nameless();
                     }
                     Value::Vector(self.distinct(columns)?)
@@ -308,11 +317,13 @@ impl Eval<'_> {
                 {
                     self.check_quantile(node, q);
                 }
-                Ok(Value::Vector(self.aggregate(*op, param, columns, grouping, query)?))
+                let by = aggregate::By { op: *op, grouping, node: inner };
+                Ok(Value::Vector(self.aggregate(by, param, columns, query)?))
             }
             Expr::Binary { op, left, right, returns_bool, matching } => {
                 let (left, right) = (self.value(left, query)?, self.value(right, query)?);
-                self.binary(*op, left, right, *returns_bool, matching)
+                let by = binary::By { op: *op, returns_bool: *returns_bool, matching, node };
+                self.binary(by, left, right)
             }
             Expr::Matrix { .. } | Expr::Subquery { .. } => {
                 Err(Error::execution("a range vector has no value at a moment"))
@@ -352,9 +363,9 @@ impl Eval<'_> {
         let mapped = columns.into_iter().map(|c| {
             let values = c.values.into_iter().enumerate();
             let values = values.map(|(i, v)| if is_stale(v) { ABSENT } else { with(i, v) });
-            Column { labels: c.labels.nameless(), values: values.collect() }
+            Column::new(c.labels.nameless(), values.collect())
         });
-        self.merged(mapped.collect())
+        self.merged(mapped.filter(|c| !c.is_empty()).collect())
     }
 
     /// Columns of the same labels become one, if they never have a value at one step.
@@ -368,15 +379,9 @@ impl Eval<'_> {
                     all.push(column);
                 }
                 Some(&at) => {
-                    for (there, value) in all[at].values.iter_mut().zip(column.values) {
-                        if is_stale(value) {
-                            continue;
-                        }
-                        if !is_stale(*there) {
-                            let why = "vector cannot contain metrics with the same labelset";
-                            return Err(Error::execution(why));
-                        }
-                        *there = value;
+                    if !all[at].join(column) {
+                        let why = "vector cannot contain metrics with the same labelset";
+                        return Err(Error::execution(why));
                     }
                 }
             }

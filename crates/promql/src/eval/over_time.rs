@@ -108,31 +108,41 @@ pub(super) fn extrapolated(
             }
         }
     }
-    let seconds = |ms: i64| ms as f64 / 1_000.0;
-    let sampled = seconds(last.at - first.at);
-    let spacing = sampled / (window.len() - 1) as f64;
-    let mut to_start = seconds(first.at - (end - range));
-    let mut to_end = seconds(end - last.at);
-    let threshold = spacing * 1.1;
-    if to_start >= threshold {
-        to_start = spacing / 2.0;
-    }
-    if counter {
-        // A counter was never below zero.
-        let mut to_zero = to_start;
-        if result > 0.0 && first.value >= 0.0 {
-            to_zero = sampled * (first.value / result);
+    // A counter was never below zero.
+    let zero = (counter && result > 0.0 && first.value >= 0.0).then(|| first.value / result);
+    let span = Sampled { first: first.at, last: last.at, count: window.len() };
+    Some(result * span.stretch(end, range, zero, per_second))
+}
+
+/// The samples of a window.
+pub(super) struct Sampled {
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) count: usize,
+}
+
+impl Sampled {
+    /// By what a difference between first and last is multiplied for the whole window.
+    /// `zero`: how long before the first it was zero, of the time between first and last.
+    pub(super) fn stretch(&self, end: i64, range: i64, zero: Option<f64>, per_second: bool) -> f64 {
+        let seconds = |ms: i64| ms as f64 / 1_000.0;
+        let sampled = seconds(self.last - self.first);
+        let spacing = sampled / (self.count - 1) as f64;
+        let mut to_start = seconds(self.first - (end - range));
+        let mut to_end = seconds(end - self.last);
+        let threshold = spacing * 1.1;
+        if to_start >= threshold {
+            to_start = spacing / 2.0;
         }
-        to_start = to_start.min(to_zero);
+        if let Some(zero) = zero {
+            to_start = to_start.min(sampled * zero);
+        }
+        if to_end >= threshold {
+            to_end = spacing / 2.0;
+        }
+        let factor = (sampled + to_start + to_end) / sampled;
+        if per_second { factor / seconds(range) } else { factor }
     }
-    if to_end >= threshold {
-        to_end = spacing / 2.0;
-    }
-    let mut factor = (sampled + to_start + to_end) / sampled;
-    if per_second {
-        factor /= seconds(range);
-    }
-    Some(result * factor)
 }
 
 /// `irate` and `idelta`: of the last two samples.

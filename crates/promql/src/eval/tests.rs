@@ -1,3 +1,4 @@
+mod native;
 mod newer;
 
 use super::*;
@@ -13,8 +14,9 @@ impl Source for Memory {
             self.0.iter().filter(|s| all_take(matchers, &s.labels)).cloned().collect();
         for series in &mut found {
             series.samples.retain(|s| (from..=to).contains(&s.at));
+            series.histograms.retain(|h| (from..=to).contains(&h.at));
         }
-        found.retain(|s| !s.samples.is_empty());
+        found.retain(|s| !s.is_empty());
         Ok(found)
     }
 }
@@ -30,7 +32,7 @@ fn memory(lines: &[&str]) -> Memory {
             at: i as i64 * 10_000,
             value: if v == "stale" { STALE } else { v.parse().expect("a number") },
         });
-        Series { labels, samples: samples.collect() }
+        Series::new(labels, samples.collect())
     };
     Memory(lines.iter().map(series).collect())
 }

@@ -45,9 +45,9 @@ pub struct Data {
 impl Source for Data {
     fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<Series>, String> {
         let inside = |s: &&Sample| (from..=to).contains(&s.at);
-        let cut = |s: &Series| Series {
-            labels: s.labels.clone(),
-            samples: s.samples.iter().filter(inside).copied().collect(),
+        let cut = |s: &Series| {
+            let samples = s.samples.iter().filter(inside).copied().collect();
+            Series::new(s.labels.clone(), samples)
         };
         let found = self.series.iter().filter(|s| all_take(matchers, &s.labels)).map(cut);
         Ok(found.filter(|s| !s.samples.is_empty()).collect())
@@ -109,7 +109,7 @@ impl Data {
                 samples.push(Sample { at: BASE + turn * EVERY + shift, value });
             }
         }
-        self.series.push(Series { labels: Labels::new(labels.iter().copied()), samples });
+        self.series.push(Series::new(Labels::new(labels.iter().copied()), samples));
     }
 
     fn counters(&mut self) {

@@ -9,9 +9,9 @@ struct Fixed;
 
 impl Source for Fixed {
     fn select(&self, matchers: &[Matcher], _: i64, to: i64) -> Result<Vec<Series>, String> {
-        let all = [("a", 2.0), ("c", 1.0), ("b", 3.0)].map(|(job, value)| Series {
-            labels: Labels::new([("__name__", "up"), ("job", job)]),
-            samples: vec![Sample { at: to, value }],
+        let all = [("a", 2.0), ("c", 1.0), ("b", 3.0)].map(|(job, value)| {
+            let labels = Labels::new([("__name__", "up"), ("job", job)]);
+            Series::new(labels, vec![Sample { at: to, value }])
         });
         Ok(all.into_iter().filter(|s| synod_promql::all_take(matchers, &s.labels)).collect())
     }

@@ -26,7 +26,7 @@ impl Source for MemoryStore {
             let end = samples.partition_point(|s| s.at <= to);
             if first < end {
                 let samples = samples[first..end].to_vec();
-                out.push(Series { labels: labels.clone(), samples });
+                out.push(Series::new(labels.clone(), samples));
             }
         }
         Ok(out)

@@ -10,6 +10,7 @@ pub(crate) mod write;
 
 use crate::chunk;
 use crate::late::merged;
+use crate::native::{self, is_native};
 use bytes::{Fault, FileAt, damaged};
 use chunks::{ChunkWalk, XOR};
 use index::{IndexReader, SeriesEntry, SeriesWalk, Symbols};
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use synod_promql::{Labels, Matcher, Sample, Series, all_take};
+use synod_promql::{HistogramSample, Labels, Matcher, Sample, Series, all_take};
 use tombstones::Tombstones;
 use write::ChunkData;
 
@@ -31,7 +32,7 @@ pub struct Block {
     pub(crate) index: IndexReader<FileAt>,
     chunks: Vec<FileAt>,
     tombstones: Tombstones,
-    /// It has chunks that are no numbers (native histograms).
+    /// It has chunks of kinds that are not known.
     other_chunks: AtomicBool,
 }
 
@@ -78,7 +79,7 @@ impl Block {
         self.bytes
     }
 
-    /// Whether chunks were met that hold no numbers.
+    /// Whether chunks were met of kinds that are not known.
     pub fn has_other_chunks(&self) -> bool {
         self.other_chunks.load(Ordering::Relaxed)
     }
@@ -125,23 +126,26 @@ impl Block {
     ) -> Result<Vec<Series>, Fault> {
         let (mut found, mut walk) = (Vec::new(), ChunkWalk::new(&self.chunks));
         self.matching(matchers, |number, labels, entry| {
-            let mut samples = Vec::new();
+            let (mut samples, mut histograms) = (Vec::new(), Vec::new());
             for chunk in entry.chunks.iter().filter(|c| c.min <= to && c.max >= from) {
                 let (encoding, data) = walk.get(chunk.at)?;
-                if encoding != XOR {
+                let (numbers, natives) = (&mut samples, &mut histograms);
+                if !read_any(encoding, data, (from, to), numbers, natives)? {
                     self.other_chunks.store(true, Ordering::Relaxed);
-                    continue;
                 }
-                read_chunk(data, from, to, &mut samples)?;
-                if samples.len() > *most {
+                if samples.len() + histograms.len() > *most {
                     return Err(Fault::TooMany);
                 }
             }
-            let gone = self.tombstones.of(number);
-            samples.retain(|s| !gone.iter().any(|(from, to)| (*from..=*to).contains(&s.at)));
-            *most -= samples.len();
-            if !samples.is_empty() {
-                found.push(Series { labels, samples: merged(samples) });
+            let gone =
+                |at: &i64| self.tombstones.of(number).iter().any(|(a, b)| (a..=b).contains(&at));
+            samples.retain(|s| !gone(&s.at));
+            histograms.retain(|h| !gone(&h.at));
+            let series =
+                Series { labels, samples: merged(samples), histograms: native::merged(histograms) };
+            *most = most.checked_sub(series.weight()).ok_or(Fault::TooMany)?;
+            if !series.is_empty() {
+                found.push(series);
             }
             Ok(())
         })?;
@@ -201,6 +205,24 @@ fn read_chunk(data: &[u8], from: i64, to: i64, out: &mut Vec<Sample>) -> Result<
     read.or_else(|_| damaged("a chunk ends before its samples do"))
 }
 
+/// Reads a chunk of any kind; says whether it is known.
+fn read_any(
+    encoding: u8,
+    data: &[u8],
+    (from, to): (i64, i64),
+    numbers: &mut Vec<Sample>,
+    histograms: &mut Vec<HistogramSample>,
+) -> Result<bool, Fault> {
+    match encoding {
+        XOR => read_chunk(data, from, to, numbers).map(|()| true),
+        _ if is_native(encoding) => {
+            let read = native::read(&[(encoding, data)], (from, to), histograms, numbers);
+            read.or_else(|_| damaged("a chunk of histograms cannot be read"))
+        }
+        _ => Ok(false),
+    }
+}
+
 fn size(folder: &Path) -> Result<u64, Fault> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder)? {
@@ -233,14 +255,21 @@ impl Contents<'_> {
         for chunk in &entry.chunks {
             let (encoding, data) = self.chunks.get(chunk.at)?;
             let (min, max) = (chunk.min, chunk.max);
-            if encoding != XOR || !gone.iter().any(|(from, to)| *from <= max && *to >= min) {
+            let known = encoding == XOR || is_native(encoding);
+            if !known || !gone.iter().any(|(from, to)| *from <= max && *to >= min) {
                 all.push(ChunkData { min, max, encoding, data: data.into() });
                 continue;
             }
-            let mut samples = Vec::new();
-            read_chunk(data, i64::MIN, i64::MAX, &mut samples)?;
-            samples.retain(|s| !gone.iter().any(|(from, to)| (*from..=*to).contains(&s.at)));
-            all.extend(repacked(samples, i64::MAX));
+            let (mut samples, mut histograms) = (Vec::new(), Vec::new());
+            let all_times = (i64::MIN, i64::MAX);
+            if !read_any(encoding, data, all_times, &mut samples, &mut histograms)? {
+                all.push(ChunkData { min, max, encoding, data: data.into() });
+                continue;
+            }
+            let stays = |at: i64| !gone.iter().any(|(from, to)| (*from..=*to).contains(&at));
+            samples.retain(|s| stays(s.at));
+            histograms.retain(|h| stays(h.at));
+            all.extend(of_both(samples, histograms));
         }
         Ok(all)
     }
@@ -252,8 +281,31 @@ pub(crate) fn repacked(samples: Vec<Sample>, range: i64) -> impl Iterator<Item =
     chunks.into_iter().map(|c| ChunkData { min: c.first, max: c.last, encoding: XOR, data: c.data })
 }
 
+/// Chunks of samples of both kinds, in any order: where the kind changes, another begins.
+fn of_both(samples: Vec<Sample>, histograms: Vec<HistogramSample>) -> Vec<ChunkData> {
+    let (samples, histograms) = (merged(samples), native::merged(histograms));
+    let (mut numbers, mut natives, mut all) = (&samples[..], &histograms[..], Vec::new());
+    while !numbers.is_empty() || !natives.is_empty() {
+        let next = natives.first().map_or(i64::MAX, |h| h.at);
+        let (run, rest) = numbers.split_at(numbers.partition_point(|s| s.at < next));
+        all.extend(repacked(run.to_vec(), i64::MAX));
+        // Of both of one time the histogram counts.
+        numbers = match rest.first() {
+            Some(s) if s.at == next => &rest[1..],
+            _ => rest,
+        };
+        let next = numbers.first().map_or(i64::MAX, |s| s.at);
+        let (run, rest) = natives.split_at(natives.partition_point(|h| h.at < next));
+        for (encoding, c) in native::packed(run) {
+            all.push(ChunkData { min: c.first, max: c.last, encoding, data: c.data });
+        }
+        natives = rest;
+    }
+    all
+}
+
 /// Chunks of several sources as one run: those that overlap are read and written anew. What
-/// is no number, or cannot be read, stays as it is.
+/// is of a kind that is not known, or cannot be read, stays as it is.
 pub(crate) fn joined(mut chunks: Vec<ChunkData>) -> Vec<ChunkData> {
     // Of the same time the earlier source counts: the sort is stable.
     chunks.sort_by_key(|c| c.min);
@@ -273,12 +325,18 @@ pub(crate) fn joined(mut chunks: Vec<ChunkData>) -> Vec<ChunkData> {
 }
 
 fn as_one(group: Vec<ChunkData>) -> Vec<ChunkData> {
-    let mut samples = Vec::new();
-    let all = |c: &ChunkData| read_chunk(&c.data, i64::MIN, i64::MAX, &mut samples).is_ok();
-    if group.len() < 2 || group.iter().any(|c| c.encoding != XOR) || !group.iter().all(all) {
+    if group.len() < 2 {
         return group;
     }
-    repacked(samples, i64::MAX).collect()
+    let (mut samples, mut histograms, times) = (Vec::new(), Vec::new(), (i64::MIN, i64::MAX));
+    let mut all = |c: &ChunkData| {
+        let read = read_any(c.encoding, &c.data, times, &mut samples, &mut histograms);
+        read.unwrap_or(false)
+    };
+    if !group.iter().all(&mut all) {
+        return group;
+    }
+    of_both(samples, histograms)
 }
 
 /// The symbols of several blocks as one list, and of each block which of its symbols is
