@@ -17,7 +17,8 @@
 //!
 //! **Must not know**: consensus, the keyspace.
 //!
-//! **Absences** (they answer with an error that says so): native histograms.
+//! **Absences**: native histograms of scraped pages (that needs the protobuf form, which is
+//! read of pushers alone, without them) and in federation.
 
 mod api;
 mod client;

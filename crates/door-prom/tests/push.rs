@@ -113,7 +113,12 @@ async fn otlp_is_taken_as_json_and_delta_is_added_up() {
                  "explicitBounds": [0.5, 1]}]}},
             {"name": "q", "summary": {"dataPoints": [{"timeUnixNano": at, "count": 2, "sum": 3,
                  "quantileValues": [{"quantile": 0.5, "value": 1.5}]}]}},
-            {"name": "native", "exponentialHistogram": {"dataPoints": [{"timeUnixNano": at}]}}
+            {"name": "native", "unit": "s", "exponentialHistogram": {"aggregationTemporality": 2,
+                "dataPoints": [{"timeUnixNano": at.to_string(), "count": "6", "sum": 9.5,
+                    "scale": 0, "zeroCount": "1",
+                    "positive": {"offset": -1, "bucketCounts": ["2", "3"]}}]}},
+            {"name": "odd", "exponentialHistogram": {"aggregationTemporality": 1,
+                "dataPoints": [{"timeUnixNano": at}]}}
         ]}]}]})
         .to_string()
     };
@@ -144,6 +149,8 @@ async fn otlp_is_taken_as_json_and_delta_is_added_up() {
     is("sum(took_seconds_sum)", String::new(), "4.5").await;
     is("sum(q{quantile=\"0.5\"})", String::new(), "1.5").await;
     is("sum(delta_total)", String::new(), "2").await;
+    is("sum(histogram_count(native_seconds))", String::new(), "6").await;
+    is("histogram_fraction(1, 2, sum(native_seconds))", String::new(), "0.5").await;
     // The same again is no news; later ones are added.
     let again = door.send(Method::POST, "/api/v1/otlp/v1/metrics", &json, body(now)).await;
     assert_eq!(again.status(), StatusCode::OK);

@@ -2,11 +2,11 @@
 
 use crate::alert::{Alert, Alerts, FOR_STATE};
 use crate::file::{GroupSpec, Place, RuleKind, RuleSpec};
-use crate::samples;
 use crate::template::{Context, Template};
+use crate::{Observed, observed, samples};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use synod_promql::{Labels, Limits, Matcher, NAME, Query, STALE, Source, is_stale};
+use synod_promql::{Histogram, Labels, Limits, Matcher, NAME, Query, STALE, Source, is_stale};
 
 /// Label with an alert's name.
 const ALERTNAME: &str = "alertname";
@@ -15,6 +15,9 @@ const ALERTNAME: &str = "alertname";
 pub trait Store: Source {
     /// Takes samples of one time; gives how many were refused.
     fn append(&self, at: i64, samples: &[(Labels, f64)]) -> usize;
+
+    /// The same of histograms.
+    fn append_histograms(&self, at: i64, all: &[(Labels, Arc<Histogram>)]) -> usize;
 }
 
 /// What all groups have in common.
@@ -227,7 +230,11 @@ impl Group {
             RuleKind::Record(name) => {
                 record(&rule.spec, name, at - offset, store, &environment, limit)
             }
-            RuleKind::Alert { .. } => rule.alert(at, offset, store, &environment, limit),
+            RuleKind::Alert { .. } => {
+                let given = rule.alert(at, offset, store, &environment, limit);
+                let number = |(labels, value)| (labels, Observed::Number(value));
+                given.map(|given| given.into_iter().map(number).collect())
+            }
         };
         let given = match given {
             Ok(given) => given,
@@ -239,8 +246,18 @@ impl Group {
         (rule.health, rule.error) = (Health::Good, String::new());
         let labels: BTreeSet<Labels> = given.iter().map(|(l, _)| l.clone()).collect();
         let gone = rule.given.difference(&labels).map(|l| (l.clone(), STALE));
-        let all: Vec<(Labels, f64)> = given.iter().cloned().chain(gone).collect();
-        rule.refused += store.append(at - offset, &all) as u64;
+        let (mut numbers, mut histograms) = (Vec::with_capacity(given.len()), Vec::new());
+        for (labels, observed) in given {
+            match observed {
+                Observed::Number(value) => numbers.push((labels, value)),
+                Observed::Histogram(histogram) => histograms.push((labels, histogram)),
+            }
+        }
+        numbers.extend(gone);
+        rule.refused += store.append(at - offset, &numbers) as u64;
+        if !histograms.is_empty() {
+            rule.refused += store.append_histograms(at - offset, &histograms) as u64;
+        }
         rule.given = labels;
     }
 
@@ -286,8 +303,8 @@ fn record(
     source: &dyn Source,
     environment: &Environment,
     limit: usize,
-) -> Result<Vec<(Labels, f64)>, String> {
-    let found = samples(&spec.expr, Query::instant(at), source, environment.limits)?;
+) -> Result<Vec<(Labels, Observed)>, String> {
+    let found = observed(&spec.expr, Query::instant(at), source, environment.limits)?;
     let mut seen = BTreeSet::new();
     let mut out = Vec::with_capacity(found.len());
     for (labels, value) in found {

@@ -16,7 +16,7 @@
 //!
 //! **Must not know**: HTTP, files, clocks.
 //!
-//! **Absences**: native histograms as values of rules and templates; templates of consoles.
+//! **Absences**: native histograms as values of templates (they see 0); templates of consoles.
 //!
 //! Source of the semantics: the Prometheus documentation, "Defining recording rules",
 //! "Alerting rules", "Template reference", "Unit testing for rules".
@@ -34,23 +34,50 @@ pub use file::{
 pub use group::{Environment, Group, Health, Restore, Rule, Store, slot};
 pub use template::{Context, Template, TemplateError, exponential};
 
-use synod_promql::{Answer, Labels, Limits, Node, Query, Source, evaluate};
+use std::sync::Arc;
+use synod_promql::{Answer, Histogram, Labels, Limits, Node, Query, Series, Source, evaluate};
 
-/// The samples of an instant query; a scalar is one without labels.
+/// What a sample holds.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Observed {
+    /// A number.
+    Number(f64),
+    /// A native histogram.
+    Histogram(Arc<Histogram>),
+}
+
+/// The samples of an instant query as alerts and templates see them: a histogram as 0.
 fn samples(
     node: &Node,
     query: Query,
     source: &dyn Source,
     limits: Limits,
 ) -> Result<Vec<(Labels, f64)>, String> {
+    let number = |(labels, observed)| match observed {
+        Observed::Number(value) => (labels, value),
+        Observed::Histogram(_) => (labels, 0.0),
+    };
+    Ok(observed(node, query, source, limits)?.into_iter().map(number).collect())
+}
+
+/// The samples of an instant query; a scalar is one without labels.
+fn observed(
+    node: &Node,
+    query: Query,
+    source: &dyn Source,
+    limits: Limits,
+) -> Result<Vec<(Labels, Observed)>, String> {
+    let one = |s: Series| {
+        let number = s.samples.first().map(|s| Observed::Number(s.value));
+        let histogram = s.histograms.first().map(|h| Observed::Histogram(h.value.clone()));
+        Some((s.labels, number.or(histogram)?))
+    };
     match evaluate(node, query, source, limits).map_err(|e| e.to_string())? {
         Answer::Scalar(values) => {
-            Ok(values.first().map(|v| (Labels::default(), *v)).into_iter().collect())
+            let value = values.first().map(|v| (Labels::default(), Observed::Number(*v)));
+            Ok(value.into_iter().collect())
         }
-        Answer::Vector(series) => Ok(series
-            .into_iter()
-            .filter_map(|s| Some((s.labels, s.samples.first()?.value)))
-            .collect()),
+        Answer::Vector(series) => Ok(series.into_iter().filter_map(one).collect()),
         Answer::Text(_) | Answer::Matrix(_) => {
             Err("the result of a rule must be a vector or a scalar".into())
         }

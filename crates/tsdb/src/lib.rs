@@ -21,8 +21,8 @@
 //!
 //! **Must not know**: HTTP, scraping, clocks, threads.
 //!
-//! **Absences**: native histograms (those in blocks of others are kept and left out of
-//! answers), deletion of series (but that of others is honoured).
+//! **Absences**: native histograms that come late (they are refused), deletion of series (but
+//! that of others is honoured).
 
 mod bits;
 mod block;

@@ -4,6 +4,7 @@ mod families;
 pub(crate) mod gateway;
 pub(crate) mod histogram;
 pub(crate) mod otlp;
+mod otlp_exponential;
 mod otlp_json;
 mod otlp_names;
 pub(crate) mod wire;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use histogram::WrittenHistogram;
 use http::{Request, Response, StatusCode, header};
 use prost::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_promql::{Histogram, Labels, NAME};
 use synod_tsdb::{Exemplar, SeriesId};
@@ -227,17 +228,19 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
             }
         }
     }
-    for (at, samples) in by_time {
-        let refused = monitor.append(at, &samples);
-        done.samples += samples.len() - refused.len();
-        for (id, why) in refused {
-            let labels = monitor.head().labels(id).unwrap_or_default();
-            done.refuse(format!("series {labels}: {why}"));
+    // In the order of their times, whatever they are.
+    let times: BTreeSet<i64> = by_time.keys().chain(natives.keys()).copied().collect();
+    for at in times {
+        let mut refused = Vec::new();
+        if let Some(samples) = by_time.get(&at) {
+            refused = monitor.append(at, samples);
+            done.samples += samples.len() - refused.len();
         }
-    }
-    for (at, histograms) in natives {
-        let refused = monitor.append_histograms(at, &histograms);
-        done.histograms += histograms.len() - refused.len();
+        if let Some(histograms) = natives.get(&at) {
+            let mut more = monitor.append_histograms(at, histograms);
+            done.histograms += histograms.len() - more.len();
+            refused.append(&mut more);
+        }
         for (id, why) in refused {
             let labels = monitor.head().labels(id).unwrap_or_default();
             done.refuse(format!("series {labels}: {why}"));

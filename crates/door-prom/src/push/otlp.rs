@@ -6,16 +6,17 @@
 //! of delta temporality are added up here, from zero at each start of this node.
 
 use crate::json::value_text;
+use crate::push::otlp_exponential::{ExponentialPoint, Exponentials, native};
 use crate::push::otlp_json;
 use crate::push::otlp_names::{label_name, metric_name};
 use crate::store::{Monitor, now_ms};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use prost::Message;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
-use std::sync::{Mutex, PoisonError};
-use synod_promql::{Labels, NAME, STALE};
+use std::sync::{Arc, Mutex, PoisonError};
+use synod_promql::{Histogram, Labels, NAME, STALE};
 
 /// Bytes of a body, decoded.
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -118,16 +119,9 @@ pub(crate) enum Data {
     #[prost(message, tag = "9")]
     Histogram(Histograms),
     #[prost(message, tag = "10")]
-    Exponential(Unread),
+    Exponential(Exponentials),
     #[prost(message, tag = "11")]
     Summary(Summaries),
-}
-
-/// Points that are not read.
-#[derive(Message)]
-pub(crate) struct Unread {
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    pub points: Vec<Vec<u8>>,
 }
 
 #[derive(Message)]
@@ -290,6 +284,7 @@ fn body(request: &Request<Bytes>) -> Result<Bytes, String> {
 #[derive(Default)]
 struct Taken {
     by_time: BTreeMap<i64, Vec<(Labels, f64)>>,
+    histograms: BTreeMap<i64, Vec<(Labels, Histogram)>>,
     rejected: i64,
     why: String,
 }
@@ -321,8 +316,10 @@ fn take(monitor: &Monitor, exported: Exported) -> (i64, String) {
             taken.add(latest, info, 1.0);
         }
     }
-    let Taken { by_time, mut rejected, mut why } = taken;
-    for (at, samples) in by_time {
+    let Taken { mut by_time, mut histograms, mut rejected, mut why } = taken;
+    let times: BTreeSet<i64> = by_time.keys().chain(histograms.keys()).copied().collect();
+    for at in times {
+        let samples = by_time.remove(&at).unwrap_or_default();
         let mut known = Vec::with_capacity(samples.len());
         let mut refuse = |labels: &Labels, reason: String| {
             rejected += 1;
@@ -336,7 +333,15 @@ fn take(monitor: &Monitor, exported: Exported) -> (i64, String) {
                 Err(e) => refuse(&labels, e.to_string()),
             }
         }
-        for (id, e) in monitor.append(at, &known) {
+        let mut natives = Vec::new();
+        for (labels, histogram) in histograms.remove(&at).unwrap_or_default() {
+            match monitor.series(&labels) {
+                Ok(id) => natives.push((id, Arc::new(histogram))),
+                Err(e) => refuse(&labels, e.to_string()),
+            }
+        }
+        let refused = monitor.append(at, &known);
+        for (id, e) in refused.into_iter().chain(monitor.append_histograms(at, &natives)) {
             let labels = monitor.head().labels(id).unwrap_or_default();
             refuse(&labels, e.to_string());
         }
@@ -431,12 +436,13 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
         Data::Sum(_) => "gauge",
         Data::Histogram(_) => "histogram",
         Data::Summary(_) => "summary",
-        Data::Exponential(e) => {
-            taken.reject(e.points.len(), || {
-                format!("{name}: exponential histograms are not read; explicit buckets are")
+        Data::Exponential(e) if e.temporality == DELTA => {
+            taken.reject(e.data_points.len(), || {
+                format!("{name}: exponential histograms of delta temporality are not read")
             });
             return 0;
         }
+        Data::Exponential(_) => "histogram",
     };
     let full = metric_name(&name, &unit, kind);
     monitor.learn("TYPE", &full, kind);
@@ -458,7 +464,10 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
             let points = s.data_points.iter();
             points.map(|p| summary(taken, &base, &full, p)).max().unwrap_or(0)
         }
-        Data::Exponential(_) => 0,
+        Data::Exponential(e) => {
+            let points = e.data_points.iter();
+            points.map(|p| exponential(taken, &base, p)).max().unwrap_or(0)
+        }
     }
 }
 
@@ -514,6 +523,20 @@ fn histogram(
     put(taken, at, suffixed("_count"), point.count as f64, point.flags, sums);
     if let Some(sum) = point.sum {
         put(taken, at, suffixed("_sum"), sum, point.flags, sums);
+    }
+    at
+}
+
+fn exponential(taken: &mut Taken, base: &Labels, point: &ExponentialPoint) -> i64 {
+    let at = ms(point.time_unix_nano);
+    let labels = labelled(base, &point.attributes);
+    if point.flags & NO_VALUE != 0 {
+        taken.add(at, labels, STALE);
+        return at;
+    }
+    match native(point) {
+        Ok(histogram) => taken.histograms.entry(at).or_default().push((labels, histogram)),
+        Err(why) => taken.reject(1, || format!("series {labels}: exponential histogram: {why}")),
     }
     at
 }

@@ -4,8 +4,9 @@
 use super::otlp::{
     AnyValue, ArrayValue, Data, Exported, HistogramPoint, Histograms, KeyValue, MapValue, Metric,
     NumberPoint, Numbers, QuantileValue, Resource, ResourceMetrics, ScopeMetrics, Summaries,
-    SummaryPoint, Unread, Value,
+    SummaryPoint, Value,
 };
+use super::otlp_exponential::{ExponentialBuckets, ExponentialPoint, Exponentials};
 use serde_json::Value as Json;
 
 type Read<T> = Result<T, String>;
@@ -125,8 +126,8 @@ fn metric(json: &Json) -> Read<Metric> {
     } else if let Some(of) = json.get("summary") {
         Some(Data::Summary(Summaries { data_points: list(of, "dataPoints", summary)? }))
     } else if let Some(of) = json.get("exponentialHistogram") {
-        let points = list(of, "dataPoints", |_| Ok(Vec::new()))?;
-        Some(Data::Exponential(Unread { points }))
+        let data_points = list(of, "dataPoints", exponential)?;
+        Some(Data::Exponential(Exponentials { data_points, temporality: temporality(of)? }))
     } else {
         None
     };
@@ -156,17 +157,40 @@ fn number(json: &Json) -> Read<NumberPoint> {
     })
 }
 
-fn histogram(json: &Json) -> Read<HistogramPoint> {
-    let count = |json: &Json| {
-        let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
-        text.parse().map_err(|_| "bucketCounts: no whole number".to_owned())
+fn bucket_count(json: &Json) -> Read<u64> {
+    let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+    text.parse().map_err(|_| "bucketCounts: no whole number".to_owned())
+}
+
+fn exponential(json: &Json) -> Read<ExponentialPoint> {
+    let buckets = |name: &str| -> Read<Option<ExponentialBuckets>> {
+        let Some(of) = json.get(name) else { return Ok(None) };
+        Ok(Some(ExponentialBuckets {
+            offset: whole(of, "offset")?.unwrap_or(0),
+            bucket_counts: list(of, "bucketCounts", bucket_count)?,
+        }))
     };
+    Ok(ExponentialPoint {
+        attributes: attributes(json)?,
+        time_unix_nano: time(json)?,
+        count: whole(json, "count")?.unwrap_or(0),
+        sum: double(json, "sum")?,
+        scale: whole(json, "scale")?.unwrap_or(0),
+        zero_count: whole(json, "zeroCount")?.unwrap_or(0),
+        positive: buckets("positive")?,
+        negative: buckets("negative")?,
+        flags: flags(json)?,
+        zero_threshold: double(json, "zeroThreshold")?.unwrap_or(0.0),
+    })
+}
+
+fn histogram(json: &Json) -> Read<HistogramPoint> {
     Ok(HistogramPoint {
         attributes: attributes(json)?,
         time_unix_nano: time(json)?,
         count: whole(json, "count")?.unwrap_or(0),
         sum: double(json, "sum")?,
-        bucket_counts: list(json, "bucketCounts", count)?,
+        bucket_counts: list(json, "bucketCounts", bucket_count)?,
         explicit_bounds: list(json, "explicitBounds", |b| double_of(b, "explicitBounds"))?,
         flags: flags(json)?,
     })

@@ -14,7 +14,7 @@ use notify::Notifier;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use synod_promql::{Labels, Matcher, Series, Source};
+use synod_promql::{Histogram, Labels, Matcher, Series, Source};
 use synod_rules::{Environment, Group, Restore, Rule, State, Store, slot};
 use tokio::task::JoinHandle;
 
@@ -163,6 +163,14 @@ impl Store for Stored<'_> {
             }
         }
         refused + self.monitor.append(at, &known).len()
+    }
+
+    fn append_histograms(&self, at: i64, all: &[(Labels, Arc<Histogram>)]) -> usize {
+        let id = |(labels, h): &(Labels, Arc<Histogram>)| {
+            self.monitor.series(labels).ok().map(|id| (id, h.clone()))
+        };
+        let known: Vec<_> = all.iter().filter_map(id).collect();
+        all.len() - known.len() + self.monitor.append_histograms(at, &known).len()
     }
 }
 

@@ -167,6 +167,11 @@ impl Histogram {
         collision
     }
 
+    /// Both together, or one without the other; `None`: one has custom buckets alone.
+    pub fn joined(mut self, other: &Histogram, subtract: bool) -> Option<Histogram> {
+        self.add_by(other, if subtract { -1.0 } else { 1.0 }).ok().map(|_| self)
+    }
+
     pub(crate) fn add(&mut self, other: &Histogram) -> Result<Remarks, Unlike> {
         self.add_by(other, 1.0)
     }

@@ -8,6 +8,7 @@ pub use run::{Outcome, run};
 #[cfg(test)]
 pub(crate) use store::MemoryStore;
 
+use crate::Observed;
 use crate::file::{FileError, Place, duration, yaml};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -43,7 +44,7 @@ pub struct Test {
     pub place: Place,
     pub(crate) interval: i64,
     pub(crate) start: i64,
-    pub(crate) series: Vec<(Labels, Vec<Option<f64>>)>,
+    pub(crate) series: Vec<(Labels, Vec<Option<Observed>>)>,
     pub(crate) alerts: Vec<AlertTest>,
     pub(crate) queries: Vec<QueryTest>,
     pub(crate) external_labels: Labels,
@@ -64,7 +65,7 @@ pub(crate) struct QueryTest {
     pub at: i64,
     pub text: String,
     pub node: Node,
-    pub expected: Vec<(Labels, f64)>,
+    pub expected: Vec<(Labels, Observed)>,
 }
 
 type Texts = Option<BTreeMap<String, Option<String>>>;
@@ -258,11 +259,15 @@ fn query_test(raw: Spanned<RawQueryTest>) -> Result<QueryTest, FileError> {
         parse(&raw.expr).map_err(|e| fail(at, format!("{:?}: {}", raw.expr, e.told(&raw.expr))))?;
     let mut expected = Vec::new();
     for sample in raw.exp_samples.unwrap_or_default() {
-        if sample.histogram.is_some() {
-            return Err(fail(at, "native histograms are not built".into()));
-        }
+        let observed = match &sample.histogram {
+            None => Observed::Number(sample.value.unwrap_or(0.0)),
+            Some(text) => {
+                let histogram = notation::histogram(text).map_err(|why| fail(at, why))?;
+                Observed::Histogram(histogram.into())
+            }
+        };
         let labels = notation::labels(sample.labels.as_deref().unwrap_or_default());
-        expected.push((labels.map_err(|why| fail(at, why))?, sample.value.unwrap_or(0.0)));
+        expected.push((labels.map_err(|why| fail(at, why))?, observed));
     }
     Ok(QueryTest { at: time, text: raw.expr, node, expected })
 }

@@ -1,6 +1,8 @@
 //! The short form of samples in test files: `1+2x5 _x3 stale 7`.
 
-use synod_promql::{Labels, STALE, parse_selector};
+use crate::Observed;
+use std::sync::Arc;
+use synod_promql::{Histogram, Labels, STALE, parse_selector, read_histogram};
 
 /// Values of one series, at most.
 const VALUES_MAX: usize = 1_000_000;
@@ -19,18 +21,46 @@ pub(crate) fn labels(text: &str) -> Result<Labels, String> {
 }
 
 /// The values, one an interval; `None`: there is none.
-pub(crate) fn values(text: &str) -> Result<Vec<Option<f64>>, String> {
-    let mut out = Vec::new();
-    for item in text.split_whitespace() {
+pub(crate) fn values(text: &str) -> Result<Vec<Option<Observed>>, String> {
+    let (mut out, mut rest) = (Vec::new(), text.trim_start());
+    while !rest.is_empty() {
+        let item = &rest[..end(rest)];
         add(item, &mut out).map_err(|why| format!("in {item:?}: {why}"))?;
+        rest = rest[item.len()..].trim_start();
     }
     Ok(out)
 }
 
-fn add(item: &str, out: &mut Vec<Option<f64>>) -> Result<(), String> {
-    if item.contains("{{") {
-        return Err("native histograms are not built".into());
+/// A histogram, and nothing behind it.
+pub(crate) fn histogram(text: &str) -> Result<Histogram, String> {
+    match read_histogram(text.trim()) {
+        Ok((histogram, "")) => Ok(histogram),
+        Ok((_, rest)) => Err(format!("{rest:?} behind a histogram")),
+        Err(why) => Err(format!("{text:?}: {why}")),
     }
+}
+
+/// Where an item ends: at a space that is not within a histogram.
+fn end(text: &str) -> usize {
+    let (mut at, mut inside) = (0, false);
+    while let Some(c) = text[at..].chars().next() {
+        let mark = if inside { "}}" } else { "{{" };
+        if text[at..].starts_with(mark) {
+            inside = !inside;
+            at += 1;
+        } else if c.is_whitespace() && !inside {
+            break;
+        }
+        at += c.len_utf8();
+    }
+    at
+}
+
+fn add(item: &str, out: &mut Vec<Option<Observed>>) -> Result<(), String> {
+    if item.starts_with("{{") {
+        return add_histograms(item, out);
+    }
+    let number = |value| Some(Observed::Number(value));
     if let Some(rest) = item.strip_prefix('_') {
         // A gap counts what is missing; the others, how often more.
         let count = if rest.is_empty() { 1 } else { times(rest)? };
@@ -38,26 +68,48 @@ fn add(item: &str, out: &mut Vec<Option<f64>>) -> Result<(), String> {
     }
     if let Some(rest) = item.strip_prefix("stale") {
         let count = if rest.is_empty() { 1 } else { times(rest)? + 1 };
-        return fill(out, count, |_| Some(STALE));
+        return fill(out, count, |_| number(STALE));
     }
-    let (first, rest) = number(item)?;
+    let (first, rest) = self::number(item)?;
     if rest.is_empty() {
-        return fill(out, 1, |_| Some(first));
+        return fill(out, 1, |_| number(first));
     }
-    let (step, rest) = if rest.starts_with(['+', '-']) { number(rest)? } else { (0.0, rest) };
+    let (step, rest) = if rest.starts_with(['+', '-']) { self::number(rest)? } else { (0.0, rest) };
     let count = times(rest)? + 1;
     let mut next = first;
     fill(out, count, |_| {
         let value = next;
         next += step;
-        Some(value)
+        number(value)
     })
 }
 
+/// `{{…}}`, `{{…}}x5` or `{{…}}+{{…}}x5`.
+fn add_histograms(item: &str, out: &mut Vec<Option<Observed>>) -> Result<(), String> {
+    let (mut next, rest) = read_histogram(item).map_err(|e| e.to_string())?;
+    let (mut step, mut rest, subtract) = (None, rest, rest.starts_with('-'));
+    if let Some(other) = rest.strip_prefix(['+', '-']) {
+        let (histogram, behind) = read_histogram(other).map_err(|e| e.to_string())?;
+        (step, rest) = (Some(histogram), behind);
+    }
+    let count = if rest.is_empty() && step.is_none() { 1 } else { times(rest)? + 1 };
+    if out.len() + count > VALUES_MAX {
+        return Err(format!("more than {VALUES_MAX} values"));
+    }
+    for _ in 0..count {
+        out.push(Some(Observed::Histogram(Arc::new(next.clone()))));
+        if let Some(step) = &step {
+            let joined = next.joined(step, subtract);
+            next = joined.ok_or("one histogram has custom buckets and the other has not")?;
+        }
+    }
+    Ok(())
+}
+
 fn fill(
-    out: &mut Vec<Option<f64>>,
+    out: &mut Vec<Option<Observed>>,
     count: usize,
-    mut value: impl FnMut(usize) -> Option<f64>,
+    mut value: impl FnMut(usize) -> Option<Observed>,
 ) -> Result<(), String> {
     if out.len() + count > VALUES_MAX {
         return Err(format!("more than {VALUES_MAX} values"));
@@ -107,7 +159,11 @@ mod tests {
     #[test]
     fn the_short_form_is_written_out() {
         let plain = |t: &str| -> Vec<f64> {
-            values(t).expect(t).into_iter().map(|v| v.unwrap_or(-99.0)).collect()
+            let number = |v| match v {
+                Some(Observed::Number(value)) => value,
+                _ => -99.0,
+            };
+            values(t).expect(t).into_iter().map(number).collect()
         };
         assert_eq!(plain("1 2.5 -3"), [1.0, 2.5, -3.0]);
         assert_eq!(plain("1+2x3"), [1.0, 3.0, 5.0, 7.0]);
@@ -119,10 +175,35 @@ mod tests {
         assert_eq!(plain("Inf -Inf"), [f64::INFINITY, f64::NEG_INFINITY]);
         assert!(plain("NaN")[0].is_nan());
         assert!(synod_promql::is_stale(plain("stale")[0]));
-        for bad in ["x", "1x", "1+x3", "1y3", "_3", "{{schema:1}}", "1x99999999999", "1x1000000 1"]
-        {
+        for bad in [
+            "x",
+            "1x",
+            "1+x3",
+            "1y3",
+            "_3",
+            "{{schema:9}}",
+            "{{sum:1}}+{{}}",
+            "{{}}+{{schema:-53}}x2",
+            "1x99999999999",
+            "1x1000000 1",
+        ] {
             assert!(values(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn histograms_are_values_too() {
+        let all = values("1 {{sum:1 count:2 buckets:[1 1]}}+{{count:1 buckets:[1]}}x2 _ {{}}x1");
+        let shown = |v: Option<Observed>| match v {
+            None => "_".to_owned(),
+            Some(Observed::Number(value)) => value.to_string(),
+            Some(Observed::Histogram(h)) => h.to_string(),
+        };
+        let all: Vec<String> = all.expect("values").into_iter().map(shown).collect();
+        let of = |count, first| format!("{{count:{count}, sum:1, (0.5,1]:{first}, (1,2]:1}}");
+        let empty = "{count:0, sum:0}";
+        assert_eq!(all, ["1", &of(2, 1), &of(3, 2), &of(4, 3), "_", empty, empty]);
+        assert!(histogram("{{sum:1}} 2").is_err());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use super::store::MemoryStore;
 use super::{AlertTest, QueryTest, Test, TestFile};
+use crate::Observed;
 use crate::alert::State;
 use crate::file::RuleFile;
-use crate::group::{Environment, Group, Health, Store};
+use crate::group::{Environment, Group, Health};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use synod_promql::{Labels, Limits, Query, duration_text};
@@ -26,7 +27,7 @@ pub fn run(file: &TestFile, test: &Test, rules: &[(String, RuleFile)]) -> Outcom
     for (labels, values) in &test.series {
         for (i, value) in values.iter().enumerate() {
             if let Some(value) = value {
-                store.append(test.start + i as i64 * test.interval, &[(labels.clone(), *value)]);
+                store.put(test.start + i as i64 * test.interval, labels, value.clone());
             }
         }
     }
@@ -118,7 +119,7 @@ fn difference(title: &str, expected: Vec<String>, mut got: Vec<String>) -> Strin
 fn query_failure(test: &QueryTest, start: i64, store: &MemoryStore, fuzzy: bool) -> Option<String> {
     let title = format!("query {:?} at {}", test.text, time(test.at));
     let query = Query::instant(start + test.at);
-    let mut got = match crate::samples(&test.node, query, store, Limits::default()) {
+    let mut got = match crate::observed(&test.node, query, store, Limits::default()) {
         Ok(got) => got,
         Err(why) => return Some(format!("{title}: {why}")),
     };
@@ -131,11 +132,19 @@ fn query_failure(test: &QueryTest, start: i64, store: &MemoryStore, fuzzy: bool)
             || (a.is_nan() && b.is_nan())
             || (fuzzy && (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()))
     };
+    let same = |a: &Observed, b: &Observed| match (a, b) {
+        (Observed::Number(a), Observed::Number(b)) => same(*a, *b),
+        (Observed::Histogram(a), Observed::Histogram(b)) => a.same(b),
+        _ => false,
+    };
     let equal = got.len() == expected.len()
-        && got.iter().zip(&expected).all(|(a, b)| a.0 == b.0 && same(a.1, b.1));
+        && got.iter().zip(&expected).all(|(a, b)| a.0 == b.0 && same(&a.1, &b.1));
     if equal {
         return None;
     }
-    let show = |(labels, v): &(Labels, f64)| format!("{labels} {v}");
+    let show = |(labels, v): &(Labels, Observed)| match v {
+        Observed::Number(v) => format!("{labels} {v}"),
+        Observed::Histogram(h) => format!("{labels} {h}"),
+    };
     Some(difference(&title, expected.iter().map(show).collect(), got.iter().map(show).collect()))
 }

@@ -134,24 +134,50 @@ fn name_of(series: &Value) -> String {
 }
 
 fn print_table(found: &[Value]) {
-    let rows: Vec<(String, &str)> =
-        found.iter().map(|s| (name_of(s), word(&s["value"][1]))).collect();
+    let value = |s: &Value| match s.get("histogram") {
+        Some(histogram) => histogram_text(&histogram[1]),
+        None => word(&s["value"][1]).to_owned(),
+    };
+    let rows: Vec<(String, String)> = found.iter().map(|s| (name_of(s), value(s))).collect();
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in rows {
         println!("{name:<width$}  {value}");
     }
 }
 
+/// A native histogram as PromQL's documents write one: each bucket with its bounds.
+fn histogram_text(histogram: &Value) -> String {
+    let (count, sum) = (word(&histogram["count"]), word(&histogram["sum"]));
+    let mut text = format!("{{count:{count}, sum:{sum}");
+    for bucket in histogram["buckets"].as_array().into_iter().flatten() {
+        // The rule says which of the bounds are within.
+        let (open, close) = match bucket[0].as_u64() {
+            Some(0) => ('(', ']'),
+            Some(1) => ('[', ')'),
+            Some(2) => ('(', ')'),
+            _ => ('[', ']'),
+        };
+        let (lower, upper, count) = (word(&bucket[1]), word(&bucket[2]), word(&bucket[3]));
+        text += &format!(", {open}{lower},{upper}{close}:{count}");
+    }
+    text + "}"
+}
+
 fn print_range(series: &Value) {
     let values = series["values"].as_array().into_iter().flatten();
-    let values: Vec<f64> = values.filter_map(|v| word(&v[1]).parse().ok()).collect();
+    let mut values: Vec<f64> = values.filter_map(|v| word(&v[1]).parse().ok()).collect();
+    if let Some(histograms) = series["histograms"].as_array() {
+        // A picture can show how many observations there are.
+        values = histograms.iter().filter_map(|h| word(&h[1]["count"]).parse().ok()).collect();
+    }
     let finite = || values.iter().copied().filter(|v| v.is_finite());
     let (least, most) =
         finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(v), m.max(v)));
     println!("{}", name_of(series));
     let last = values.last().copied().unwrap_or(f64::NAN);
     let bars = spark(&values, least, most);
-    println!("  {bars}  {} to {}, last {}", short(least), short(most), short(last));
+    let what = if series["histograms"].is_array() { "counts of histograms: " } else { "" };
+    println!("  {bars}  {what}{} to {}, last {}", short(least), short(most), short(last));
 }
 
 /// Four digits tell enough beside a picture.
@@ -209,5 +235,19 @@ mod tests {
         assert_eq!(spark(&[2.0, 2.0], 2.0, 2.0), "▁▁");
         let all = [3.0, 0.0288888, 1234.56, -1.5, f64::NAN].map(short);
         assert_eq!(all, ["3", "0.02889", "1235", "-1.500", "NaN"]);
+    }
+
+    #[test]
+    fn a_histogram_is_shown_with_the_bounds_of_its_buckets() {
+        let histogram = serde_json::json!({"count": "6", "sum": "2.5", "buckets": [
+            [1, "-2", "-1", "3"], [3, "-0.001", "0.001", "1"], [0, "0.5", "1", "2"]]});
+        assert_eq!(
+            histogram_text(&histogram),
+            "{count:6, sum:2.5, [-2,-1):3, [-0.001,0.001]:1, (0.5,1]:2}"
+        );
+        assert_eq!(
+            histogram_text(&serde_json::json!({"count": "0", "sum": "0"})),
+            "{count:0, sum:0}"
+        );
     }
 }
