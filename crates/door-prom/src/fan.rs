@@ -361,6 +361,6 @@ mod tests {
         let first: Vec<(&str, f64)> =
             all.iter().map(|s| (s.labels.get("__name__"), s.samples[0].value)).collect();
         assert_eq!(first, [("a", 1.0), ("b", 1.0), ("c", 2.0)]);
-        assert!(one_of(vec![Vec::new(), Vec::new()]).is_empty());
+        assert!(one_of::<Sample>(vec![Vec::new(), Vec::new()]).is_empty());
     }
 }

@@ -17,8 +17,7 @@
 //!
 //! **Must not know**: consensus, the keyspace.
 //!
-//! **Absences**: native histograms of scraped pages (that needs the protobuf form, which is
-//! read of pushers alone, without them) and in federation.
+//! **Absences**: native histograms in federation, and in what the Pushgateway's API takes.
 
 mod api;
 mod client;
@@ -32,6 +31,7 @@ mod json;
 mod keep;
 mod lines;
 mod own;
+mod protobuf;
 mod push;
 mod read;
 pub mod relabel;

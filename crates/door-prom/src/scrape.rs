@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::config::Job;
 use crate::discovery::{Registry, Source};
 use crate::fan::Peer;
+use crate::protobuf;
 use crate::scraper::{Page, Scraper};
 use crate::store::{Monitor, now_ms};
 use crate::targets::{Health, Target, TargetKey, TargetStatus};
@@ -251,8 +252,12 @@ async fn follow(monitor: Monitor, client: Client, too_many: Arc<AtomicBool>, tar
 }
 
 async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
+    let accept = match target.job.protobuf {
+        true => format!("{},{ACCEPT}", protobuf::ACCEPT),
+        false => ACCEPT.to_owned(),
+    };
     let request = Request::get(&*target.url)
-        .header(header::ACCEPT, ACCEPT)
+        .header(header::ACCEPT, accept)
         .header("X-Prometheus-Scrape-Timeout-Seconds", target.timeout.as_secs_f64().to_string())
         .body(Bytes::new())
         .map_err(|e| e.to_string())?;
@@ -265,8 +270,13 @@ async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
     if !status.is_success() {
         return Err(format!("server returned HTTP status {status}"));
     }
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    if target.job.protobuf && kind.is_some_and(|kind| kind.starts_with(protobuf::KIND)) {
+        let (text, histograms) = protobuf::read(response.body(), target.job.classic)?;
+        return Ok(Page { text: text.into(), openmetrics: false, histograms });
+    }
     let openmetrics = is_openmetrics(response.headers(), target.job.fallback)?;
-    Ok(Page { text: response.into_body(), openmetrics })
+    Ok(Page { text: response.into_body(), openmetrics, histograms: Vec::new() })
 }
 
 fn is_openmetrics(headers: &HeaderMap, fallback: Option<bool>) -> Result<bool, String> {

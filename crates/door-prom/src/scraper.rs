@@ -3,6 +3,7 @@
 use crate::config::ScrapeLimits;
 use crate::exposition::{self, Line, Taker, exemplar_of, pairs_of};
 use crate::lines::{Lines, Place};
+use crate::protobuf::Native;
 use crate::relabel::relabel;
 use crate::store::{Monitor, now_ms};
 use crate::targets::Target;
@@ -17,6 +18,8 @@ use synod_tsdb::{Exemplar, Refused, SeriesId};
 pub(crate) struct Page {
     pub text: Bytes,
     pub openmetrics: bool,
+    /// Those that the text cannot have.
+    pub histograms: Vec<Native>,
 }
 
 /// A sample of a page.
@@ -149,6 +152,14 @@ impl Scraper {
         };
         exposition::read(text, page.openmetrics, &mut read).map_err(|e| e.to_string())?;
         let Rows { mut rows, exemplars, says, .. } = read;
+        // Histograms are rows behind those of the text.
+        let numbers = rows.len();
+        rows.extend(page.histograms.iter().map(|h| Row {
+            place: self.known.find(&h.series),
+            series: &h.series,
+            value: 0.0,
+            at: h.at,
+        }));
         count.read = rows.len();
         let types = says.iter().filter(|(what, _, _)| *what == "TYPE");
         let kinds: Kinds<'_> = types.map(|(_, name, kind)| (*name, *kind)).collect();
@@ -163,7 +174,15 @@ impl Scraper {
         for (what, name, text) in says {
             self.monitor.learn(what, name, text);
         }
-        let ids = self.append(at, &rows, count.kept);
+        let ids = self.append(at, &rows, count.kept, numbers);
+        for (native, id) in page.histograms.iter().zip(&ids[numbers..]) {
+            let theirs = native.at.filter(|_| self.target.job.honor_timestamps);
+            let Some(id) = *id else { continue };
+            let one = [(id, native.value.clone())];
+            for (_, why) in self.monitor.append_histograms(theirs.unwrap_or(at), &one) {
+                tracing::debug!(url = self.target.url, "a histogram was refused: {why}");
+            }
+        }
         for (row, (labels, value, own)) in exemplars {
             let Some(of) = ids[row].and_then(|id| self.monitor.head().labels(id)) else { continue };
             let theirs = rows[row].at.filter(|_| self.target.job.honor_timestamps);
@@ -223,13 +242,23 @@ impl Scraper {
         Ok(())
     }
 
-    /// Appends samples, of which so many are kept; gives their series.
-    fn append(&mut self, at: i64, rows: &[Row<'_>], kept: usize) -> Vec<Option<SeriesId>> {
+    /// Appends samples, of which so many are kept; gives their series. Those behind the
+    /// numbers are seen, but not appended.
+    fn append(
+        &mut self,
+        at: i64,
+        rows: &[Row<'_>],
+        kept: usize,
+        numbers: usize,
+    ) -> Vec<Option<SeriesId>> {
         let mut now = Vec::with_capacity(kept);
         let mut by_time: BTreeMap<i64, Vec<(SeriesId, f64)>> = BTreeMap::new();
         self.known.begin();
-        let see = |row: &Row<'_>| {
+        let see = |(place, row): (usize, &Row<'_>)| {
             let id = self.known.see(row.place?)?;
+            if place >= numbers {
+                return Some(id);
+            }
             match row.at.filter(|_| self.target.job.honor_timestamps) {
                 Some(theirs) if theirs != at => {
                     by_time.entry(theirs).or_default().push((id, row.value));
@@ -238,7 +267,7 @@ impl Scraper {
             }
             Some(id)
         };
-        let ids = rows.iter().map(see).collect();
+        let ids = rows.iter().enumerate().map(see).collect();
         let (mut gone, mut why) = (HashSet::new(), None);
         for (at, samples) in by_time.into_iter().chain([(at, now)]) {
             for (id, refused) in self.monitor.append(at, &samples) {

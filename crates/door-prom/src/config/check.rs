@@ -40,6 +40,9 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
     let mut ignored = Vec::new();
     note(&mut ignored, "", file.ignored());
     note(&mut ignored, "global", file.global.ignored());
+    if file.global.scrape_protocols.as_ref().is_some_and(|list| !list.iter().any(is_protobuf)) {
+        note(&mut ignored, "global", vec!["scrape_protocols"]);
+    }
     note(&mut ignored, "storage.exemplars", file.storage.exemplars.ignored());
     note(&mut ignored, "storage.tsdb.retention", file.storage.tsdb.retention.ignored());
     let global = &file.global;
@@ -125,6 +128,11 @@ fn note(ignored: &mut Vec<String>, place: &str, fields: Vec<&'static str>) {
     ignored.extend(fields.iter().map(|field| format!("{place}{dot}{field}")));
 }
 
+/// Of the protocols, this one alone is asked for or not; the others are in an order of ours.
+fn is_protobuf(protocol: &String) -> bool {
+    protocol == "PrometheusProto"
+}
+
 fn job(
     scrape: &yaml::Scrape,
     global: &yaml::Global,
@@ -173,6 +181,13 @@ fn job(
             ));
         }
     };
+    let protocols = scrape.scrape_protocols.as_ref().or(global.scrape_protocols.as_ref());
+    let listed = protocols.is_some_and(|list| list.iter().any(is_protobuf));
+    if scrape.scrape_protocols.is_some() && !listed {
+        notes.add(vec!["scrape_protocols"]);
+    }
+    let native = scrape.scrape_native_histograms.or(global.scrape_native_histograms);
+    let classic = scrape.always_scrape_classic_histograms;
     let found = Sources {
         fixed: &scrape.static_configs,
         file: &scrape.file_sd_configs,
@@ -191,6 +206,8 @@ fn job(
         honor_timestamps: scrape.honor_timestamps.unwrap_or(true),
         end_timed: scrape.track_timestamps_staleness,
         fallback,
+        protobuf: native.unwrap_or(listed),
+        classic: classic.or(global.always_scrape_classic_histograms).unwrap_or(false),
         relabel: rules(&scrape.relabel_configs, "relabel_configs")?,
         metric_relabel: rules(&scrape.metric_relabel_configs, "metric_relabel_configs")?,
         limits,

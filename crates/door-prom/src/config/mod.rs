@@ -64,6 +64,10 @@ pub struct Job {
     pub end_timed: bool,
     /// How a page that says no content type is read: as OpenMetrics, or as text.
     pub fallback: Option<bool>,
+    /// Pages are asked for in the protobuf form, for their native histograms.
+    pub protobuf: bool,
+    /// What has native buckets keeps its classic ones.
+    pub classic: bool,
     /// For targets.
     pub relabel: Vec<Rule>,
     /// For samples.
@@ -221,6 +225,8 @@ impl Job {
             honor_timestamps: true,
             end_timed: false,
             fallback: None,
+            protobuf: false,
+            classic: false,
             relabel: Vec::new(),
             metric_relabel: Vec::new(),
             limits: ScrapeLimits::default(),

@@ -188,10 +188,12 @@ section! {
         label_name_length_limit: Option<usize>,
         label_value_length_limit: Option<usize>,
         target_limit: Option<usize>,
-        ; scrape_protocols, query_log_file, scrape_failure_log_file, keep_dropped_targets,
+        scrape_protocols: Option<Vec<String>>,
+        scrape_native_histograms: Option<bool>,
+        always_scrape_classic_histograms: Option<bool>,
+        ; query_log_file, scrape_failure_log_file, keep_dropped_targets,
         metric_name_validation_scheme, metric_name_escaping_scheme,
-        convert_classic_histograms_to_nhcb, always_scrape_classic_histograms,
-        scrape_native_histograms, extra_scrape_metrics
+        convert_classic_histograms_to_nhcb, extra_scrape_metrics
     }
 }
 
@@ -236,11 +238,13 @@ http_section! {
         http_sd_configs: Vec<HttpSd>,
         dns_sd_configs: Vec<DnsSd>,
         synod_sd_configs: Vec<SynodSd>,
-        ; scrape_protocols, scrape_failure_log_file, keep_dropped_targets,
+        scrape_protocols: Option<Vec<String>>,
+        scrape_native_histograms: Option<bool>,
+        always_scrape_classic_histograms: Option<bool>,
+        ; scrape_failure_log_file, keep_dropped_targets,
         enable_compression, native_histogram_bucket_limit, native_histogram_min_bucket_factor,
         metric_name_validation_scheme, metric_name_escaping_scheme,
-        convert_classic_histograms_to_nhcb, always_scrape_classic_histograms,
-        scrape_classic_histograms, scrape_native_histograms, extra_scrape_metrics,
+        convert_classic_histograms_to_nhcb, scrape_classic_histograms, extra_scrape_metrics,
         aws_sd_configs, azure_sd_configs, consul_sd_configs, digitalocean_sd_configs,
         docker_sd_configs, dockerswarm_sd_configs, ec2_sd_configs, eureka_sd_configs,
         gce_sd_configs, hetzner_sd_configs, ionos_sd_configs, kubernetes_sd_configs,

@@ -1,7 +1,9 @@
 //! Families of metrics, and Prometheus's own protobuf form of them
 //! (`io.prometheus.client.MetricFamily`), which some pushers use.
 
+use super::histogram::{WrittenHistogram, WrittenSpan};
 use crate::json::value_text;
+use crate::protobuf::is_native;
 use prost::Message;
 use std::collections::BTreeMap;
 use synod_promql::{Labels, NAME};
@@ -36,79 +38,126 @@ pub(crate) fn family_of<'a>(name: &str, kind: impl Fn(&str) -> Option<&'a str>) 
 }
 
 #[derive(Message)]
-struct MetricFamily {
+pub(crate) struct MetricFamily {
     #[prost(string, tag = "1")]
-    name: String,
+    pub name: String,
     #[prost(string, tag = "2")]
-    help: String,
+    pub help: String,
     #[prost(int32, tag = "3")]
-    kind: i32,
+    pub kind: i32,
     #[prost(message, repeated, tag = "4")]
-    metric: Vec<Metric>,
+    pub metric: Vec<Metric>,
 }
 
 #[derive(Message)]
-struct Metric {
+pub(crate) struct Metric {
     #[prost(message, repeated, tag = "1")]
-    label: Vec<LabelPair>,
+    pub label: Vec<LabelPair>,
     #[prost(message, optional, tag = "2")]
-    gauge: Option<Single>,
+    pub gauge: Option<Single>,
     #[prost(message, optional, tag = "3")]
-    counter: Option<Single>,
+    pub counter: Option<Single>,
     #[prost(message, optional, tag = "4")]
-    summary: Option<Summary>,
+    pub summary: Option<Summary>,
     #[prost(message, optional, tag = "5")]
-    untyped: Option<Single>,
+    pub untyped: Option<Single>,
     #[prost(int64, optional, tag = "6")]
-    timestamp_ms: Option<i64>,
+    pub timestamp_ms: Option<i64>,
     #[prost(message, optional, tag = "7")]
-    histogram: Option<Histogram>,
+    pub histogram: Option<Histogram>,
 }
 
 #[derive(Message)]
-struct LabelPair {
+pub(crate) struct LabelPair {
     #[prost(string, tag = "1")]
-    name: String,
+    pub name: String,
     #[prost(string, tag = "2")]
-    value: String,
+    pub value: String,
 }
 
 #[derive(Message)]
-struct Single {
+pub(crate) struct Single {
     #[prost(double, tag = "1")]
-    value: f64,
+    pub value: f64,
 }
 
 #[derive(Message)]
-struct Summary {
+pub(crate) struct Summary {
     #[prost(uint64, tag = "1")]
-    count: u64,
+    pub count: u64,
     #[prost(double, tag = "2")]
-    sum: f64,
+    pub sum: f64,
     #[prost(message, repeated, tag = "3")]
-    quantile: Vec<Pair>,
+    pub quantile: Vec<Pair>,
 }
 
 #[derive(Message)]
-struct Pair {
+pub(crate) struct Pair {
     #[prost(double, tag = "1")]
-    bound: f64,
+    pub bound: f64,
     #[prost(double, tag = "2")]
-    value: f64,
+    pub value: f64,
 }
 
 #[derive(Message)]
-struct Histogram {
+pub(crate) struct Histogram {
     #[prost(uint64, tag = "1")]
-    count: u64,
+    pub count: u64,
     #[prost(double, tag = "2")]
-    sum: f64,
+    pub sum: f64,
     #[prost(message, repeated, tag = "3")]
-    bucket: Vec<Bucket>,
+    pub bucket: Vec<Bucket>,
+    #[prost(double, tag = "4")]
+    pub count_float: f64,
+    #[prost(sint32, tag = "5")]
+    pub schema: i32,
+    #[prost(double, tag = "6")]
+    pub zero_threshold: f64,
+    #[prost(uint64, tag = "7")]
+    pub zero_count: u64,
+    #[prost(double, tag = "8")]
+    pub zero_count_float: f64,
+    #[prost(message, repeated, tag = "9")]
+    pub negative_span: Vec<WrittenSpan>,
+    #[prost(sint64, repeated, packed = "false", tag = "10")]
+    pub negative_delta: Vec<i64>,
+    #[prost(double, repeated, packed = "false", tag = "11")]
+    pub negative_count: Vec<f64>,
+    #[prost(message, repeated, tag = "12")]
+    pub positive_span: Vec<WrittenSpan>,
+    #[prost(sint64, repeated, packed = "false", tag = "13")]
+    pub positive_delta: Vec<i64>,
+    #[prost(double, repeated, packed = "false", tag = "14")]
+    pub positive_count: Vec<f64>,
+}
+
+impl Histogram {
+    /// Its native part, if it has one.
+    pub fn native(&self, gauge: bool) -> Option<WrittenHistogram> {
+        let float = self.count_float > 0.0 || self.zero_count_float > 0.0;
+        let written = WrittenHistogram {
+            count_int: (!float).then_some(self.count),
+            count_float: float.then_some(self.count_float),
+            sum: self.sum,
+            schema: self.schema,
+            zero_threshold: self.zero_threshold,
+            zero_count_int: (!float).then_some(self.zero_count),
+            zero_count_float: float.then_some(self.zero_count_float),
+            negative_spans: self.negative_span.clone(),
+            negative_deltas: self.negative_delta.clone(),
+            negative_counts: self.negative_count.clone(),
+            positive_spans: self.positive_span.clone(),
+            positive_deltas: self.positive_delta.clone(),
+            positive_counts: self.positive_count.clone(),
+            reset_hint: if gauge { 3 } else { 0 },
+            ..WrittenHistogram::default()
+        };
+        is_native(&written).then_some(written)
+    }
 }
 
 #[derive(Message)]
-struct Bucket {
+pub(crate) struct Bucket {
     #[prost(uint64, tag = "1")]
     count: u64,
     #[prost(double, tag = "2")]
@@ -139,7 +188,7 @@ pub(crate) fn decode(mut body: &[u8]) -> Result<BTreeMap<String, Family>, String
     Ok(all)
 }
 
-fn samples(name: &str, metric: Metric, out: &mut Vec<(Labels, f64)>) {
+pub(crate) fn samples(name: &str, metric: Metric, out: &mut Vec<(Labels, f64)>) {
     let pairs = metric.label.iter().map(|l| (&*l.name, &*l.value));
     let labels = Labels::new(pairs.chain([(NAME, name)]));
     let suffixed = |suffix: &str| labels.with(NAME, &format!("{name}{suffix}"));

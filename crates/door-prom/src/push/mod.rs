@@ -1,6 +1,6 @@
 //! What others push: remote-write 1.0 and 2.0 here, the Pushgateway's API and OTLP beside.
 
-mod families;
+pub(crate) mod families;
 pub(crate) mod gateway;
 pub(crate) mod histogram;
 pub(crate) mod otlp;

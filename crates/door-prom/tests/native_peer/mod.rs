@@ -6,7 +6,7 @@ use prost::Message;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use synod_door_prom::{Monitor, Settings, Surroundings};
@@ -87,6 +87,43 @@ pub struct Span {
     pub offset: i32,
     #[prost(uint32, tag = "2")]
     pub length: u32,
+}
+
+/// `io.prometheus.client.MetricFamily` and what is in it.
+#[derive(Clone, Message)]
+pub struct Family {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(int32, tag = "3")]
+    pub kind: i32,
+    #[prost(message, repeated, tag = "4")]
+    pub metrics: Vec<Metric>,
+}
+
+#[derive(Clone, Message)]
+pub struct Metric {
+    #[prost(message, repeated, tag = "1")]
+    pub labels: Vec<Label>,
+    #[prost(message, optional, tag = "7")]
+    pub histogram: Option<Scraped>,
+}
+
+#[derive(Clone, Message)]
+pub struct Scraped {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    #[prost(double, tag = "2")]
+    pub sum: f64,
+    #[prost(sint32, tag = "5")]
+    pub schema: i32,
+    #[prost(double, tag = "6")]
+    pub zero_threshold: f64,
+    #[prost(uint64, tag = "7")]
+    pub zero: u64,
+    #[prost(message, repeated, tag = "12")]
+    pub positive: Vec<Span>,
+    #[prost(sint64, repeated, tag = "13")]
+    pub positive_deltas: Vec<i64>,
 }
 
 fn deltas(counts: &[i64]) -> Vec<i64> {
@@ -205,7 +242,7 @@ pub fn begin(dir: &Path) -> Monitor {
     monitor
 }
 
-pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(30), "not yet: {what}");
@@ -236,11 +273,18 @@ pub async fn ask(monitor: &Monitor, path: &str, form: &[(&str, &str)]) -> (Statu
     (answer.status(), serde_json::from_slice(answer.body()).expect("JSON"))
 }
 
-/// The folders of blocks.
-pub fn blocks(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir.join("series/blocks")).expect("the folder");
-    let paths = entries.map(|e| e.expect("an entry").path());
-    paths.filter(|path| path.join("meta.json").exists()).collect()
+/// Waits until what is older is in blocks alone.
+pub async fn leaves_the_head(monitor: &Monitor, until: i64) {
+    let begun = Instant::now();
+    loop {
+        let (_, stats) = ask(monitor, "/api/v1/status/tsdb", &[]).await;
+        let oldest = stats["data"]["headStats"]["minTime"].as_i64().expect("a time");
+        if oldest >= until {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no blocks: {oldest}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -305,6 +349,11 @@ impl Prometheus {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Sends samples.
