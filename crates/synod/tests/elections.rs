@@ -2,6 +2,9 @@
 
 mod common;
 
+#[path = "../../client/examples/election.rs"]
+mod example;
+
 use common::{Cluster, block_on};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -83,6 +86,13 @@ fn candidates(at: &str) -> usize {
         let client = Client::connect(at.split(',')).await.expect("endpoints");
         client.observe("boss").next().await.expect("an answer").candidates.len()
     })
+}
+
+#[test]
+fn the_clients_example_runs() {
+    let cluster = Cluster::start(3);
+    let at: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    block_on(example::show(&at)).expect("it runs to its end");
 }
 
 #[test]

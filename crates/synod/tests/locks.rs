@@ -3,6 +3,9 @@
 
 mod common;
 
+#[path = "../../client/examples/locks.rs"]
+mod example;
+
 use common::{Cluster, Etcd, block_on, etcdctls};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -164,6 +167,13 @@ fn writer(at: &str, log: &Path) -> Command {
 fn children(parent: u32) -> Vec<u32> {
     let out = Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output();
     text(&out.expect("ps runs").stdout).split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
+#[test]
+fn the_clients_example_runs() {
+    let cluster = Cluster::start(3);
+    let at: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    block_on(example::show(&at)).expect("it runs to its end");
 }
 
 #[test]
