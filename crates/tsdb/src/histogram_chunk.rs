@@ -404,8 +404,7 @@ pub(crate) fn each(kind: u8, data: &[u8], mut take: impl FnMut(Decoded)) -> Resu
             distance = distance.wrapping_add(read.signed()?);
             at = at.wrapping_add(distance);
         }
-        for place in 0..fields.len() {
-            let field = &mut fields[place];
+        for (place, field) in fields.iter_mut().enumerate() {
             match (number, kind, place) {
                 (1.., ..) => field.get(&mut read, kind)?,
                 (0, FLOAT, _) => field.value = f64::from_bits(read.get(64)?),

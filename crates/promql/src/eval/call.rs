@@ -207,8 +207,8 @@ impl Eval<'_> {
             }
             _ => plain(name, window),
         };
-        let columns = windows.each(named, &of_numbers, |labels, window| {
-            self.of_both_kinds(name, matrix, labels, window, &of_numbers)
+        let columns = windows.each(named, of_numbers, |labels, window| {
+            self.of_both_kinds(name, matrix, labels, window, of_numbers)
         });
         if let Some(bad) = bad.get() {
             let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");
