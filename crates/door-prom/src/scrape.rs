@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, header};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -256,8 +257,10 @@ async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
         true => format!("{},{ACCEPT}", protobuf::ACCEPT),
         false => ACCEPT.to_owned(),
     };
+    let encoding = if target.job.compressed { "gzip" } else { "identity" };
     let request = Request::get(&*target.url)
         .header(header::ACCEPT, accept)
+        .header(header::ACCEPT_ENCODING, encoding)
         .header("X-Prometheus-Scrape-Timeout-Seconds", target.timeout.as_secs_f64().to_string())
         .body(Bytes::new())
         .map_err(|e| e.to_string())?;
@@ -265,10 +268,13 @@ async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
         0 => PAGE_BYTES_MAX,
         limit => limit,
     };
-    let response = client.send(request, limit as usize).await?;
+    let mut response = client.send(request, limit as usize).await?;
     let status = response.status();
     if !status.is_success() {
         return Err(format!("server returned HTTP status {status}"));
+    }
+    if response.headers().get(header::CONTENT_ENCODING).is_some_and(|how| how == "gzip") {
+        *response.body_mut() = unpacked(response.body(), limit)?;
     }
     let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
     if target.job.protobuf && kind.is_some_and(|kind| kind.starts_with(protobuf::KIND)) {
@@ -277,6 +283,17 @@ async fn fetch(client: &Client, target: &Target) -> Result<Page, String> {
     }
     let openmetrics = is_openmetrics(response.headers(), target.job.fallback)?;
     Ok(Page { text: response.into_body(), openmetrics, histograms: Vec::new() })
+}
+
+/// A compressed page, of so many bytes at most.
+fn unpacked(packed: &[u8], limit: u64) -> Result<Bytes, String> {
+    let mut page = Vec::new();
+    let read = flate2::read::MultiGzDecoder::new(packed).take(limit + 1).read_to_end(&mut page);
+    read.map_err(|e| format!("the page says that it is compressed by gzip: {e}"))?;
+    if page.len() as u64 > limit {
+        return Err(format!("body size limit exceeded: more than {limit} bytes"));
+    }
+    Ok(page.into())
 }
 
 fn is_openmetrics(headers: &HeaderMap, fallback: Option<bool>) -> Result<bool, String> {

@@ -70,6 +70,37 @@ async fn samples_are_pulled_relabelled_and_honoured() {
     assert_eq!(target["scrapeInterval"], "200ms");
 }
 
+/// A server whose page is this, compressed; whoever does not take it so gets another.
+async fn packing(body: &'static str) -> std::net::SocketAddr {
+    serve(move |request| {
+        let taken = request.headers().get("accept-encoding").is_some_and(|how| how == "gzip");
+        let mut response = page("a 1\n");
+        if taken {
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            std::io::Write::write_all(&mut packed, body.as_bytes()).expect("in memory");
+            *response.body_mut() = packed.finish().expect("in memory").into();
+            response.headers_mut().insert("content-encoding", "gzip".parse().expect("a header"));
+        }
+        response
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_may_be_compressed() {
+    for (more, sum) in [("honor_labels: true", "11"), ("enable_compression: false", "1")] {
+        let door = Door::open(&job(packing(PAGE).await, more));
+        door.sees("sum(a)", &[("{}", sum)]).await;
+    }
+    // What is behind few bytes is bounded too.
+    let many: &'static str = Box::leak(" \n".repeat(200_000).into_boxed_str());
+    let door = Door::open(&job(packing(many).await, "body_size_limit: 64KB"));
+    door.sees("max(up)", &[("{}", "0")]).await;
+    let (_, targets) = door.get("/api/v1/targets").await;
+    let told = targets["data"]["activeTargets"][0]["lastError"].as_str().unwrap_or_default();
+    assert!(told.contains("body size limit exceeded"), "{targets}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_make_a_scrape_fail_and_say_so() {
     for (limit, why) in [

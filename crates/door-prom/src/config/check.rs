@@ -204,6 +204,7 @@ fn job(
         params: scrape.params.clone().into_iter().collect(),
         honor_labels: scrape.honor_labels,
         honor_timestamps: scrape.honor_timestamps.unwrap_or(true),
+        compressed: scrape.enable_compression.unwrap_or(true),
         end_timed: scrape.track_timestamps_staleness,
         fallback,
         protobuf: native.unwrap_or(listed),

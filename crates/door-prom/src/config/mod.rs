@@ -66,6 +66,8 @@ pub struct Job {
     pub fallback: Option<bool>,
     /// Pages are asked for in the protobuf form, for their native histograms.
     pub protobuf: bool,
+    /// Pages may come compressed.
+    pub compressed: bool,
     /// What has native buckets keeps its classic ones.
     pub classic: bool,
     /// For targets.
@@ -223,6 +225,7 @@ impl Job {
             params: Vec::new(),
             honor_labels: false,
             honor_timestamps: true,
+            compressed: false,
             end_timed: false,
             fallback: None,
             protobuf: false,
