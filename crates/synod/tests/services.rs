@@ -243,3 +243,31 @@ fn an_instance_that_reports_itself() {
     let stranger = run(&at, &["service", "report", "web", "--instance", "x", "healthy"]);
     assert!(text(&stranger.stderr).contains("no instance"), "{stranger:?}");
 }
+
+/// Takes two seconds, longer than its session lives, to end in order.
+const SLOW: &str = r#"
+trap 'sleep 2; echo "stopped $SYNOD_INSTANCE" >>"$LOG"; exit 0' TERM
+echo "begun $SYNOD_INSTANCE" >>"$LOG"
+while :; do sleep 0.05; done
+"#;
+
+/// A command that is asked to end has time for it, and nobody else begins before.
+#[test]
+fn a_command_ends_in_order_before_the_next_begins() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let start = |name: &str| {
+        let args = ["service", "register", "web", "--instance", name, "--", "sh", "-c", SLOW];
+        let mut command = synod(&at, &args);
+        command.env("LOG", dir.path().join("log")).stdout(Stdio::null()).stderr(Stdio::null());
+        Agent { child: command.spawn().expect("it starts"), healthy: PathBuf::new() }
+    };
+    let _a = start("a");
+    until("a is active", || active(&at).as_deref() == Some("a"));
+    let _b = start("b");
+    until("b is healthy", || with(&at, " healthy").len() == 2);
+    let done = run(&at, &["service", "failover", "web"]);
+    assert!(done.status.success(), "{done:?}");
+    until("b has begun", || log(dir.path()).len() >= 3);
+    assert_eq!(log(dir.path())[..3], ["begun a", "stopped a", "begun b"]);
+}

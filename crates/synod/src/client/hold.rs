@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How long a command may take to end when it is asked to, before it is killed.
-pub(crate) const END_WITHIN: Duration = Duration::from_secs(5);
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is held, for the command to see.
 pub(crate) struct Holding {
@@ -143,6 +143,26 @@ impl Held {
                 Err(e)
             }
         }
+    }
+
+    /// Sends a signal and waits until it has ended, with all that it started. It is
+    /// killed if that takes too long, or if the session comes to be in doubt.
+    pub async fn end(mut self, with: Signal, session: &Session) {
+        self.send(with);
+        let late = Instant::now() + END_WITHIN;
+        loop {
+            tokio::select! {
+                _ = self.child.wait() => break,
+                () = tokio::time::sleep_until(late) => {}
+                () = session.closer_than(session.kill_margin()) => {}
+                // It may go on to its end: its watchdog must not think otherwise.
+                () = self.watchdog.keep_quiet(Some(session)) => continue,
+            }
+            self.send(Signal::KILL);
+            let _ = self.child.wait().await;
+            break;
+        }
+        self.end_group();
     }
 
     /// Ends what the command left behind in its group.

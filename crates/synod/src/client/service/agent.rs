@@ -2,7 +2,7 @@
 //! the office, and promotes and demotes it.
 
 use super::super::check::CheckFlags;
-use super::super::hold::{END_WITHIN, Held, Holding};
+use super::super::hold::{Held, Holding};
 use super::super::locks::unix_ms;
 use super::super::reports::{PhiFlags, Reports};
 use crate::Outcome;
@@ -330,13 +330,8 @@ impl<'a> Agent<'a> {
 
     /// Ends what it does as the active one, and only then gives the office back.
     async fn demote(&mut self, with: Signal) {
-        if let Some(mut child) = self.child.take() {
-            child.send(with);
-            if tokio::time::timeout(END_WITHIN, child.child.wait()).await.is_err() {
-                child.send(Signal::KILL);
-                let _ = child.child.wait().await;
-            }
-            child.end_group();
+        if let Some(child) = self.child.take() {
+            child.end(with, self.session).await;
         }
         if std::mem::take(&mut self.active) {
             if let Some(hook) = &self.plan.on_demote
