@@ -363,4 +363,24 @@ mod tests {
         assert_eq!(first, [("a", 1.0), ("b", 1.0), ("c", 2.0)]);
         assert!(one_of::<Sample>(vec![Vec::new(), Vec::new()]).is_empty());
     }
+
+    #[test]
+    fn histograms_come_as_they_went_and_each_once() {
+        let text = "{{schema:1 count:3 sum:2 buckets:[1 2] counter_reset_hint:not_reset}}";
+        let value = Arc::new(synod_promql::read_histogram(text).expect("a histogram").0);
+        let one = |first: i64| {
+            let mut series = Series::new(Labels::new([("__name__", "h")]), Vec::new());
+            let at = |i| HistogramSample { at: (first + i) * 1_000, value: value.clone() };
+            series.histograms = (0..5).map(at).collect();
+            series
+        };
+        let sent = QueryResult { timeseries: vec![crate::read::time_series(one(0))] };
+        let received: Vec<Series> = series_of(sent).collect();
+        assert_eq!(received[0].histograms, one(0).histograms);
+        // Another node's samples behind the end: what is known of resets may not hold there.
+        let all = merged(vec![received, vec![one(30)]]);
+        assert_eq!((all.len(), all[0].histograms.len()), (1, 10));
+        assert!(all[0].histograms.is_sorted_by_key(|h| h.at));
+        assert!(all[0].histograms.iter().all(|h| h.value.hint == ResetHint::Unknown));
+    }
 }

@@ -81,3 +81,36 @@ async fn what_a_receiver_refuses_is_not_tried_again() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn native_histograms_are_sent_on_if_the_receiver_is_to_have_them() {
+    for (more, sent) in [
+        ("protobuf_message: io.prometheus.write.v2.Request", true),
+        ("send_native_histograms: true", true),
+        ("name: without", false),
+    ] {
+        let far = Door::open("");
+        let url = receiver(far.monitor.clone(), 0, Arc::default()).await;
+        let door = Door::open(&format!(
+            "remote_write:\n- url: \"{url}\"\n  queue_config: {{batch_send_deadline: 50ms}}\n  {more}\n"
+        ));
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let at = (common::now_ms() * 1_000_000).to_string();
+        let body = serde_json::json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
+            {"name": "took", "exponentialHistogram": {"aggregationTemporality": 2, "dataPoints": [
+                {"timeUnixNano": at, "count": 5, "sum": 4.5, "scale": 1,
+                 "positive": {"offset": 0, "bucketCounts": [2, 3]}}]}},
+            {"name": "load", "gauge": {"dataPoints": [{"timeUnixNano": at, "asDouble": 1}]}}
+        ]}]}]});
+        let json = [("content-type", "application/json")];
+        let answer =
+            door.send(Method::POST, "/api/v1/otlp/v1/metrics", &json, body.to_string()).await;
+        assert_eq!((answer.status(), answer.body().as_ref()), (StatusCode::OK, &b"{}"[..]));
+        far.sees("load", &[("{\"__name__\":\"load\"}", "1")]).await;
+        let wanted: &[(&str, &str)] = if sent { &[("{}", "5")] } else { &[] };
+        far.sees("histogram_count(took)", wanted).await;
+        let status = &door.monitor.receivers()[0];
+        let count = if sent { 2 } else { 1 };
+        assert_eq!((status.sent, status.pending), (count, 0), "{more}: {status:?}");
+    }
+}

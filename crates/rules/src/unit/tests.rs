@@ -108,3 +108,39 @@ fn groups_are_evaluated_in_the_order_that_is_named() {
     assert_eq!(result(tests), Vec::<String>::new());
     assert_eq!(result(&tests.replace("group_eval_order: [early, late]\n", "")).len(), 1);
 }
+
+#[test]
+fn recording_rules_yield_histograms() {
+    let rules = RuleFile::parse(
+        "groups: [{name: one, rules: [{record: all, expr: sum(took)}, {record: n, expr: \
+         histogram_count(all)}]}]\n",
+    );
+    let rules = [("rules.yml".to_owned(), rules.expect("rules"))];
+    let test = |wanted: &str| {
+        let text = format!(
+            r#"
+rule_files: [rules.yml]
+tests:
+  - interval: 1m
+    input_series:
+      - series: 'took{{path="a"}}'
+        values: '{{{{sum:1 count:3 buckets:[1 2]}}}}+{{{{sum:1 count:1 buckets:[1]}}}}x5'
+      - series: 'took{{path="b"}}'
+        values: '{{{{sum:2 count:2 buckets:[2]}}}}x5'
+    promql_expr_test:
+      - expr: all
+        eval_time: 2m
+        exp_samples:
+          - {{labels: 'all', histogram: '{wanted}'}}
+      - expr: n
+        eval_time: 1m
+        exp_samples: [{{labels: 'n', value: 6}}]
+"#
+        );
+        let file = TestFile::parse(&text).expect("tests");
+        run(&file, &file.tests[0], &rules).failures
+    };
+    assert_eq!(test("{{sum:5 count:7 buckets:[5 2]}}"), Vec::<String>::new());
+    let told = test("{{sum:5 count:7 buckets:[4 3]}}");
+    assert!(told[0].contains("all {count:7, sum:5, (0.5,1]:5, (1,2]:2}"), "{told:?}");
+}
