@@ -192,6 +192,14 @@ impl synod_rules::Store for Nothing {
     fn append(&self, _: i64, _: &[(synod_promql::Labels, f64)]) -> usize {
         0
     }
+
+    fn append_histograms(
+        &self,
+        _: i64,
+        _: &[(synod_promql::Labels, std::sync::Arc<synod_promql::Histogram>)],
+    ) -> usize {
+        0
+    }
 }
 
 /// The bytes as a template of an alert. One that is read runs within bounds.
