@@ -520,7 +520,7 @@ impl Entry {
             || self.late.as_ref().is_some_and(|late| late.overlaps(from, to))
             || self.native.is_some()
                 && (self.sealed.iter().any(|c| c.first <= to && c.last >= from)
-                    || self.native.iter().any(|n| !n.chunks(from, to, false).is_empty()))
+                    || self.native.iter().any(|n| n.overlaps(from, to)))
     }
 
     /// What it has in `from..=to`.

@@ -86,6 +86,12 @@ impl Native {
         all.map(|(kind, first, last, data)| (kind, Held::new(first, last, data))).collect()
     }
 
+    /// Whether there may be samples in `from..=to`.
+    pub fn overlaps(&self, from: i64, to: i64) -> bool {
+        let open = self.open.iter().any(|c| c.first_at() <= to && c.last_at() >= from);
+        open || self.sealed.iter().any(|(_, c)| c.first <= to && c.last >= from)
+    }
+
     /// Where its chunks begin.
     pub fn firsts(&self) -> impl Iterator<Item = i64> + '_ {
         let open = self.open.iter().map(HistogramChunk::first_at);

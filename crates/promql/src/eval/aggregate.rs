@@ -80,7 +80,10 @@ impl Eval<'_> {
                 self.take(groups.len().saturating_mul(steps))?;
                 let one = |group: Group| {
                     if group.members.iter().any(Column::has_histograms) {
-                        let at = |step| self.of_both(by, &group, step, number.get(step).copied());
+                        let at = |step| {
+                            let param = number.get(step).copied();
+                            self.counted(self.of_both(by, &group, step, param))
+                        };
                         let contents: Vec<Content> = (0..steps).map(at).collect();
                         return Column::mixed(group.labels, contents);
                     }

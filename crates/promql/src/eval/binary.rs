@@ -63,10 +63,16 @@ impl Eval<'_> {
                 let at = |(step, content)| match content {
                     Content::Nothing => Content::Nothing,
                     Content::Number(v) => outcome(of(step, v), returns_bool).into(),
-                    histogram if swapped => {
-                        self.operate_mixed(by, Content::Number(scalar[step]), histogram)
-                    }
-                    histogram => self.operate_mixed(by, histogram, Content::Number(scalar[step])),
+                    histogram if swapped => self.counted(self.operate_mixed(
+                        by,
+                        Content::Number(scalar[step]),
+                        histogram,
+                    )),
+                    histogram => self.counted(self.operate_mixed(
+                        by,
+                        histogram,
+                        Content::Number(scalar[step]),
+                    )),
                 };
                 let contents: Vec<Content> = c.contents().enumerate().map(at).collect();
                 return Column::mixed(if named { c.labels } else { c.labels.nameless() }, contents);
@@ -199,7 +205,7 @@ impl Eval<'_> {
                 (Content::Number(a), Content::Number(b)) => {
                     outcome(operate(by.op, a, b), by.returns_bool).into()
                 }
-                (a, b) => self.operate_mixed(by, a, b),
+                (a, b) => self.counted(self.operate_mixed(by, a, b)),
             };
             if let Some(seen) = &mut seen
                 && !matches!(content, Content::Nothing)

@@ -208,7 +208,7 @@ impl Eval<'_> {
             _ => plain(name, window),
         };
         let columns = windows.each(named, of_numbers, |labels, window| {
-            self.of_both_kinds(name, matrix, labels, window, of_numbers)
+            self.counted(self.of_both_kinds(name, matrix, labels, window, of_numbers))
         });
         if let Some(bad) = bad.get() {
             let why = format!("invalid smoothing factor. Expected: 0 < sf < 1, got: {bad}");

@@ -229,7 +229,10 @@ impl Eval<'_> {
             }
             return self.matrix(node, query);
         }
-        Ok(match self.value(node, query)? {
+        let value = self.value(node, query)?;
+        // What was counted last has not been told yet.
+        self.take(0)?;
+        Ok(match value {
             Value::Scalar(values) => Answer::Scalar(values),
             Value::Text(text) => Answer::Text(text),
             Value::Vector(columns) => Answer::Vector(
@@ -283,6 +286,15 @@ impl Eval<'_> {
             return Err(Error { kind: ErrorKind::Timeout, span: None, why });
         }
         Ok(())
+    }
+
+    /// Counts a histogram that was made against the limit. Beyond it there is none, and the
+    /// next thing that is counted tells.
+    pub(crate) fn counted(&self, content: Content) -> Content {
+        match &content {
+            Content::Histogram(h) if self.take(h.weight()).is_err() => Content::Nothing,
+            _ => content,
+        }
     }
 
     /// The value of an expression at all steps.

@@ -230,3 +230,17 @@ fn functions_of_histograms_take_both_kinds() {
     assert_eq!(of_bucket("histogram_stdvar"), [format!("{{x=\"a\"}} {variance}")]);
     assert_eq!(of_bucket("histogram_stddev"), [format!("{{x=\"a\"}} {}", variance.sqrt())]);
 }
+
+#[test]
+fn histograms_that_are_made_count_against_the_limit() {
+    let m = memory(&[A, B]);
+    let range = Query { start: 0, end: 290_000, step: 1_000 };
+    // 2 × 3 samples of some ten numbers are read; each step makes more.
+    let limits = Limits { samples: 2_500, ..Limits::default() };
+    for query in ["h * 2", "sum(h)", "rate(h[5m])", "h + h", "sum_over_time(h[5m])"] {
+        let node = parse(query).expect("a query");
+        let told = evaluate(&node, range, &m, limits).expect_err(query).to_string();
+        assert!(told.contains("too many samples"), "{query}: {told}");
+        evaluate(&node, Query::instant(20_000), &m, limits).expect(query);
+    }
+}
