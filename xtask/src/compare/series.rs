@@ -106,7 +106,7 @@ pub fn series(root: &Path) -> Result<(), String> {
          after one that is not counted); `kill -9`, then a start until a query has its answer; a page of 100,000 samples \
          scraped every second for half a minute, by a server that does nothing else. CPU is the server's. \
          Memory is what the process holds half a minute after the push, without mapped files, less what it \
-         holds when it is empty. Bytes a sample: of the chunks, without an index (Prometheus: of a snapshot with its index; VictoriaMetrics: \
+         holds when it is empty. Bytes a sample: of chunks in memory and in files, without an index but in blocks (Prometheus: of a snapshot with its index; VictoriaMetrics: \
          of its data after a flush).\n\n\
          | | samples/s | samples per CPU s | KiB a series | bytes a sample | 20 queries, s | ready after kill -9, s | \
          samples scraped per CPU s |\n|---|---|---|---|---|---|---|---|\n",
@@ -367,12 +367,15 @@ impl Server {
                 post(self.port(), "/api/v1/admin/tsdb/snapshot")?;
                 blocks(&data.join("snapshots"))
             }
-            // No block is due yet: its chunks, which go into blocks as they are.
+            // Its chunks, in memory and in files, which go into blocks as they are, and
+            // what is in blocks already.
             Kind::Synod => {
                 let page = ask(self.port(), "/metrics")?;
                 let line = page.lines().find_map(|l| l.strip_prefix("synod_monitor_chunk_bytes "));
                 let bytes: f64 = line.and_then(|l| l.trim().parse().ok()).unwrap_or(0.0);
-                Ok(bytes / samples)
+                let series = data.join("series");
+                let files = ["head", "blocks"].map(|folder| folder_bytes(&series.join(folder)));
+                Ok((bytes + files.iter().sum::<u64>() as f64) / samples)
             }
         }
     }
