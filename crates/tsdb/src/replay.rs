@@ -1,6 +1,6 @@
 //! Bringing back what a log holds. One thread reads and decodes, others append. Most of what
 //! a sample costs is the wait for its series' chunk to come from memory: so samples are
-//! gathered by some hundred series, whose chunks stay near while theirs are appended.
+//! gathered, and those of one series appended together.
 //!
 //! **Invariants**: a series is one appender's, and its samples go there in their order.
 
@@ -19,21 +19,16 @@ use synod_promql::{Histogram, Labels, Sample};
 
 /// Appenders, at most.
 const APPENDERS_MAX: usize = 4;
-/// Samples that go to an appender at a time (96 KiB), and how many such lots wait for it.
-const LOT: usize = 1 << 12;
-const LOT_HISTOGRAMS: usize = 1 << 8;
-const LOTS_MAX: usize = 32;
-/// Lots of an appender that are gathered side by side, and how many series that follow each
-/// other share one.
-const GATHERED: usize = 64;
-const TOGETHER: usize = 128;
+/// Samples that go to an appender at a time (6 MiB), and how many such lots wait for it.
+const LOT: usize = 1 << 18;
+const LOT_HISTOGRAMS: usize = 1 << 12;
+const LOTS_MAX: usize = 1;
 /// Chunks are moved out of memory when there are so many more bytes of them.
 const SPILL_BYTES: usize = 16 << 20;
 /// Numbers of series that are believed.
 const NUMBER_MAX: usize = 1 << 26;
 
 /// Samples for one appender, of its own series by their numbers there.
-#[derive(Default)]
 struct Lot {
     late: bool,
     samples: Vec<(u32, Sample)>,
@@ -43,41 +38,31 @@ struct Lot {
 /// Where the samples of some series go.
 struct Appender<'scope> {
     lots: SyncSender<Lot>,
-    /// A series' samples are all gathered in one.
-    filling: Vec<Lot>,
+    filling: Lot,
     thread: ScopedJoinHandle<'scope, (Head, Recovered)>,
 }
 
-impl<'scope> Appender<'scope> {
+impl Appender<'_> {
     fn put(&mut self, late: bool, number: u32, sample: Sample) {
-        let lot = &mut self.filling[number as usize / TOGETHER % GATHERED];
-        if lot.late != late || lot.samples.len() >= LOT {
-            // If it has ended, its panic is told when it is waited for.
-            let _ = self.lots.send(std::mem::take(lot));
-            lot.late = late;
+        if self.filling.late != late || self.filling.samples.len() >= LOT {
+            self.flush();
+            self.filling.late = late;
         }
-        if lot.samples.capacity() == 0 {
-            lot.samples.reserve_exact(LOT);
-        }
-        lot.samples.push((number, sample));
+        self.filling.samples.push((number, sample));
     }
 
     fn put_histogram(&mut self, number: u32, at: i64, histogram: Arc<Histogram>) {
-        let lot = &mut self.filling[number as usize / TOGETHER % GATHERED];
-        if lot.histograms.len() >= LOT_HISTOGRAMS {
-            let late = lot.late;
-            let _ = self.lots.send(std::mem::take(lot));
-            lot.late = late;
+        if self.filling.histograms.len() >= LOT_HISTOGRAMS {
+            self.flush();
         }
-        lot.histograms.push((number, at, histogram));
+        self.filling.histograms.push((number, at, histogram));
     }
 
-    /// Sends what is left; the thread then ends.
-    fn end(self) -> ScopedJoinHandle<'scope, (Head, Recovered)> {
-        for lot in self.filling {
-            let _ = self.lots.send(lot);
-        }
-        self.thread
+    fn flush(&mut self) {
+        let histograms = std::mem::take(&mut self.filling.histograms);
+        let samples = std::mem::replace(&mut self.filling.samples, Vec::with_capacity(LOT));
+        // If it has ended, its panic is told when it is waited for.
+        let _ = self.lots.send(Lot { late: self.filling.late, samples, histograms });
     }
 }
 
@@ -91,12 +76,9 @@ fn append(
     let (mut head, mut recovered, mut spilled_at) = (Head::new(limits), Recovered::default(), 0);
     head.raise_floor(floor);
     for Lot { late, mut samples, mut histograms } in lots {
-        if !histograms.is_empty() {
-            // They go between their series' samples by their times. Stable: a series' samples
-            // stay in their order, which is that of their times.
-            samples.sort_by_key(|(number, _)| *number);
-            histograms.sort_by_key(|(number, ..)| *number);
-        }
+        // Stable: a series' samples stay in their order, which is that of their times.
+        samples.sort_by_key(|(number, _)| *number);
+        histograms.sort_by_key(|(number, ..)| *number);
         let mut histograms = histograms.into_iter().peekable();
         let mut natives = |head: &mut Head, recovered: &mut Recovered, before: (u32, i64)| {
             while let Some((number, at, h)) = histograms.next_if(|next| (next.0, next.1) < before) {
@@ -138,7 +120,8 @@ pub(crate) fn replay<R>(
     scope(|scope| {
         let start = |_| {
             let (lots, waiting) = sync_channel(LOTS_MAX);
-            let filling = (0..GATHERED).map(|_| Lot::default()).collect();
+            let samples = Vec::with_capacity(LOT);
+            let filling = Lot { late: false, samples, histograms: Vec::new() };
             let spill = &spill;
             let thread = scope.spawn(move || append(limits, floor, &waiting, spill));
             Appender { lots, filling, thread }
@@ -272,7 +255,14 @@ impl Replay<'_, '_> {
     fn end(self) -> Recovered {
         let (shards, mut recovered) = (self.appenders.len(), self.recovered);
         // Each ends with its channel: all of them before the first is waited for.
-        let threads: Vec<_> = self.appenders.into_iter().map(Appender::end).collect();
+        let threads: Vec<_> = self
+            .appenders
+            .into_iter()
+            .map(|mut appender| {
+                appender.flush();
+                appender.thread
+            })
+            .collect();
         for (shard, thread) in threads.into_iter().enumerate() {
             match thread.join() {
                 Ok((part, count)) => {
