@@ -100,7 +100,12 @@ fn layers(root: &Path, found: &mut Vec<String>) -> Result<(), String> {
         .map_err(|e| format!("cargo metadata: {e}: {}", String::from_utf8_lossy(&out.stderr)))?;
     let known: BTreeMap<&str, (u8, &[&str])> =
         LAYERS.iter().map(|(n, l, same)| (*n, (*l, *same))).collect();
-    for package in meta["packages"].as_array().into_iter().flatten() {
+    let packages = || meta["packages"].as_array().into_iter().flatten();
+    let run: Vec<_> = packages().filter_map(|p| p["default_run"].as_str()).collect();
+    if run != ["synod"] {
+        found.push(format!("`cargo run`, as the README has it, would run {run:?}: not synod"));
+    }
+    for package in packages() {
         let name = package["name"].as_str().unwrap_or("");
         let Some((layer, same)) = known.get(name) else {
             found.push(format!("crate {name} has no layer in xtask/src/tidy.rs"));
