@@ -94,6 +94,8 @@ pub struct Head {
     oldest: i64,
     /// What is older is in blocks, or is being written to one.
     floor: i64,
+    /// In order, what is older than the newest by more is not taken.
+    span: i64,
     /// Chunks in order; bytes of memory that they and late samples take.
     chunks: usize,
     chunk_bytes: usize,
@@ -114,6 +116,7 @@ impl Head {
             newest: NEVER,
             oldest: i64::MAX,
             floor: NEVER,
+            span: limits.head_span(),
             chunks: 0,
             chunk_bytes: 0,
             range: 0..0,
@@ -165,6 +168,12 @@ impl Head {
         Ok(SeriesId { slot: number, life })
     }
 
+    /// An empty one for series without labels, to be adopted; see [`Head::unnamed`]. All
+    /// that it gets was taken once: one series may be far ahead of the next.
+    pub(crate) fn part(limits: Limits, floor: i64) -> Head {
+        Head { floor, span: -NEVER, ..Head::new(limits) }
+    }
+
     /// A series without labels, by its number: one that only [`Head::adopt`] makes whole.
     pub(crate) fn unnamed(&mut self, number: u32) -> SeriesId {
         let number_at = number as usize;
@@ -193,7 +202,7 @@ impl Head {
 
     /// Appends a sample.
     pub fn append(&mut self, id: SeriesId, sample: Sample) -> Result<Taken, Refused> {
-        let bound = self.floor.max(self.newest - self.limits.head_span());
+        let bound = self.in_order_from();
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
         let entry = slot.and_then(|slot| slot.entry.as_deref_mut()).ok_or(Refused::Gone)?;
         if entry.native.is_some() {
@@ -284,7 +293,7 @@ impl Head {
 
     /// In order, nothing older is taken.
     pub(crate) fn in_order_from(&self) -> i64 {
-        self.floor.max(self.newest - self.limits.head_span())
+        self.floor.max(self.newest - self.span)
     }
 
     /// Whether memory for samples is used up: how much there is.

@@ -337,6 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn all_comes_back_though_no_block_was_cut_for_long() {
+        let (mut head, mut log, _) = open(MemDisk::default(), 0);
+        let mut gather = Gather::default();
+        for round in 0..400 {
+            let at = round * 1_000;
+            for n in 0..10 {
+                let n = format!("{n}");
+                let id = head.series(&Labels::new([("__name__", "m"), ("n", &n)])).expect("room");
+                head.append(id, Sample { at, value: 1.0 }).expect("in order");
+                gather.add(&head, at, &[(id, 1.0)]);
+            }
+            let id = head.series(&Labels::new([("__name__", "h")])).expect("room");
+            let some = std::sync::Arc::new(synod_promql::Histogram::default());
+            head.append_histogram(id, at, &some).expect("in order");
+            gather.add_histograms(&head, at, &[(id, some)]);
+        }
+        // A full disk may keep blocks from being written.
+        assert!(head.due().is_some(), "a block is due");
+        log.write(&gather.take(), 0).expect("written");
+        let (again, _, recovered) = open(log.into_disk(), 0);
+        assert_eq!((recovered.samples, recovered.skipped), (4_400, 0));
+        assert_eq!(held(&again), (10, 4_000));
+    }
+
+    #[test]
     fn late_samples_come_back_though_newer_ones_are_in_blocks() {
         let (mut head, mut log, _) = open(MemDisk::default(), 0);
         let mut gather = Gather::default();

@@ -73,8 +73,8 @@ fn append(
     lots: &Receiver<Lot>,
     spill: &Mutex<Option<&mut Spill>>,
 ) -> (Head, Recovered) {
-    let (mut head, mut recovered, mut spilled_at) = (Head::new(limits), Recovered::default(), 0);
-    head.raise_floor(floor);
+    let (mut recovered, mut spilled_at) = (Recovered::default(), 0);
+    let mut head = Head::part(limits, floor);
     for Lot { late, mut samples, mut histograms } in lots {
         // Stable: a series' samples stay in their order, which is that of their times.
         samples.sort_by_key(|(number, _)| *number);
