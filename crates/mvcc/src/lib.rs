@@ -41,7 +41,7 @@ pub use command::TXN_DEPTH_MAX;
 pub use compact::REVISION_BUMP;
 pub use history::{HashKv, History};
 pub use lease::LEASE_TTL_MAX;
-pub use mem::{MemStore, MemView};
+pub use mem::{MemStore, MemView, Rot};
 pub use reader::{LeaseInfo, Published, Reader};
 pub use snapshot::{
     SnapshotCursor, SnapshotError, SnapshotHead, SnapshotReader, SnapshotWriter, StagedPairs,

@@ -7,9 +7,41 @@
 use crate::pmap::PMap;
 use crate::store::{Batch, Item, Read, Space, Store, StoreError, StoreSize, Syncer};
 use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Maps = [PMap; Space::ALL.len()];
+
+/// Which pairs of a [`MemStore`] cannot be read, as on a disk that rots: one key in so many
+/// (0: none), told from the others by this salt.
+#[derive(Clone, Default)]
+pub struct Rot(Arc<[AtomicU64; 2]>);
+
+impl Rot {
+    /// From now on one key in `odds` is rotten; 0: none is.
+    pub fn set(&self, odds: u64, salt: u64) {
+        self.0[1].store(salt, Ordering::Relaxed);
+        self.0[0].store(odds, Ordering::Relaxed);
+    }
+
+    /// Whether some are.
+    pub fn is_set(&self) -> bool {
+        self.0[0].load(Ordering::Relaxed) > 0
+    }
+
+    fn check(&self, space: Space, key: &[u8]) -> Result<(), StoreError> {
+        let odds = self.0[0].load(Ordering::Relaxed);
+        if odds == 0 {
+            return Ok(());
+        }
+        let salt = self.0[1].load(Ordering::Relaxed) ^ space as u64;
+        let sum = synod_base::crc32c_append(&[&salt.to_le_bytes(), key]);
+        match u64::from(sum) % odds {
+            0 => Err(StoreError::corrupt(format!("checksum of a pair in {space:?}"))),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// See the file's header.
 #[derive(Default)]
@@ -19,11 +51,12 @@ pub struct MemStore {
     durable: Arc<Mutex<(u64, Maps)>>,
     staged: Option<Maps>,
     behind: bool,
+    rot: Rot,
 }
 
 /// A pinned state of a [`MemStore`].
 #[derive(Clone)]
-pub struct MemView(Arc<Maps>);
+pub struct MemView(Arc<Maps>, Rot);
 
 impl MemStore {
     /// An empty store.
@@ -34,6 +67,11 @@ impl MemStore {
     /// Makes it say that its upkeep is behind, or not any more.
     pub fn set_behind(&mut self, behind: bool) {
         self.behind = behind;
+    }
+
+    /// Its rot, to be set.
+    pub fn rot(&self) -> Rot {
+        self.rot.clone()
     }
 
     /// What a crash leaves: the content at the last finished sync.
@@ -48,7 +86,8 @@ impl MemStore {
 
 impl Read for MemView {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.0[space as usize].get(key).cloned())
+        let found = self.0[space as usize].get(key).cloned();
+        found.map(|value| self.1.check(space, key).map(|()| value)).transpose()
     }
 
     fn scan<'a>(
@@ -59,7 +98,10 @@ impl Read for MemView {
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Item> + 'a> {
         let range = self.0[space as usize].range(from, to, reverse);
-        Box::new(range.map(|(k, v)| Ok((k.clone(), v.clone()))))
+        Box::new(range.map(move |(k, v)| {
+            self.1.check(space, k)?;
+            Ok((k.clone(), v.clone()))
+        }))
     }
 
     fn count(&self, space: Space, from: &[u8], to: Option<&[u8]>) -> Result<u64, StoreError> {
@@ -71,7 +113,7 @@ impl Store for MemStore {
     type View = MemView;
 
     fn view(&self) -> MemView {
-        MemView(Arc::new(self.maps.clone()))
+        MemView(Arc::new(self.maps.clone()), self.rot.clone())
     }
 
     fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {

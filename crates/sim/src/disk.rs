@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_base::Rng;
-use synod_wal::{Disk, MemDisk};
+use synod_wal::{Disk, MemDisk, SECTOR};
 
 /// Shared by a process and the machine that outlives it.
 #[derive(Clone, Default)]
@@ -17,6 +17,16 @@ struct Inner {
     fuse: Option<u64>,
     full: bool,
     fails: bool,
+    /// Where the next write of a segment goes instead.
+    astray: Option<u64>,
+    /// What went astray, while nothing was written behind where it should be.
+    missing: Option<Missing>,
+}
+
+struct Missing {
+    file: String,
+    offset: u64,
+    bytes: Vec<u8>,
 }
 
 impl SimDisk {
@@ -48,6 +58,21 @@ impl SimDisk {
         self.inner().fails = true;
     }
 
+    /// The next write of a segment goes to another place, and the disk says that all is well.
+    pub fn lead_astray(&self, place: u64) {
+        self.inner().astray = Some(place);
+    }
+
+    /// A process begins. What went astray and should be the journal's very end is there, as
+    /// if it had been written twice: without it no journal could know.
+    pub fn settle(&self) {
+        let mut inner = self.inner();
+        inner.astray = None;
+        if let Some(missing) = inner.missing.take() {
+            inner.files.overwrite(&missing.file, missing.offset, &missing.bytes);
+        }
+    }
+
     /// Flips a bit in one of the segments; says in which file.
     pub fn flip_bit(&self, place: u64) -> Option<String> {
         let mut inner = self.inner();
@@ -63,6 +88,20 @@ impl SimDisk {
 }
 
 impl Inner {
+    /// Writes at a sector where nobody wants it.
+    fn go_astray(&mut self, file: &str, offset: u64, bytes: &[u8], place: u64) -> io::Result<()> {
+        let mut names = self.files.list()?;
+        names.retain(|n| n.ends_with(".seg"));
+        names.sort();
+        let victim = names[place as usize % names.len()].clone();
+        let sectors = self.files.read(&victim)?.len() as u64 / SECTOR as u64;
+        let at = (place >> 16) % sectors * SECTOR as u64;
+        let missing = Missing { file: file.to_owned(), offset, bytes: bytes.to_vec() };
+        self.files.overwrite(&victim, at, bytes);
+        self.missing = Some(missing);
+        Ok(())
+    }
+
     fn use_power(&mut self) -> io::Result<()> {
         match &mut self.fuse {
             Some(0) => Err(io::Error::other("the power is gone")),
@@ -104,6 +143,13 @@ impl Disk for SimDisk {
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.inner();
         inner.may_write()?;
+        if name.ends_with(".seg") {
+            // What comes behind it shows that it is missing; what covers it, heals it.
+            inner.missing = None;
+            if let Some(place) = inner.astray.take() {
+                return inner.go_astray(name, offset, bytes, place);
+            }
+        }
         inner.files.write_at(name, offset, bytes)
     }
 

@@ -82,6 +82,27 @@ impl World {
                 relent(lasts)
             }
             Act::Rot { who, place, down } => return self.rot(who, place, down),
+            Act::StateRot { who, odds, salt } => {
+                if self.may_lose(who) {
+                    self.machines[who].rot.set(odds, salt);
+                }
+                return;
+            }
+            Act::Astray { who, place, lives, down } => {
+                if self.may_lose(who) {
+                    self.machines[who].rotted = true;
+                    self.machines[who].disk.lead_astray(place);
+                    self.after(lives, Event::Restart { who, down, upgrade: false });
+                }
+                return;
+            }
+            Act::Upgrade { gap, down } => {
+                for who in 0..self.machines.len() {
+                    let wait = who as u64 * gap;
+                    self.after(wait, Event::Restart { who, down, upgrade: true });
+                }
+                return;
+            }
             Act::Replace { who, down } => {
                 if self.may_lose(who) {
                     self.replace(who, down);
@@ -133,6 +154,8 @@ impl World {
         for who in 0..self.machines.len() {
             self.machines[who].disk.set_full(false);
             self.machines[who].sync_us = 0;
+            // What nobody has met by now would only be met by the checkers.
+            self.machines[who].rot.set(0, 0);
             self.resume(who);
             self.after(1_000, Event::Start { who });
         }
@@ -140,7 +163,7 @@ impl World {
 
     /// A minority may lose its disks, and no further one before it is whole again.
     fn may_lose(&mut self, who: usize) -> bool {
-        let whole = |m: &crate::machine::Machine| !m.away && !m.rotted;
+        let whole = |m: &crate::machine::Machine| !m.away && !m.rotted && !m.rot.is_set();
         self.machines.len() >= 3
             && self.machines.iter().all(whole)
             && self.leader().is_some_and(|l| {
@@ -171,6 +194,30 @@ impl World {
             self.say(who, || format!("a bit of {file} flips"));
         }
         self.after(down, Event::Start { who });
+    }
+
+    /// The process ends and comes back, of another release if that is meant.
+    pub fn restart(&mut self, who: usize, down: u64, upgrade: bool) {
+        if self.calm {
+            return;
+        }
+        let power = !upgrade && self.rng.one_in(2);
+        self.kill(who, power);
+        if upgrade {
+            self.machines[who].change_version();
+            self.say(who, || "is of another release".into());
+        }
+        self.after(down, Event::Start { who });
+    }
+
+    /// Somebody met what cannot be read: the process ends, and an operator looks after it.
+    pub fn store_failed(&mut self, what: String) -> Result<(), Found> {
+        let Some(who) = self.machines.iter().position(|m| m.rot.is_set()) else {
+            return Err(("store", what));
+        };
+        self.say(who, || format!("stops: {what}; it is rebuilt"));
+        self.replace(who, 10_000);
+        Ok(())
     }
 
     fn transfer(&mut self, to: usize) {

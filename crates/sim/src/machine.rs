@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use synod_base::{NodeId, Rng, Tick};
 use synod_cell::{Cell, CellInput, CellLimits, CellOutput, SnapshotPieces};
 use synod_consensus::{Limits, Membership, Recovered, SnapshotMeta, WriteSeq};
-use synod_mvcc::{MemStore, MemberInfo, State, StateLimits, Store, Syncer};
+use synod_mvcc::{MemStore, MemberInfo, Rot, State, StateLimits, Store, Syncer};
 use synod_wal::{Journal, JournalError, Options, Retention};
 
 /// The least time to live of a lease, s.
@@ -77,8 +77,12 @@ pub struct Machine {
     founder: bool,
     /// How long a sync takes at least, µs.
     pub sync_us: u64,
-    /// A bit was flipped: damage is no surprise.
+    /// A bit was flipped, or a write went astray: damage is no surprise.
     pub rotted: bool,
+    /// What of its state cannot be read.
+    pub rot: Rot,
+    /// In which the program writes the journal.
+    version: u32,
     /// It lost its disk and is not yet a member again.
     pub away: bool,
 }
@@ -89,6 +93,8 @@ pub enum NoStart {
     Damaged(String),
     /// It cannot read or write its disk now.
     Disk(String),
+    /// The state cannot be read.
+    Rotten(String),
     Other(String),
 }
 
@@ -124,26 +130,36 @@ pub fn limits(scenario: &Scenario) -> CellLimits {
 
 impl Machine {
     pub fn new(number: usize, clock: Clock) -> Machine {
+        let store = MemStore::new();
         Machine {
             number,
             id: NodeId(number as u64 + 1),
             disk: SimDisk::default(),
-            store: Some(MemStore::new()),
+            rot: store.rot(),
+            store: Some(store),
             up: None,
             clock,
             lives: 0,
             founder: true,
             sync_us: 0,
             rotted: false,
+            version: synod_wal::VERSION,
             away: false,
         }
+    }
+
+    /// From its next start on, its program writes the other of the journal's versions.
+    pub fn change_version(&mut self) {
+        self.version = synod_wal::VERSION_OLDEST + synod_wal::VERSION - self.version;
     }
 
     /// A new disk, and so a new member.
     pub fn lose_everything(&mut self, id: NodeId) {
         self.up = None;
         self.disk = SimDisk::default();
-        self.store = Some(MemStore::new());
+        let store = MemStore::new();
+        self.rot = store.rot();
+        self.store = Some(store);
         self.id = id;
         self.founder = false;
         self.rotted = false;
@@ -152,17 +168,23 @@ impl Machine {
 
     pub fn start(&mut self, scenario: &Scenario, now: u64, seed: u64) -> Result<(), NoStart> {
         self.lives += 1;
+        self.disk.settle();
         let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::default() };
         let opened = Journal::open(self.disk.clone(), self.id.0, options);
-        let (journal, recovery) = opened.map_err(|e| match e {
+        let (mut journal, recovery) = opened.map_err(|e| match e {
             JournalError::Damaged { .. } | JournalError::Foreign { .. } => {
                 NoStart::Damaged(e.to_string())
             }
             _ => NoStart::Disk(e.to_string()),
         })?;
+        journal.set_version(self.version);
         let store = self.store.take().unwrap_or_default();
         let limits_of_state = StateLimits { quota_bytes: 0, lease_ttl_min: TTL_MIN };
-        let other = |e: &dyn std::fmt::Display| NoStart::Other(e.to_string());
+        let rotten = self.rot.is_set();
+        let other = |e: &dyn std::fmt::Display| match rotten {
+            true => NoStart::Rotten(e.to_string()),
+            false => NoStart::Other(e.to_string()),
+        };
         let mut state = State::open(store, limits_of_state).map_err(|e| other(&e))?;
         let mut snapshot = SnapshotMeta::default();
         if self.founder {

@@ -33,6 +33,12 @@ pub enum Act {
     FullDisk { who: usize, lasts: u64 },
     /// A bit of the journal flips while the machine is down.
     Rot { who: usize, place: u64, down: u64 },
+    /// One pair of the state in `odds` cannot be read.
+    StateRot { who: usize, odds: u64, salt: u64 },
+    /// The next write of a machine's journal goes elsewhere; after a while it dies.
+    Astray { who: usize, place: u64, lives: u64, down: u64 },
+    /// One after another they are restarted with the journal's other version.
+    Upgrade { gap: u64, down: u64 },
     /// A machine loses its disk and comes back as a new member.
     Replace { who: usize, down: u64 },
     /// Leadership is to go to somebody else.
@@ -101,6 +107,18 @@ fn one(kind: Fault, nodes: u64, rng: &mut Rng) -> Act {
         Fault::BadDisk => Act::BadDisk { who },
         Fault::FullDisk => Act::FullDisk { who, lasts: lasts(rng) },
         Fault::Rot => Act::Rot { who, place: rng.next_u64(), down: rng.between(10_000, 300_000) },
+        Fault::StateRot => {
+            Act::StateRot { who, odds: [2, 10, 100][rng.below(3) as usize], salt: rng.next_u64() }
+        }
+        Fault::Astray => Act::Astray {
+            who,
+            place: rng.next_u64(),
+            lives: rng.between(500, 300_000),
+            down: rng.between(10_000, 300_000),
+        },
+        Fault::Upgrade => {
+            Act::Upgrade { gap: rng.between(100_000, 900_000), down: rng.between(1_000, 200_000) }
+        }
         Fault::Replace => Act::Replace { who, down: lasts(rng) },
         Fault::Transfer => Act::Transfer { to },
     }

@@ -30,7 +30,7 @@ impl Watcher {
     pub fn attach(&mut self, at: usize, up: &Up, model: &Model) -> Result<(), Found> {
         self.at = Some(at);
         let published = up.cell.reader().published();
-        let broken = |e: &dyn std::fmt::Display| ("watch", format!("history cannot be read: {e}"));
+        let broken = |e: &dyn std::fmt::Display| ("store", format!("history cannot be read: {e}"));
         while self.next <= published.revision() {
             let history =
                 published.history(self.next, published.revision(), &self.range, 4_096, true);

@@ -31,6 +31,7 @@ pub enum Event {
     Synced { who: usize, life: u64 },
     SnapshotRead { who: usize, life: u64 },
     Start { who: usize },
+    Restart { who: usize, down: u64, upgrade: bool },
     Strike { act: usize },
     Relent { act: usize },
     Ambush { who: usize, life: u64 },
@@ -188,7 +189,10 @@ impl World {
         while self.queue.peek().is_some_and(|due| due.when <= end) {
             let Some(due) = self.queue.pop() else { break };
             self.now = due.when;
-            self.happen(due.event)?;
+            match self.happen(due.event) {
+                Err(("store", what)) => self.store_failed(what)?,
+                done => done?,
+            }
         }
         self.now = end;
         Ok(())
@@ -232,6 +236,7 @@ impl World {
                 }
             }
             Event::Start { who } => self.start(who)?,
+            Event::Restart { who, down, upgrade } => self.restart(who, down, upgrade),
             Event::Strike { act } => self.strike(act),
             Event::Relent { act } => self.relent(act),
             Event::Ambush { who, life } => {
@@ -324,6 +329,9 @@ impl World {
             }
             CellOutput::Members(_) | CellOutput::Hash { .. } => {}
             CellOutput::Event(event) => self.decided(who, &event)?,
+            CellOutput::Fatal(why) if self.machines[who].rot.is_set() => {
+                return Err(("store", why));
+            }
             CellOutput::Fatal(why) => {
                 return Err(("no node stops by itself", format!("machine {who}: {why}")));
             }
@@ -423,6 +431,10 @@ impl World {
             }
             Err(NoStart::Damaged(what)) if self.machines[who].rotted => {
                 self.say(who, || format!("refuses to start: {what}; it is rebuilt"));
+                self.replace(who, 10_000);
+            }
+            Err(NoStart::Rotten(what)) => {
+                self.say(who, || format!("cannot start: {what}; it is rebuilt"));
                 self.replace(who, 10_000);
             }
             Err(NoStart::Disk(what)) => {

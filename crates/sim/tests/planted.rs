@@ -59,6 +59,7 @@ const BUGS: &[(&str, &[Protocol])] = &[
     ("journal: a batch is not synced", RAFT),
     ("journal: damage in the middle is cut off as a torn tail", RAFT),
     ("journal: a segment is dropped too early", RAFT),
+    ("journal: a segment of the older version is taken for an empty one", RAFT),
     ("cell: messages do not wait for the disk", RAFT),
     ("cell: a forwarded request is taken twice", RAFT),
     ("cell: an open request is proposed again too early", RAFT),

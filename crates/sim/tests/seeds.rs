@@ -2,7 +2,7 @@
 //! `SYNOD_SEEDS=n` as many, from `SYNOD_FROM` on; `SYNOD_NODES=n` machines each.
 
 use synod_consensus::Protocol;
-use synod_sim::{Scenario, run, shrink};
+use synod_sim::{Scenario, run, run_traced, shrink};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -98,6 +98,23 @@ fn sessions_outlive_jeopardy() {
         println!("{protocol}: {graces} sessions went on after jeopardy");
         assert!(graces > 0, "{protocol}");
     }
+}
+
+/// The rarer faults strike, and are met: otherwise their runs show nothing.
+#[test]
+fn disks_lie_and_releases_change() {
+    let mut told = [("refuses to start", 0), ("stops: ", 0), ("is of another release", 0)];
+    for seed in 0..30 {
+        let faults = "astray,state-rot,upgrade,crash".parse().expect("kinds of fault");
+        let scenario = Scenario { faults, ..Scenario::of_seed(Protocol::Raft, 3, seed) };
+        let (report, lines, _) = run_traced(&scenario, 0, 0);
+        assert_eq!(report.violation, None, "seed {seed}");
+        for (what, times) in &mut told {
+            *times += lines.iter().filter(|line| line.contains(*what)).count();
+        }
+    }
+    println!("{told:?}");
+    assert!(told.iter().all(|(_, times)| *times > 5), "{told:?}");
 }
 
 #[test]

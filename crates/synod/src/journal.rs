@@ -48,12 +48,16 @@ fn walk(data_dir: &Path, dump: bool) -> Outcome {
     let (mut batches, mut records, mut bad) = (0, 0, Vec::new());
     for (i, file) in files.iter().enumerate() {
         let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
-        let scan = scan_segment(&bytes)
-            .map_err(|v| format!("{}: format version {v} is not known here", file.display()))?;
+        let scan =
+            scan_segment(&bytes).map_err(|unknown| format!("{} is {unknown}", file.display()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let last = i + 1 == files.len();
         if scan.owner.is_none() && !last {
             bad.push(format!("{name}: the header cannot be read"));
+        }
+        if let Some((version, writer)) = scan.format().filter(|_| dump) {
+            let writer = if writer.is_empty() { "?" } else { &writer };
+            println!("{name} format version {version}, begun by synod {writer}");
         }
         for batch in &scan.batches {
             batches += 1;

@@ -68,6 +68,15 @@ impl MemDisk {
         Some(&mut f.durable)
     }
 
+    /// Puts bytes where nobody asked for them, as far as they fit: durable at once.
+    pub fn overwrite(&mut self, name: &str, offset: u64, bytes: &[u8]) {
+        let Some(f) = self.files.get_mut(name) else { return };
+        for copy in [&mut f.now, &mut f.durable] {
+            let place = copy.get_mut(offset as usize..);
+            place.into_iter().flatten().zip(bytes).for_each(|(to, from)| *to = *from);
+        }
+    }
+
     fn file(&mut self, name: &str) -> io::Result<&mut MemFile> {
         self.files.get_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }

@@ -5,15 +5,20 @@
 //! a footer record. All integers are little-endian, all offsets logical.
 
 use bytes::Bytes;
-use synod_base::{CellId, crc32c_append};
+use std::fmt;
+use synod_base::{CellId, crc32c_append, planted};
 
-/// Version of the format, in every segment's header.
-pub const VERSION: u32 = 2;
+/// Version of the format that is written, in every segment's header.
+pub const VERSION: u32 = 3;
+/// The oldest version that is read.
+pub const VERSION_OLDEST: u32 = 2;
 /// Bytes before the first record.
 pub const SEGMENT_HEADER_LEN: usize = 64;
 pub(crate) const RECORD_HEADER_LEN: usize = 24;
 pub(crate) const FOOTER_CELL: u32 = u32::MAX;
 pub(crate) const FOOTER_LEN: usize = RECORD_HEADER_LEN + 8;
+/// Bytes of a header that name a release.
+const WRITER_LEN: usize = 16;
 const MAGIC: &[u8; 8] = b"SYNODWAL";
 
 /// One record of one cell.
@@ -27,28 +32,48 @@ pub struct Record {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SegmentHeader {
+    pub version: u32,
     pub node: u64,
     pub segment: u64,
     pub first_batch: u64,
     pub prev: u32,
+    /// Since version 3: the release of the program that began it, in ASCII.
+    pub writer: [u8; WRITER_LEN],
+}
+
+/// This program's release, as headers have it.
+pub(crate) fn this_release() -> [u8; WRITER_LEN] {
+    let mut writer = [0; WRITER_LEN];
+    let release = env!("CARGO_PKG_VERSION").bytes();
+    writer.iter_mut().zip(release).for_each(|(to, from)| *to = from);
+    writer
+}
+
+/// The release in a header's bytes, in words.
+fn in_words(writer: &[u8]) -> String {
+    let text = writer.split(|b| *b == 0).next().unwrap_or_default();
+    text.iter().filter(|b| b.is_ascii_graphic()).map(|b| char::from(*b)).collect()
 }
 
 impl SegmentHeader {
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut b = [0u8; SEGMENT_HEADER_LEN];
         b[..8].copy_from_slice(MAGIC);
-        b[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        b[8..12].copy_from_slice(&self.version.to_le_bytes());
         b[12..20].copy_from_slice(&self.node.to_le_bytes());
         b[20..28].copy_from_slice(&self.segment.to_le_bytes());
         b[28..36].copy_from_slice(&self.first_batch.to_le_bytes());
         b[36..40].copy_from_slice(&self.prev.to_le_bytes());
+        if self.version >= 3 {
+            b[40..40 + WRITER_LEN].copy_from_slice(&self.writer);
+        }
         let crc = crc32c_append(&[&b[..60]]);
         b[60..].copy_from_slice(&crc.to_le_bytes());
         b
     }
 
-    /// `Ok(None)`: nothing was begun here. `Err(version)`: another version.
-    pub fn decode(b: &[u8]) -> Result<Option<SegmentHeader>, u32> {
+    /// `Ok(None)`: nothing was begun here.
+    pub fn decode(b: &[u8]) -> Result<Option<SegmentHeader>, UnknownVersion> {
         let Some(b) = b.get(..SEGMENT_HEADER_LEN) else {
             return Ok(None);
         };
@@ -56,15 +81,47 @@ impl SegmentHeader {
             return Ok(None);
         }
         let version = u32_at(b, 8);
-        if version != VERSION {
-            return Err(version);
+        let writer = b[40..40 + WRITER_LEN].try_into().expect("as many bytes");
+        if !(VERSION_OLDEST..=VERSION).contains(&version) {
+            return Err(UnknownVersion { version, writer: in_words(&b[40..40 + WRITER_LEN]) });
+        }
+        if version != VERSION
+            && planted("journal: a segment of the older version is taken for an empty one")
+        {
+            return Ok(None);
         }
         Ok(Some(SegmentHeader {
+            version,
+            writer,
             node: u64_at(b, 12),
             segment: u64_at(b, 20),
             first_batch: u64_at(b, 28),
             prev: u32_at(b, 36),
         }))
+    }
+
+    /// Which release began it; empty: not known.
+    pub fn writer(&self) -> String {
+        in_words(&self.writer)
+    }
+}
+
+/// A segment that this program cannot read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownVersion {
+    /// Of its format.
+    pub version: u32,
+    /// The release that wrote it, if it says so.
+    pub writer: String,
+}
+
+impl fmt::Display for UnknownVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of format version {}", self.version)?;
+        if !self.writer.is_empty() {
+            write!(f, ", written by synod {}", self.writer)?;
+        }
+        write!(f, "; this program reads {VERSION_OLDEST} to {VERSION}")
     }
 }
 

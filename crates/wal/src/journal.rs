@@ -3,7 +3,8 @@
 use crate::disk::Disk;
 use crate::error::JournalError;
 use crate::format::{
-    FOOTER_CELL, FOOTER_LEN, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, record_size,
+    FOOTER_CELL, FOOTER_LEN, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, VERSION,
+    VERSION_OLDEST, record_size, this_release,
 };
 use crate::scan::{SegmentScan, Tail, scan_segment, segment_name, segment_number};
 use crate::sectors::{DATA, Sectors, capacity, lay_out, physical};
@@ -40,6 +41,10 @@ pub struct Journal<D: Disk> {
     disk: D,
     node: u64,
     options: Options,
+    /// Of the segments that are begun.
+    version: u32,
+    /// Of the last segment; 0: its header is to be written.
+    last_version: u32,
     /// Live segments, oldest first; the last one is written to.
     segments: Vec<u64>,
     spares: Vec<String>,
@@ -88,6 +93,8 @@ impl<D: Disk> Journal<D> {
             disk,
             node,
             options,
+            version: VERSION,
+            last_version: 0,
             segments: Vec::new(),
             spares,
             end: 0,
@@ -119,7 +126,7 @@ impl<D: Disk> Journal<D> {
         let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
         let scan = scan_segment(&bytes).map_err(|version| JournalError::Foreign {
             file: file.clone(),
-            what: format!("of format version {version}, and this program reads {}", crate::VERSION),
+            what: version.to_string(),
         })?;
         if scan.header.is_none_or(|h| h.segment != segment) {
             return self.recover_unbegun(segment, last, file).map(|()| Vec::new());
@@ -152,6 +159,7 @@ impl<D: Disk> Journal<D> {
         }
         self.segments.push(segment);
         self.end = scan.end;
+        self.last_version = scan.header.map_or(0, |h| h.version);
         self.chain = scan.chain;
         self.next_batch = scan.next_batch;
         Ok(scan.batches.into_iter().flat_map(|b| b.records).collect())
@@ -192,7 +200,7 @@ impl<D: Disk> Journal<D> {
             self.wipe(&file, bytes.len(), 0, 0)?;
         }
         self.segments.push(segment);
-        self.end = 0;
+        (self.end, self.last_version) = (0, 0);
         Ok(())
     }
 
@@ -254,6 +262,13 @@ impl<D: Disk> Journal<D> {
         Err(JournalError::Damaged { file: file.to_owned(), offset: 0, what })
     }
 
+    /// Segments begun from now on are of this version, so that a release that knows no
+    /// newer one can read them; the present one is ended by the next append if it is of
+    /// another. Brought within [`VERSION_OLDEST`] to [`VERSION`].
+    pub fn set_version(&mut self, version: u32) {
+        self.version = version.clamp(VERSION_OLDEST, VERSION);
+    }
+
     /// The segment that appends go to now.
     pub fn segment(&self) -> u64 {
         self.segments.last().copied().unwrap_or(0)
@@ -294,7 +309,8 @@ impl<D: Disk> Journal<D> {
             return Err(JournalError::TooLarge { bytes, most });
         }
         let begun = self.end.max(SEGMENT_HEADER_LEN);
-        if begun + bytes > self.room() {
+        let foreign = self.last_version != 0 && self.last_version != self.version;
+        if foreign || begun + bytes > self.room() {
             self.add_segment(self.segment() + 1)?;
         }
         let segment = self.segment();
@@ -303,12 +319,15 @@ impl<D: Disk> Journal<D> {
         let base = self.end as u64;
         if self.end == 0 {
             let header = SegmentHeader {
+                version: self.version,
+                writer: this_release(),
                 node: self.node,
                 segment,
                 first_batch: self.next_batch,
                 prev: self.chain,
             };
             self.buffer.extend_from_slice(&header.encode());
+            self.last_version = self.version;
         }
         let (mut count, mut chain) = (0u32, self.chain);
         for (cell, payload) in records {
@@ -350,7 +369,7 @@ impl<D: Disk> Journal<D> {
             }
         }
         self.segments.push(segment);
-        self.end = 0;
+        (self.end, self.last_version) = (0, 0);
         Ok(())
     }
 

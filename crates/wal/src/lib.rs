@@ -28,7 +28,8 @@ mod tests;
 
 pub use disk::{Disk, MemDisk};
 pub use error::JournalError;
-pub use format::{Record, SEGMENT_HEADER_LEN, VERSION};
+pub use format::{Record, SEGMENT_HEADER_LEN, UnknownVersion, VERSION, VERSION_OLDEST};
 pub use journal::{Journal, Options, Recovery};
 pub use retention::Retention;
 pub use scan::{ScannedBatch, SegmentScan, Tail, scan_segment, segment_name};
+pub use sectors::SECTOR;

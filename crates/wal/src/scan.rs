@@ -6,8 +6,8 @@
 //! is only if some sector of it was not written (`sectors.rs`).
 
 use crate::format::{
-    FOOTER_CELL, Place, RECORD_HEADER_LEN, Record, SEGMENT_HEADER_LEN, SegmentHeader, u32_at,
-    u64_at,
+    FOOTER_CELL, Place, RECORD_HEADER_LEN, Record, SEGMENT_HEADER_LEN, SegmentHeader,
+    UnknownVersion, u32_at, u64_at,
 };
 use crate::sectors::{Sectors, physical};
 use bytes::Bytes;
@@ -71,8 +71,15 @@ pub struct SegmentScan {
     pub(crate) next_batch: u64,
 }
 
-/// Reads a segment's bytes; `Err` names an unknown format version.
-pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, u32> {
+impl SegmentScan {
+    /// The format's version, and the release that began the segment (empty: not known).
+    pub fn format(&self) -> Option<(u32, String)> {
+        self.header.map(|h| (h.version, h.writer()))
+    }
+}
+
+/// Reads a segment's bytes.
+pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, UnknownVersion> {
     let sectors = Sectors::read(file);
     let header = SegmentHeader::decode(&sectors.data)?;
     let mut scan = SegmentScan {

@@ -66,6 +66,45 @@ fn another_nodes_journal_is_refused() {
 }
 
 #[test]
+fn a_journal_goes_on_in_another_version_and_back() {
+    let (mut disk, mut all) = (MemDisk::default(), Vec::new());
+    for life in 0..6 {
+        let version = [VERSION, VERSION_OLDEST][life / 2 % 2];
+        let (mut journal, found) = open(disk).expect("open");
+        assert_eq!(found, all);
+        journal.set_version(version);
+        let before = journal.segment();
+        all.push(payload(life));
+        append(&mut journal, &all[life..]);
+        // The life before may have written the same.
+        let ended = life > 0 && life % 2 == 0;
+        assert_eq!(journal.segment(), before + u64::from(ended), "{life}");
+        disk = journal.into_disk();
+        let name = segment_name(before + u64::from(ended));
+        let scan = scan_segment(&disk.read(&name).expect("there")).expect("known");
+        let writer = if version >= 3 { env!("CARGO_PKG_VERSION") } else { "" };
+        assert_eq!(scan.format(), Some((version, writer.to_owned())));
+    }
+}
+
+#[test]
+fn an_unknown_version_is_named_with_its_writer() {
+    let (journal, _) = filled(3);
+    let mut disk = journal.into_disk();
+    let name = segment_name(1);
+    let bytes = disk.bytes_mut(&name).expect("there");
+    bytes[8] = 99;
+    bytes[40..46].copy_from_slice(b"9.9.9\0");
+    let sum = synod_base::crc32c_append(&[&bytes[..60]]);
+    bytes[60..64].copy_from_slice(&sum.to_le_bytes());
+    let error = open(disk).err().expect("refused").to_string();
+    assert!(
+        error.contains("version 99, written by synod 9.9.9; this program reads 2 to 3"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_missing_middle_segment_is_damage() {
     let (journal, _) = filled(100);
     let middle = journal.segments()[1];
