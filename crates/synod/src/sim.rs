@@ -20,7 +20,8 @@ pub struct SimArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Kinds of fault: all, none, light, or some of storm, slow-link, isolate, cut, crash,
-    /// blackout, pause, clock, slow-disk, bad-disk, full-disk, rot, replace, transfer
+    /// ambush, blackout, pause, clock, slow-disk, bad-disk, full-disk, rot, state-rot, astray,
+    /// upgrade, replace, transfer
     #[arg(long, default_value_t = Faults::light())]
     faults: Faults,
     /// Clients, each with one request at a time
