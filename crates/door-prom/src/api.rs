@@ -7,6 +7,7 @@ use crate::push;
 use crate::read;
 use crate::store::{Monitor, now_ms};
 use crate::targets::{Health, TargetStatus};
+use crate::tree;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 2] = ["/api/v1/parse_query", "/api/v1/status/walreplay"];
+const NOT_BUILT: [&str; 1] = ["/api/v1/status/walreplay"];
 
 impl Monitor {
     /// Whether this path is monitoring's.
@@ -92,6 +93,7 @@ impl Monitor {
             "/api/v1/query",
             "/api/v1/query_range",
             "/api/v1/format_query",
+            "/api/v1/parse_query",
             "/api/v1/query_exemplars",
             "/api/v1/labels",
             "/api/v1/series",
@@ -132,6 +134,11 @@ impl Monitor {
                 let query = form.get("query").unwrap_or_default();
                 let node = parse(query).map_err(|e| Failure::of_query(&e, query))?;
                 text(&node.to_string())
+            }
+            "/api/v1/parse_query" => {
+                let query = form.get("query").unwrap_or_default();
+                let node = parse(query).map_err(|e| Failure::of_query(&e, query))?;
+                tree::of(&node, query).to_string()
             }
             "/api/v1/rules" => self.rules_api(form)?,
             "/api/v1/alerts" => self.alerts_api(),

@@ -41,6 +41,7 @@ mod scraper;
 mod send;
 mod store;
 mod targets;
+mod tree;
 
 pub use discovery::Registry;
 pub use exposition::{BadLine, Line, Meaning, parse};

@@ -157,7 +157,8 @@ async fn errors_say_what_where_and_why() {
         ("/api/v1/query_range?query=up[1m]&start=1&end=2&step=1", 400, "bad_data", "range vector"),
         ("/api/v1/series", 400, "bad_data", "match[]"),
         ("/api/v1/nowhere", 404, "not_found", "/api/v1/nowhere"),
-        ("/api/v1/parse_query?query=1", 501, "internal", "not built yet"),
+        ("/api/v1/parse_query?query=sum(", 400, "bad_data", "\"query\": 1:5: parse error"),
+        ("/api/v1/status/walreplay", 501, "internal", "not built yet"),
     ] {
         let (got, value) = door.get(path).await;
         let why = value["error"].as_str().unwrap_or_default();
@@ -172,6 +173,26 @@ async fn errors_say_what_where_and_why() {
         text.contains("\"errorType\":\"execution\"") && text.contains("many-to-many"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn expressions_are_laid_out_and_taken_apart() {
+    let door = Door::open("");
+    let query = "sum by(job)(rate(up{a=\"b\"}[5m]))>1";
+    let (_, laid_out) = door.post("/api/v1/format_query", &[("query", query)]).await;
+    let laid_out: Value = serde_json::from_str(&laid_out).expect("JSON");
+    assert_eq!(laid_out["data"], "sum by (job) (rate(up{a=\"b\"}[5m])) > 1");
+    let (status, posted) = door.post("/api/v1/parse_query", &[("query", query)]).await;
+    assert_eq!(status, StatusCode::OK);
+    let posted: Value = serde_json::from_str(&posted).expect("JSON");
+    let (_, got) =
+        door.get("/api/v1/parse_query?query=sum+by(job)(rate(up{a=%22b%22}[5m]))%3E1").await;
+    assert_eq!((&got, &got["status"]), (&posted, &"success".into()));
+    let tree = &got["data"];
+    assert_eq!((&tree["type"], &tree["op"]), (&"binaryExpr".into(), &">".into()));
+    assert_eq!(tree["rhs"]["val"], "1");
+    let range = &tree["lhs"]["expr"]["args"][0];
+    assert_eq!((&range["type"], &range["range"]), (&"matrixSelector".into(), &300_000.into()));
 }
 
 #[tokio::test]

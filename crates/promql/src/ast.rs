@@ -73,6 +73,8 @@ pub enum Expr {
     },
     /// The negative.
     Minus(Box<Node>),
+    /// The same, with a sign before it.
+    Plus(Box<Node>),
     /// In parentheses.
     Paren(Box<Node>),
 }
@@ -83,9 +85,10 @@ impl Node {
         match &self.expr {
             Expr::Number(_) | Expr::Text(_) => {}
             Expr::Vector(selector) | Expr::Matrix { selector, .. } => take(selector),
-            Expr::Subquery { inner, .. } | Expr::Minus(inner) | Expr::Paren(inner) => {
-                inner.selectors(take);
-            }
+            Expr::Subquery { inner, .. }
+            | Expr::Minus(inner)
+            | Expr::Plus(inner)
+            | Expr::Paren(inner) => inner.selectors(take),
             Expr::Call { args, .. } => args.iter().for_each(|arg| arg.selectors(take)),
             Expr::Aggregate { param, inner, .. } => {
                 param.iter().for_each(|param| param.selectors(take));
@@ -172,6 +175,11 @@ impl Aggregation {
         Aggregation::ALL.iter().find(|(written, _)| *written == name).map(|(_, op)| *op)
     }
 
+    /// How it is written.
+    pub fn name(self) -> &'static str {
+        Aggregation::ALL.iter().find(|(_, op)| *op == self).map_or("", |(written, _)| written)
+    }
+
     /// Whether it takes a parameter before the series.
     pub fn has_param(self) -> bool {
         use Aggregation::*;
@@ -234,6 +242,11 @@ impl BinaryOp {
     /// By how it is written.
     pub fn named(text: &str) -> Option<BinaryOp> {
         BinaryOp::ALL.iter().find(|(written, _)| *written == text).map(|(_, op)| *op)
+    }
+
+    /// How it is written.
+    pub fn sign(self) -> &'static str {
+        BinaryOp::ALL.iter().find(|(_, op)| *op == self).map_or("", |(written, _)| written)
     }
 
     /// What binds tighter is greater.
@@ -323,7 +336,7 @@ impl Node {
                 (Kind::Scalar, Kind::Scalar) => Kind::Scalar,
                 _ => Kind::Vector,
             },
-            Expr::Minus(inner) | Expr::Paren(inner) => inner.kind(),
+            Expr::Minus(inner) | Expr::Plus(inner) | Expr::Paren(inner) => inner.kind(),
         }
     }
 }

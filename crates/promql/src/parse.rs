@@ -235,10 +235,10 @@ impl Parser {
             );
             return Err(Error::parse(span, why));
         }
-        let expr = match (minus, inner.expr) {
-            (true, Expr::Number(n)) => Expr::Number(-n),
-            (true, expr) => Expr::Minus(Box::new(Node { expr, span: inner.span })),
-            (false, expr) => expr,
+        let expr = match inner.expr {
+            Expr::Number(n) => Expr::Number(if minus { -n } else { n }),
+            _ if minus => Expr::Minus(Box::new(inner)),
+            _ => Expr::Plus(Box::new(inner)),
         };
         Ok(Node { expr, span })
     }

@@ -1,6 +1,6 @@
 //! Expressions as text.
 
-use crate::ast::{Aggregation, At, BinaryOp, Expr, Grouping, Many, Matching, Node, Selector, When};
+use crate::ast::{At, Expr, Grouping, Many, Matching, Node, Selector, When};
 use crate::labels::{NAME, quoted};
 use crate::lex::UNITS;
 use crate::parse::is_bare_name;
@@ -28,7 +28,7 @@ impl Display for Node {
                 write!(f, "{}({})", function.name, args.join(", "))
             }
             Expr::Aggregate { op, param, inner, grouping } => {
-                write!(f, "{}{grouping} (", aggregation(*op))?;
+                write!(f, "{}{grouping} (", op.name())?;
                 if let Some(param) = param {
                     write!(f, "{param}, ")?;
                 }
@@ -36,9 +36,10 @@ impl Display for Node {
             }
             Expr::Binary { op, left, right, returns_bool, matching } => {
                 let returns_bool = if *returns_bool { " bool" } else { "" };
-                write!(f, "{left} {}{returns_bool}{matching} {right}", operator(*op))
+                write!(f, "{left} {}{returns_bool}{matching} {right}", op.sign())
             }
             Expr::Minus(inner) => write!(f, "-{inner}"),
+            Expr::Plus(inner) => write!(f, "+{inner}"),
             Expr::Paren(inner) => write!(f, "({inner})"),
         }
     }
@@ -127,12 +128,4 @@ pub fn duration_text(mut ms: i64) -> String {
         }
     }
     text
-}
-
-pub(crate) fn operator(op: BinaryOp) -> &'static str {
-    BinaryOp::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
-}
-
-pub(crate) fn aggregation(op: Aggregation) -> &'static str {
-    Aggregation::ALL.iter().find(|(_, o)| *o == op).map_or("", |(text, _)| text)
 }

@@ -44,7 +44,10 @@ fn names(node: &Node, found: &mut BTreeSet<String>) {
     match &node.expr {
         Expr::Number(_) | Expr::Text(_) => {}
         Expr::Vector(selector) | Expr::Matrix { selector, .. } => of(selector, found),
-        Expr::Subquery { inner, .. } | Expr::Minus(inner) | Expr::Paren(inner) => {
+        Expr::Subquery { inner, .. }
+        | Expr::Minus(inner)
+        | Expr::Plus(inner)
+        | Expr::Paren(inner) => {
             names(inner, found);
         }
         Expr::Call { args, .. } => args.iter().for_each(|a| names(a, found)),

@@ -304,7 +304,7 @@ impl Eval<'_> {
         match &node.expr {
             Expr::Number(n) => Ok(Value::Scalar(vec![*n; steps])),
             Expr::Text(t) => Ok(Value::Text(t.clone())),
-            Expr::Paren(inner) => self.value(inner, query),
+            Expr::Paren(inner) | Expr::Plus(inner) => self.value(inner, query),
             Expr::Minus(inner) => Ok(match self.value(inner, query)? {
                 Value::Scalar(values) => Value::Scalar(values.into_iter().map(|v| -v).collect()),
                 Value::Vector(mut columns) => {

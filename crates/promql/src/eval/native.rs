@@ -7,7 +7,6 @@ use super::{Column, Content, Eval, Query, Sample, aggregate, binary, is_stale};
 use crate::ast::{Aggregation, BinaryOp, Node};
 use crate::labels::{Labels, NAME};
 use crate::native::{Histogram, HistogramSample, ResetHint, Unlike};
-use crate::print::{aggregation, operator};
 use crate::{Error, quoted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,7 +109,7 @@ impl Eval<'_> {
     /// Tells that an aggregation has nothing to do with histograms.
     pub(super) fn note_ignored(&self, by: aggregate::By<'_>, group: &Group) {
         if group.members.iter().any(Column::has_histograms) {
-            let text = format!("ignored histogram in {} aggregation", aggregation(by.op));
+            let text = format!("ignored histogram in {} aggregation", by.op.name());
             self.note(by.node, false, text);
         }
     }
@@ -148,7 +147,7 @@ impl Eval<'_> {
                     Err(Unlike) => {
                         let text = format!(
                             "incompatible bucket layout encountered for binary operator {}",
-                            operator(by.op)
+                            by.op.sign()
                         );
                         self.note(by.node, true, text);
                         Content::Nothing
@@ -158,7 +157,7 @@ impl Eval<'_> {
             (Eq, Content::Histogram(a), Content::Histogram(b)) => kept(a.same(&b), a),
             (Ne, Content::Histogram(a), Content::Histogram(b)) => kept(!a.same(&b), a),
             _ => {
-                let (op, (a, b)) = (operator(by.op), kinds);
+                let (op, (a, b)) = (by.op.sign(), kinds);
                 let text = format!(
                     "incompatible sample types encountered for binary operator {}: {a} {op} {b}",
                     quoted(op)
