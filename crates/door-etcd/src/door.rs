@@ -33,6 +33,8 @@ pub struct DoorConfig {
     pub quota_bytes: u64,
     /// Most concurrent streams of one HTTP/2 connection.
     pub streams_max: u32,
+    /// Requests that take so long are told of as slow, ms; 0: none is.
+    pub slow_ms: u64,
 }
 
 impl Default for DoorConfig {
@@ -44,6 +46,7 @@ impl Default for DoorConfig {
             watch_buffer_bytes: 1 << 20,
             quota_bytes: 2 << 30,
             streams_max: u32::MAX,
+            slow_ms: 100,
         }
     }
 }
@@ -68,7 +71,7 @@ impl Door {
     pub fn new(handle: Handle, config: DoorConfig) -> Door {
         let hub = Hub::new(handle.clone());
         tokio::spawn(hub.clone().run());
-        let (renewals, metrics) = (Renewals::default(), CallMetrics::default());
+        let (renewals, metrics) = (Renewals::default(), CallMetrics::new(config.slow_ms));
         let (file_metrics, leadership) = (FileMetrics::default(), follow_leader(handle.clone()));
         let silence_metrics = Arc::new(SilenceMetrics::default());
         tokio::spawn(watch_instances(handle.clone(), silence_metrics.clone()));

@@ -1,6 +1,6 @@
 //! The metrics page: etcd's names (so that its dashboards and alerts work) and
-//! our own, in Prometheus's text format 0.0.4. Every value is read where it
-//! arises; a name without a true value is left out.
+//! our own, in Prometheus's text format 0.0.4 or as OpenMetrics. Every value is
+//! read where it arises; a name without a true value is left out.
 
 use crate::door::{Door, ETCD_VERSION};
 use crate::families::METRICS;
@@ -12,11 +12,11 @@ use std::time::UNIX_EPOCH;
 use synod_base::NodeId;
 use synod_consensus::Role;
 use synod_host::metrics::{Counter, PeerMetrics};
-use synod_host::page::Page;
+use synod_host::page::{Format, Page};
 
 /// The whole page.
-pub(crate) fn render(door: &Door) -> String {
-    let mut page = Page::new(METRICS);
+pub(crate) fn render(door: &Door, format: Format) -> String {
+    let mut page = Page::new(METRICS, format);
     server(&mut page, door);
     disk_and_state(&mut page, door);
     network(&mut page, door);
@@ -141,6 +141,7 @@ fn calls(page: &mut Page, door: &Door) {
     for method in all.filter(|m| m.stat.started.get() > 0) {
         page.buckets("grpc_server_handling_seconds", &method.labels, &method.stat.seconds);
     }
+    page.number("synod_slow_requests_total", door.call_metrics().slow.total.get());
 }
 
 fn process(page: &mut Page, door: &Door) {

@@ -62,7 +62,14 @@ pub const METRICS: &[Family] = &[
     ),
     counter("grpc_server_started_total", "Calls begun."),
     counter("grpc_server_handled_total", "Calls ended, by code."),
-    histogram("grpc_server_handling_seconds", "Time of a call."),
+    histogram(
+        "grpc_server_handling_seconds",
+        "Time of a call. Slow ones are shown by exemplars with the id that their event has.",
+    ),
+    counter(
+        "synod_slow_requests_total",
+        "Calls that took slow-request-ms or longer, but for streams and calls that wait by design.",
+    ),
     gauge("process_start_time_seconds", "Start of the process."),
     counter("process_cpu_seconds_total", "CPU time, user and system."),
     gauge("process_resident_memory_bytes", "Resident memory."),

@@ -10,12 +10,14 @@ use crate::coord::{FENCE_HEADER, check_fence, fence_of};
 use crate::grpc::StreamBody;
 use crate::metrics::Counted;
 use crate::server::{OtherBody, Site};
+use crate::slow::Asked;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, SerializeOptions,
+    DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, SerializeOptions, Value,
 };
+use std::borrow::Cow;
 use std::sync::LazyLock;
 use synod_etcd_proto::DESCRIPTORS;
 use tonic::{Code, Status};
@@ -145,12 +147,12 @@ where
     }
     // A JSON request is larger than the message that it becomes.
     let most = site.door.config().request_bytes_max * 2 + (512 << 10);
-    let fence = check_fence(request.headers(), grpc).and_then(|()| fence_of(request.headers()));
-    let fence = match fence {
-        Ok(_) => request.headers().get(FENCE_HEADER).cloned(),
-        Err(status) => return failure(&status, None),
-    };
-    match call(site, grpc, &method, fence, request.into_body(), most).await {
+    let (head, body) = request.into_parts();
+    let fence = check_fence(&head.headers, grpc).and_then(|()| fence_of(&head.headers));
+    if let Err(status) = fence {
+        return failure(&status, None);
+    }
+    match call(site, grpc, &method, &head.headers, body, most).await {
         Ok(response) => response,
         Err(status) => failure(&status, None),
     }
@@ -160,7 +162,7 @@ async fn call<B>(
     site: &mut Site,
     grpc: &str,
     method: &MethodDescriptor,
-    fence: Option<HeaderValue>,
+    headers: &HeaderMap,
     body: B,
     most: usize,
 ) -> Result<Response<OtherBody>, Status>
@@ -170,7 +172,7 @@ where
 {
     site.check_learner(grpc)?;
     let json = collect(body, most).await?;
-    let messages = parse(method, &json)?;
+    let (messages, asked) = parse(method, &json)?;
     let limit = site.door.config().request_bytes_max + (512 << 10);
     if messages.len() > limit {
         return Err(Status::resource_exhausted(format!(
@@ -179,7 +181,7 @@ where
         )));
     }
     let streams_in = method.is_client_streaming();
-    let started = site.door.call_metrics().start(grpc);
+    let started = site.door.call_metrics().start(grpc).traced(headers).asking(asked);
     let answer = if grpc == "/etcdserverpb.Watch/Watch" {
         site.watch_messages(messages)?.map(tonic::body::Body::new)
     } else {
@@ -189,8 +191,8 @@ where
             .header("te", "trailers")
             .body(body)
             .map_err(|e| Status::internal(e.to_string()))?;
-        if let Some(fence) = fence {
-            request.headers_mut().insert(FENCE_HEADER, fence);
+        if let Some(fence) = headers.get(FENCE_HEADER) {
+            request.headers_mut().insert(FENCE_HEADER, fence.clone());
         }
         match site.routes.call(request).await {
             Ok(answer) => answer,
@@ -237,9 +239,10 @@ where
     Ok(all.freeze())
 }
 
-/// One JSON object (several for a method that takes a stream) as framed messages.
-fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<BytesMut, Status> {
-    let mut out = BytesMut::new();
+/// One JSON object (several for a method that takes a stream) as framed messages, and what
+/// the last of them asks for.
+fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<(BytesMut, Asked), Status> {
+    let (mut out, mut asked) = (BytesMut::new(), Asked::default());
     let bad = |e: serde_json::Error| Status::invalid_argument(e.to_string());
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let values = serde_json::Deserializer::from_slice(json).into_iter::<serde_json::Value>();
@@ -247,7 +250,9 @@ fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<BytesMut, Status> {
     for value in values {
         let value = value.map_err(bad)?;
         let message = DynamicMessage::deserialize_with_options(method.input(), value, &options);
-        put_frame(&mut out, &message.map_err(bad)?);
+        let message = message.map_err(bad)?;
+        asked = asked_of(&message);
+        put_frame(&mut out, &message);
         count += 1;
     }
     if count == 0 {
@@ -256,7 +261,22 @@ fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<BytesMut, Status> {
     if count > 1 && !method.is_client_streaming() {
         return Err(Status::invalid_argument("one JSON object is expected"));
     }
-    Ok(out)
+    Ok((out, asked))
+}
+
+/// The key, name or path of a message, and its revision.
+fn asked_of(message: &DynamicMessage) -> Asked {
+    let field = |name| message.get_field_by_name(name).map(Cow::into_owned);
+    let text = |value| match value {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::String(text) => Some(text.into()),
+        _ => None,
+    };
+    let key = ["key", "name", "path"].into_iter().filter_map(field).find_map(text);
+    let compared = || field("compare")?.as_list()?.first()?.as_message().map(asked_of);
+    let key = key.or_else(|| compared().map(|c| c.key)).unwrap_or_default();
+    let revision = field("revision").and_then(|r| r.as_i64()).unwrap_or_default();
+    Asked { key, revision }
 }
 
 fn put_frame(out: &mut BytesMut, message: &DynamicMessage) {

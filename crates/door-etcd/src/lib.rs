@@ -37,6 +37,7 @@ mod pages;
 mod queue;
 mod server;
 mod services;
+mod slow;
 mod traffic;
 mod watch;
 

@@ -3,8 +3,10 @@
 
 use crate::gateway::POOL;
 use crate::server::HOT_PATHS;
+use crate::slow::{Asked, Slow, TRACE_HEADER};
 use crate::traffic::Traffic;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -41,19 +43,28 @@ pub(crate) const CODE_NAMES: [&str; CODES] = [
     "Unauthenticated",
 ];
 
+/// Calls that wait for others by design: however long they take, they are not slow.
+const WAITING: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+
 /// Counts of one method.
 pub(crate) struct CallStat {
+    /// `/SERVICE/METHOD`
+    pub path: String,
     pub started: Counter,
     pub handled: [Counter; CODES],
     pub seconds: Histogram,
+    /// Judges whether calls are slow; `None`: they last as long as their client wants.
+    slow: Option<Arc<Slow>>,
 }
 
-impl Default for CallStat {
-    fn default() -> CallStat {
+impl CallStat {
+    pub fn new(path: &str, slow: Option<Arc<Slow>>) -> CallStat {
         CallStat {
+            path: path.to_owned(),
             started: Counter::default(),
             handled: Default::default(),
-            seconds: Histogram::with_bounds(&CALL_BOUNDS_US),
+            seconds: Histogram::with_bounds(&CALL_BOUNDS_US).with_exemplars(),
+            slow,
         }
     }
 }
@@ -71,13 +82,16 @@ pub(crate) struct CallMetrics {
     hot: [Arc<CallStat>; HOT_PATHS.len()],
     /// By path.
     pub all: BTreeMap<String, Method>,
+    /// Calls that took long.
+    pub slow: Arc<Slow>,
     /// Bytes on clients' connections.
     pub traffic: Arc<Traffic>,
 }
 
-impl Default for CallMetrics {
-    fn default() -> CallMetrics {
-        let mut all = BTreeMap::new();
+impl CallMetrics {
+    /// None yet. Calls are slow from so many milliseconds on; 0: none is.
+    pub fn new(slow_ms: u64) -> CallMetrics {
+        let (mut all, slow) = (BTreeMap::new(), Arc::new(Slow::from_ms(slow_ms)));
         for method in POOL.services().flat_map(|s| s.methods().collect::<Vec<_>>()) {
             let (service, name) = (method.parent_service().full_name(), method.name());
             let kind = match (method.is_client_streaming(), method.is_server_streaming()) {
@@ -88,11 +102,14 @@ impl Default for CallMetrics {
             };
             let labels =
                 format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"");
-            let stat = Arc::default();
-            all.insert(format!("/{service}/{name}"), Method { labels, stat });
+            let path = format!("/{service}/{name}");
+            let judged = kind == "unary" && !WAITING.contains(&&*path);
+            let stat = Arc::new(CallStat::new(&path, judged.then(|| slow.clone())));
+            all.insert(path, Method { labels, stat });
         }
-        let hot = HOT_PATHS.map(|p| all.get(p).map_or_else(Arc::default, |m| m.stat.clone()));
-        CallMetrics { hot, all, traffic: Arc::default() }
+        let none = |path| Arc::new(CallStat::new(path, None));
+        let hot = HOT_PATHS.map(|p| all.get(p).map_or_else(|| none(p), |m| m.stat.clone()));
+        CallMetrics { hot, all, slow, traffic: Arc::default() }
     }
 }
 
@@ -100,6 +117,14 @@ impl Default for CallMetrics {
 pub(crate) struct Started {
     stat: Option<Arc<CallStat>>,
     at: Instant,
+    /// What is told of it if it is slow; in a box, since streams keep this for long.
+    about: Option<Box<About>>,
+}
+
+#[derive(Default)]
+struct About {
+    trace: Option<HeaderValue>,
+    asked: Asked,
 }
 
 impl CallMetrics {
@@ -112,7 +137,7 @@ impl CallMetrics {
     pub fn start(&self, path: &str) -> Started {
         match self.all.get(path) {
             Some(method) => Started::new(method.stat.clone()),
-            None => Started { stat: None, at: Instant::now() },
+            None => Started { stat: None, at: Instant::now(), about: None },
         }
     }
 }
@@ -120,25 +145,48 @@ impl CallMetrics {
 impl Started {
     fn new(stat: Arc<CallStat>) -> Started {
         stat.started.inc();
-        Started { stat: Some(stat), at: Instant::now() }
+        Started { stat: Some(stat), at: Instant::now(), about: None }
+    }
+
+    /// The same, of the trace that the headers name, if they do.
+    pub fn traced(mut self, headers: &HeaderMap) -> Started {
+        if let Some(trace) = headers.get(TRACE_HEADER) {
+            self.about.get_or_insert_default().trace = Some(trace.clone());
+        }
+        self
+    }
+
+    /// The same, and what it asks for.
+    pub fn asking(mut self, asked: Asked) -> Started {
+        self.about.get_or_insert_default().asked = asked;
+        self
     }
 
     /// It ended so.
     pub fn handled(mut self, code: Code) {
-        self.end(code);
+        self.end(code, None);
     }
 
-    fn end(&mut self, code: Code) {
-        if let Some(stat) = self.stat.take() {
-            stat.handled[code as usize % CODES].inc();
-            stat.seconds.observe_us(self.at.elapsed().as_micros() as u64);
+    /// It ended so, and asked for this.
+    pub fn handled_asked(mut self, code: Code, asked: &Asked) {
+        self.end(code, Some(asked));
+    }
+
+    fn end(&mut self, code: Code, asked: Option<&Asked>) {
+        let Some(stat) = self.stat.take() else { return };
+        stat.handled[code as usize % CODES].inc();
+        let us = self.at.elapsed().as_micros() as u64;
+        stat.seconds.observe_us(us);
+        if let Some(slow) = stat.slow.as_ref().filter(|slow| slow.is_slow(us)) {
+            let about = self.about.take().unwrap_or_default();
+            slow.tell(&stat, us, code, about.trace.as_ref(), asked.unwrap_or(&about.asked));
         }
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        self.end(Code::Cancelled, None);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Pages for people, probes and monitoring.
 
 use crate::door::{Door, ETCD_VERSION};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 use synod_cell::CellEvent;
 use synod_consensus::Event;
+use synod_host::page::Format;
 use synod_mvcc::{AlarmKind, KeyRange, RangeRequest};
 
 /// A page: status, type, text.
@@ -14,6 +16,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 /// Text format of Prometheus, version 0.0.4.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const LIVE_CHECKS: [&str; 1] = ["serializable_read"];
 const READY_CHECKS: [&str; 4] =
@@ -21,7 +24,13 @@ const READY_CHECKS: [&str; 4] =
 
 impl Door {
     /// The page at this path, if it is one of ours.
-    pub(crate) async fn page(&self, method: &Method, path: &str, query: &str) -> Option<Page> {
+    pub(crate) async fn page(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &str,
+        format: Format,
+    ) -> Option<Page> {
         let known = matches!(
             path,
             "/version"
@@ -42,11 +51,14 @@ impl Door {
         }
         Some(match path {
             "/version" => (StatusCode::OK, JSON, versions()),
-            "/metrics" => (StatusCode::OK, METRICS, crate::exposition::render(self)),
+            "/metrics" => {
+                let kind = if format == Format::Text { METRICS } else { OPENMETRICS };
+                (StatusCode::OK, kind, crate::exposition::render(self, format))
+            }
             "/health" => self.health(query).await,
             "/synod/cell" => (StatusCode::OK, JSON, format!("{}\n", self.cell())),
-            "/synod/events" => (StatusCode::OK, TEXT, self.events(|_| true)),
-            "/synod/leadership" => (StatusCode::OK, TEXT, self.events(about_leadership)),
+            "/synod/events" => self.events(values(query, "id").into_iter().next()),
+            "/synod/leadership" => (StatusCode::OK, TEXT, listed(self.decisions(about_leadership))),
             _ => self.checks(path, query).await,
         })
     }
@@ -67,14 +79,29 @@ impl Door {
         serde_json::json!({ "protocol": self.handle().protocol().to_string(), "peers": peers })
     }
 
-    /// Decisions that this member saw, newest first, with their age.
-    fn events(&self, wanted: fn(&CellEvent) -> bool) -> String {
-        let mut text = String::new();
-        for e in self.handle().events().iter().rev().filter(|e| wanted(&e.event)) {
-            let age = e.at.elapsed().unwrap_or_default().as_secs_f64();
-            text += &format!("{age:.1} s ago: {}\n", e.event);
+    /// Decisions that this member saw, and when.
+    fn decisions(&self, wanted: fn(&CellEvent) -> bool) -> Vec<(SystemTime, String)> {
+        let events = self.handle().events();
+        let wanted = events.iter().filter(|e| wanted(&e.event));
+        wanted.map(|e| (e.at, e.event.to_string())).collect()
+    }
+
+    /// Decisions and slow requests; with the id of one of these, it and what was decided
+    /// from its begin to its end.
+    fn events(&self, id: Option<&str>) -> Page {
+        let mut slow = self.call_metrics().slow.recent();
+        let mut events = self.decisions(|_| true);
+        if let Some(id) = id {
+            slow.retain(|r| r.id.id == id);
+            if slow.is_empty() {
+                let why = format!("no slow request of late has the id {id}\n");
+                return (StatusCode::NOT_FOUND, TEXT, why);
+            }
+            let within = |at: SystemTime| slow.iter().any(|r| at <= r.at && at + r.took >= r.at);
+            events.retain(|(at, _)| within(*at));
         }
-        text
+        events.extend(slow.iter().map(|r| (r.at, r.to_string())));
+        (StatusCode::OK, TEXT, listed(events))
     }
 
     async fn health(&self, query: &str) -> Page {
@@ -154,6 +181,37 @@ impl Door {
     }
 }
 
+/// Newest first, with their age.
+fn listed(mut events: Vec<(SystemTime, String)>) -> String {
+    events.sort_by_key(|(at, _)| *at);
+    let line = |(at, text): &(SystemTime, String)| {
+        let age = at.elapsed().unwrap_or_default().as_secs_f64();
+        format!("{age:.1} s ago: {text}\n")
+    };
+    events.iter().rev().map(line).collect()
+}
+
+/// The format of the metrics page that a client prefers: OpenMetrics if it says so.
+pub(crate) fn format_wanted(headers: &HeaderMap) -> Format {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let (mut open, mut text) = (0.0_f32, 0.0_f32);
+    for kind in accept.flat_map(|value| value.split(',')) {
+        let mut parts = kind.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let parts: Vec<_> = parts.filter_map(|p| p.split_once('=')).collect();
+        let of = |name: &str| parts.iter().find(|p| p.0 == name).map(|p| p.1.trim_matches('"'));
+        let weight = of("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        match &*name {
+            "application/openmetrics-text" if of("version").is_none_or(|v| v == "1.0.0") => {
+                open = open.max(weight);
+            }
+            "text/plain" | "text/*" | "*/*" => text = text.max(weight),
+            _ => {}
+        }
+    }
+    if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+}
+
 fn about_leadership(event: &CellEvent) -> bool {
     let CellEvent::Consensus(event) = event else { return false };
     matches!(
@@ -195,4 +253,35 @@ pub(crate) fn not_found(path: &str) -> Page {
          and /metrics; gRPC is on the same port.\n"
     );
     (StatusCode::NOT_FOUND, TEXT, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_the_one_preferred() {
+        let wanted = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().expect("a header"));
+            format_wanted(&headers)
+        };
+        assert_eq!(format_wanted(&HeaderMap::new()), Format::Text);
+        for (accept, format) in [
+            ("*/*", Format::Text),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Format::Text),
+            ("application/openmetrics-text", Format::OpenMetrics),
+            ("application/openmetrics-text; version=0.0.1", Format::Text),
+            ("application/openmetrics-text;version=2.0.0,text/plain;q=0.1", Format::Text),
+            ("application/openmetrics-text;version=1.0.0;q=0.2,text/plain;q=0.4", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+                 version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(wanted(accept), format, "{accept}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::coord::{check_fence, fence_of};
 use crate::door::Door;
 use crate::grpc::{self, AnswersBody, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
+use crate::slow::Asked;
 use crate::traffic::Metered;
 use crate::watch::stream::WatchStream;
 use crate::{error, gateway, pages, services};
@@ -22,6 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
+use synod_host::page::Format;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -64,8 +66,8 @@ pub trait MorePages: Send + Sync + 'static {
     /// Whether this path is one of them.
     fn is_mine(&self, path: &str) -> bool;
 
-    /// Further families for the metrics page.
-    fn metrics(&self) -> String;
+    /// Further families for the metrics page, in its format.
+    fn metrics(&self, format: Format) -> String;
 
     /// Answers a request to one of them.
     fn answer(&self, request: Request<Bytes>) -> PageAnswer;
@@ -143,8 +145,10 @@ impl Site {
             && grpc::is_plain(&request)
         {
             let started = self.door.call_metrics().start_hot(call as usize);
-            let (response, code) = answer_hot(&self.door, call, request).await;
-            started.handled(code);
+            let started = started.traced(request.headers());
+            let mut asked = Asked::default();
+            let (response, code) = answer_hot(&self.door, call, request, &mut asked).await;
+            started.handled_asked(code, &asked);
             return Ok(response.map(Either::Left));
         }
         Ok(self.answer_other(request).await.map(Either::Right))
@@ -157,7 +161,7 @@ impl Site {
             .get("content-type")
             .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
         if is_grpc {
-            let started = self.door.call_metrics().start(&path);
+            let started = self.door.call_metrics().start(&path).traced(request.headers());
             if grpc::wants_leader(request.headers()) && self.door.handle().leader().is_none() {
                 started.handled(Code::Unavailable);
                 return grpc::refused(&error::no_leader()).map(boxed);
@@ -176,10 +180,14 @@ impl Site {
             return answer_more(&**more, request).await;
         }
         let query = request.uri().query().unwrap_or("").to_owned();
-        let page = self.door.page(request.method(), &path, &query).await;
+        let format = pages::format_wanted(request.headers());
+        let page = self.door.page(request.method(), &path, &query, format).await;
         let (code, kind, mut text) = page.unwrap_or_else(|| pages::not_found(&path));
-        if let Some(more) = self.more.filter(|_| path == "/metrics" && code == StatusCode::OK) {
-            text += &more.metrics();
+        if path == "/metrics" && code == StatusCode::OK {
+            text += &self.more.map(|more| more.metrics(format)).unwrap_or_default();
+            if format == Format::OpenMetrics {
+                text += "# EOF\n";
+            }
         }
         let mut response = Response::new(boxed(Full::new(Bytes::from(text))));
         *response.status_mut() = code;
@@ -335,6 +343,7 @@ async fn answer_hot(
     door: &Door,
     call: Hot,
     request: Request<Incoming>,
+    asked: &mut Asked,
 ) -> (Response<UnaryBody>, Code) {
     if grpc::wants_leader(request.headers()) && door.handle().leader().is_none() {
         let status = error::no_leader();
@@ -349,9 +358,33 @@ async fn answer_hot(
     };
     let body = request.into_body();
     match call {
-        Hot::Range => grpc::unary(body, most, |m| door.range(m)).await,
-        Hot::Put => grpc::unary(body, most, |m| door.put(m, fence)).await,
-        Hot::Delete => grpc::unary(body, most, |m| door.delete_range(m, fence)).await,
-        Hot::Txn => grpc::unary(body, most, |m| door.txn(m, fence)).await,
+        Hot::Range => {
+            let call = |m: pb::RangeRequest| {
+                *asked = Asked { key: m.key.clone(), revision: m.revision };
+                door.range(m)
+            };
+            grpc::unary(body, most, call).await
+        }
+        Hot::Put => {
+            let call = |m: pb::PutRequest| {
+                asked.key = m.key.clone();
+                door.put(m, fence)
+            };
+            grpc::unary(body, most, call).await
+        }
+        Hot::Delete => {
+            let call = |m: pb::DeleteRangeRequest| {
+                asked.key = m.key.clone();
+                door.delete_range(m, fence)
+            };
+            grpc::unary(body, most, call).await
+        }
+        Hot::Txn => {
+            let call = |m: pb::TxnRequest| {
+                asked.key = m.compare.first().map(|c| c.key.clone()).unwrap_or_default();
+                door.txn(m, fence)
+            };
+            grpc::unary(body, most, call).await
+        }
     }
 }

@@ -62,10 +62,19 @@ async fn a_call_whose_client_went_away_is_canceled() {
     other.handle.stopped().await.expect("it was told to stop");
     let mut client = KvClient::new(node.channel().await);
     let put = pb::PutRequest { key: "k".into(), ..Default::default() };
+    let mut put = tonic::Request::new(put);
+    let traced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    put.metadata_mut().insert("traceparent", traced.parse().expect("text"));
     let waited = tokio::time::timeout(Duration::from_millis(200), client.put(put)).await;
     waited.expect_err("nobody answers");
     let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
     let canceled = format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{labels}}}");
     until("the call to be canceled", || async { series(&node, &canceled).await == Some(1.0) })
         .await;
+    // It was slow, too, and is told of with the trace that the client named.
+    assert_eq!(series(&node, "synod_slow_requests_total").await, Some(1.0));
+    let (_, events) = node.http("GET", "/synod/events", "").await;
+    let told = events.lines().find(|l| l.contains("slow request")).expect("an event");
+    assert!(told.contains("/etcdserverpb.KV/Put took 0.") && told.contains("(Canceled)"), "{told}");
+    assert!(told.ends_with("trace_id=4bf92f3577b34da6a3ce929d0e0e4736"), "{told}");
 }

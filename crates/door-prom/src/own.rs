@@ -5,7 +5,7 @@ use crate::targets::Health;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use synod_host::metrics::{Counter, Histogram};
-use synod_host::page::{Family, Page, counter, gauge, histogram};
+use synod_host::page::{Family, Format, Page, counter, gauge, histogram};
 
 /// Prometheus's customary buckets, microseconds.
 const BOUNDS_US: [u64; 11] = [
@@ -94,8 +94,8 @@ impl Own {
 
 impl Monitor {
     /// The monitor's own families, as text.
-    pub fn metrics(&self) -> String {
-        let mut page = Page::new(METRICS);
+    pub fn metrics(&self, format: Format) -> String {
+        let mut page = Page::new(METRICS, format);
         let (stats, own) = (self.head().stats(), self.own());
         page.number("synod_monitor_series", stats.series);
         page.number("synod_monitor_series_limit", self.0.settings.limits.series);

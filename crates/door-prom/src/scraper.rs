@@ -172,7 +172,12 @@ impl Scraper {
         let exemplars = exemplars.collect::<Result<Vec<_>, String>>()?;
         self.know(new, &mut rows, count)?;
         for (what, name, text) in says {
-            self.monitor.learn(what, name, text);
+            // OpenMetrics names counters' families without the suffix of their series.
+            if page.openmetrics && kinds.get(name) == Some(&"counter") {
+                self.monitor.learn(what, &format!("{name}_total"), text);
+            } else {
+                self.monitor.learn(what, name, text);
+            }
         }
         let ids = self.append(at, &rows, count.kept, numbers);
         for (native, id) in page.histograms.iter().zip(&ids[numbers..]) {

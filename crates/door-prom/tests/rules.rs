@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use synod_door_prom::{Monitor, Settings, Surroundings};
+use synod_host::page::Format;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -125,7 +126,7 @@ async fn rules_are_evaluated_and_an_alertmanager_is_told() {
     .await;
     assert_eq!((&end["labels"], &end["startsAt"]), (&alert["labels"], &alert["startsAt"]));
     assert!(door.query("ALERTS").await.is_empty(), "the series ended with the alert");
-    let shown = |text: &str| door.monitor.metrics().contains(text).then_some(());
+    let shown = |text: &str| door.monitor.metrics(Format::Text).contains(text).then_some(());
     let url = format!("receiver=\"http://{at}/am/api/v2/alerts\"");
     let sent = format!("synod_monitor_notifications_sent_total{{{url}}} ");
     let failed = format!("synod_monitor_notifications_failed_total{{{url}}} 1\n");

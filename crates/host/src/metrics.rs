@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use synod_base::NodeId;
 
 /// A number that only grows.
@@ -56,6 +56,21 @@ pub struct Histogram {
     bounds_us: Vec<u64>,
     buckets: Vec<AtomicU64>,
     sum_us: AtomicU64,
+    /// One a bucket, if it is to have any.
+    exemplars: Vec<Mutex<Option<Exemplar>>>,
+}
+
+/// One of the things that a bucket counts, and the label by which to find more about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exemplar {
+    /// The label's name.
+    pub label: &'static str,
+    /// Its value, which needs no escapes.
+    pub id: String,
+    /// How long it took, microseconds.
+    pub us: u64,
+    /// When it ended.
+    pub at: SystemTime,
 }
 
 impl Histogram {
@@ -63,7 +78,14 @@ impl Histogram {
     /// in the total.
     pub fn with_bounds(bounds_us: &[u64]) -> Histogram {
         let buckets = (0..=bounds_us.len()).map(|_| AtomicU64::new(0)).collect();
-        Histogram { bounds_us: bounds_us.to_vec(), buckets, sum_us: AtomicU64::new(0) }
+        let sum_us = AtomicU64::new(0);
+        Histogram { bounds_us: bounds_us.to_vec(), buckets, sum_us, exemplars: Vec::new() }
+    }
+
+    /// The same with room for exemplars.
+    pub fn with_exemplars(mut self) -> Histogram {
+        self.exemplars = (0..self.buckets.len()).map(|_| Mutex::default()).collect();
+        self
     }
 
     /// `count` buckets from `first_us` up, each twice the one before, as etcd's
@@ -74,9 +96,24 @@ impl Histogram {
 
     /// Counts one value.
     pub fn observe_us(&self, us: u64) {
-        let at = self.bounds_us.partition_point(|bound| *bound < us);
-        self.buckets[at].fetch_add(1, Relaxed);
+        self.buckets[self.bucket_of(us)].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// Shows one of the values counted, in its bucket instead of the one before.
+    pub fn exemplify(&self, exemplar: Exemplar) {
+        if let Some(slot) = self.exemplars.get(self.bucket_of(exemplar.us)) {
+            *slot.lock().unwrap_or_else(|e| e.into_inner()) = Some(exemplar);
+        }
+    }
+
+    /// The exemplar of a bucket, by its number.
+    pub(crate) fn exemplar(&self, number: usize) -> Option<Exemplar> {
+        self.exemplars.get(number)?.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn bucket_of(&self, us: u64) -> usize {
+        self.bounds_us.partition_point(|bound| *bound < us)
     }
 
     /// (upper bound in seconds, cumulative count) of each bucket, then the

@@ -137,11 +137,7 @@ const FLAGS: &[(&str, &str, Fate)] = &[
     ("experimental-compaction-batch-limit", "1000", NoEffect(OWN_STORE)),
     ("experimental-peer-skip-client-san-verification", "false", Refused(TLS)),
     ("experimental-watch-progress-notify-interval", "10m", Acted("watch-progress-ms")),
-    (
-        "experimental-warning-apply-duration",
-        "100ms",
-        NoEffect("slow applies are counted in the metrics"),
-    ),
+    ("experimental-warning-apply-duration", "100ms", Acted("slow-request-ms")),
     ("experimental-txn-mode-write-with-shared-buffer", "true", NoEffect(OWN_STORE)),
     ("experimental-bootstrap-defrag-threshold-megabytes", "0", NoEffect(OWN_STORE)),
     ("force-new-cluster", "false", Refused("use `synod snapshot save` and `restore` instead")),
@@ -292,6 +288,9 @@ fn act(
         }
         "experimental-watch-progress-notify-interval" => {
             p.watch_progress_ms = Some(duration_ms(name, value)?);
+        }
+        "experimental-warning-apply-duration" => {
+            p.slow_request_ms = Some(duration_ms(name, value)?);
         }
         "auto-compaction-retention" => {
             match given.get("auto-compaction-mode").map_or("periodic", String::as_str) {

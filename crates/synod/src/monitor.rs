@@ -14,6 +14,7 @@ use synod_door_prom::{
     INTERVAL, Monitor, Peer, RuleSettings, Settings as MonitorSettings, Surroundings,
 };
 use synod_host::Handle;
+use synod_host::page::Format;
 use synod_mvcc::RangeRequest;
 use synod_promql::{Labels, duration_text};
 
@@ -32,8 +33,8 @@ impl MorePages for Pages {
         Monitor::is_mine(path)
     }
 
-    fn metrics(&self) -> String {
-        self.0.metrics()
+    fn metrics(&self, format: Format) -> String {
+        self.0.metrics(format)
     }
 
     fn answer(&self, request: Request<Bytes>) -> PageAnswer {

@@ -141,6 +141,8 @@ settings! {
     monitor_webhooks: String = String::new(), "SYNOD_MONITOR_WEBHOOKS", "URLS";
     /// Labels that alerts get, NAME=VALUE separated by commas [default: none]
     monitor_external_labels: String = String::new(), "SYNOD_MONITOR_EXTERNAL_LABELS", "LABELS";
+    /// Tell of requests that take so long, ms: a line in the log, an event, an exemplar; 0: of none [default: 100]
+    slow_request_ms: u64 = DoorConfig::default().slow_ms, "SYNOD_SLOW_REQUEST_MS", "MS";
     /// error, warn, info, debug or trace [default: info]
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]
@@ -299,6 +301,7 @@ impl Settings {
             txn_ops_max: self.max_txn_ops,
             progress_ms: self.watch_progress_ms,
             quota_bytes: self.quota_bytes,
+            slow_ms: self.slow_request_ms,
             ..DoorConfig::default()
         }
     }

@@ -5,9 +5,20 @@ use std::net::TcpStream;
 
 /// (status, body)
 pub fn http(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    http_with(address, method, path, "", body)
+}
+
+/// The same with more header lines.
+pub fn http_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("connect");
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).expect("request");
