@@ -3,6 +3,7 @@
 mod compare;
 mod dashboards;
 mod licences;
+mod logs;
 mod peers;
 mod tidy;
 

@@ -1,6 +1,7 @@
 //! What a compiler does not check: the layers, calls that the pure layers must
-//! not make, the map, and sizes that may only shrink.
+//! not make, the map, lines of the log, and sizes that may only shrink.
 
+use crate::logs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,13 +53,16 @@ const FUNCTION_LINES_MAX: usize = 90;
 pub fn run(root: &Path) -> Result<(), String> {
     let mut found = Vec::new();
     layers(root, &mut found)?;
+    let (fields, mut used) = (logs::names(root)?, BTreeSet::new());
     for file in sources(root) {
         let text =
             std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         banned(&name, &text, &mut found);
         sizes(&name, &text, &mut found);
+        logs::check(&name, &text, &fields, &mut used, &mut found);
     }
+    logs::unused(&fields, &used, &mut found);
     map(root, &mut found)?;
     crate::licences::check(root, &mut found)?;
     found.extend(crate::dashboards::write(root, true).err());

@@ -95,7 +95,7 @@ async fn withdraw_at_last(door: Door, txn: TxnRequest) {
     loop {
         match door.run_txn(txn.clone()).await {
             Err(e) if e.code() == tonic::Code::Unavailable && e.message() != STOPPED => {}
-            Err(e) => return tracing::debug!("giving up a place in a queue: {e}"),
+            Err(e) => return tracing::debug!(error = %e, "giving up a place in a queue failed"),
             Ok(_) => return,
         }
         tokio::time::sleep(pause).await;
@@ -251,7 +251,7 @@ impl Door {
             if taken.place.value.is_none() {
                 tokio::spawn(async move {
                     if let Err(e) = door.run_txn(note).await {
-                        tracing::debug!("noting since when a lock is held: {e}");
+                        tracing::debug!(error = %e, "noting since when a lock is held failed");
                     }
                 });
             }

@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, site: Site) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
-                tracing::warn!("accepting a client: {e}");
+                tracing::warn!(error = %e, "accepting a client failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -124,7 +124,7 @@ async fn accept(listener: TcpListener, site: Site) {
             let service = service_fn(move |request| Box::pin(site.clone().answer(request)));
             let served = builder.serve_connection(TokioIo::new(metered), service).await;
             if let Err(e) = served {
-                tracing::debug!("a client's connection ended: {e}");
+                tracing::debug!(error = %e, "a client's connection ended");
             }
         });
     }

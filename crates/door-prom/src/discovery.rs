@@ -105,7 +105,11 @@ async fn ask(asker: Asker, every: Duration, said: Arc<Mutex<Vec<Labels>>>, job: 
                 Err(why) => {
                     if failed.insert(part.clone(), why.clone()).as_ref() != Some(&why) {
                         let why = format!("{part}: {why}");
-                        tracing::warn!(job, "looking for targets: {why}; those known before stay");
+                        tracing::warn!(
+                            job,
+                            error = why,
+                            "looking for targets: those known before stay"
+                        );
                     }
                     latest.extend(known.remove_entry(&part));
                 }

@@ -138,9 +138,10 @@ impl Shared {
     }
 
     fn give_up(&self, why: &str) {
-        let dir = self.settings.dir.display();
         tracing::error!(
-            "the series' log in {dir}: {why}; until it can be written again, series are in memory only"
+            file = %self.settings.dir.display(),
+            error = why,
+            "the series' log: until it can be written again, series are in memory only"
         );
         *held(&self.failed) = Some(why.to_owned());
     }
@@ -160,10 +161,19 @@ impl Shared {
 }
 
 fn tell(event: BlockEvent) {
+    use BlockEvent::*;
+    let (file, error) = match &event {
+        Opened(_) | Compacted(_, None) => (None, None),
+        Unfinished(file) | Cut(file) | Compacted(_, Some(file)) => (Some(file), None),
+        Retired(file) | OtherChunks(file) => (Some(file), None),
+        SetAside { block: file, why, .. } => (Some(file), Some(why)),
+        Unreadable(file, why) | Stays(file, why) => (Some(file), Some(why)),
+    };
+    let file = file.map(|file| tracing::field::display(file.display()));
     if event.is_trouble() {
-        tracing::error!("{event}");
+        tracing::error!(file, error, "{event}");
     } else {
-        tracing::info!("{event}");
+        tracing::info!(file, error, "{event}");
     }
 }
 
@@ -180,7 +190,7 @@ pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
     let log = open_log(&shared.settings.dir, &mut head, spill.as_mut().ok());
     match spill {
         Ok(spill) => *held(&shared.kept.spill) = Some(spill),
-        Err(e) => tracing::error!("full chunks stay in memory: {e}"),
+        Err(e) => tracing::error!(error = %e, "full chunks stay in memory"),
     }
     *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     log.map_err(|why| shared.give_up(&why)).ok()
@@ -196,8 +206,8 @@ fn open_blocks(shared: &Shared) {
             let _ = shared.kept.blocks.set(blocks);
         }
         Err(e) => {
-            let folder = folder.display();
-            tracing::error!("no blocks in {folder}: {e}; series are kept for three hours");
+            let file = folder.display();
+            tracing::error!(%file, error = %e, "no blocks: series are kept for three hours");
             *held(&shared.kept.blocks_failed) = Some(e.to_string());
         }
     }
@@ -215,7 +225,7 @@ fn open_log(
         Ok((log, recovered)) => {
             let (samples, skipped) = (recovered.samples, recovered.skipped);
             if samples > 0 || skipped > 0 {
-                tracing::info!("{samples} samples are back from the log, {skipped} skipped");
+                tracing::info!(samples, skipped, "samples are back from the log");
             }
             Ok(log)
         }
@@ -223,8 +233,9 @@ fn open_log(
             let aside = dir.with_extension(format!("damaged-{}", now_ms() / 1_000));
             set_aside(dir, &aside).map_err(|e| format!("{why}; nor can it be moved: {e}"))?;
             tracing::error!(
-                "the series' log is damaged ({why}); it was moved to {} and a new one begun",
-                aside.display()
+                error = %why,
+                aside = %aside.display(),
+                "the series' log is damaged; it was moved and a new one begun"
             );
             *head = Head::new(limits);
             head.raise_floor(floor);
@@ -344,7 +355,7 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
             }
             Err(Fault::Stopped) => return,
             Err(why) => {
-                tracing::error!("the series' blocks: {why}; nothing is lost, it is tried again");
+                tracing::error!(error = %why, "the series' blocks: nothing is lost, it is tried again");
                 *held(&shared.kept.blocks_failed) = Some(why.to_string());
                 failed_at = Some(Instant::now());
             }
@@ -366,7 +377,7 @@ fn spill(shared: &Shared) {
     if let Some(spill) = &mut *held(&shared.kept.spill)
         && let Err(e) = spill.run(&shared.head)
     {
-        tracing::debug!("full chunks stay in memory: {e}");
+        tracing::debug!(error = %e, "full chunks stay in memory");
     }
 }
 

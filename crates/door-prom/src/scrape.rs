@@ -116,7 +116,7 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
 /// Says which jobs cannot be started that could before, or for another reason.
 fn tell(failed: &Failed, before: &Failed) {
     for (job, why) in failed.iter().filter(|f| !before.contains(f)) {
-        tracing::error!(job, "the job is not scraped: {why}");
+        tracing::error!(job, error = why, "the job is not scraped");
     }
 }
 
@@ -187,7 +187,7 @@ impl Pool {
         }
         if failed != self.failed {
             if !failed.is_empty() {
-                tracing::warn!(job = self.job.name, "{failed}");
+                tracing::warn!(job = self.job.name, error = failed, "targets are left out");
             }
             self.failed = failed;
         }

@@ -185,7 +185,7 @@ impl Scraper {
             let Some(id) = *id else { continue };
             let one = [(id, native.value.clone())];
             for (_, why) in self.monitor.append_histograms(theirs.unwrap_or(at), &one) {
-                tracing::debug!(url = self.target.url, "a histogram was refused: {why}");
+                tracing::debug!(url = self.target.url, error = %why, "a histogram was refused");
             }
         }
         for (row, (labels, value, own)) in exemplars {
@@ -193,7 +193,7 @@ impl Scraper {
             let theirs = rows[row].at.filter(|_| self.target.job.honor_timestamps);
             let exemplar = Exemplar { labels, value, at: own.or(theirs).unwrap_or(at) };
             if let Err(why) = self.monitor.exemplar(&of, exemplar) {
-                tracing::debug!("an exemplar of {of} was refused: {why}");
+                tracing::debug!(series = %of, error = %why, "an exemplar was refused");
             }
         }
         Ok(())
@@ -283,7 +283,7 @@ impl Scraper {
             }
         }
         if let Some(why) = why {
-            tracing::debug!(url = self.target.url, "samples were refused, the first: {why}");
+            tracing::debug!(url = self.target.url, error = %why, "samples were refused: the first");
         }
         if !gone.is_empty() {
             // They are made anew the next time.

@@ -225,7 +225,7 @@ pub(crate) async fn manage(monitor: Monitor) {
                 },
                 Err(why) => {
                     if failed.insert(settings.name.clone(), why.clone()) != Some(why.clone()) {
-                        tracing::error!(receiver = settings.name, "nothing is sent: {why}");
+                        tracing::error!(receiver = settings.name, error = why, "nothing is sent");
                     }
                     continue;
                 }
@@ -289,14 +289,18 @@ impl Sender {
                 Sent::Refused(why) => {
                     self.outbox.refused.fetch_add(samples, Ordering::Relaxed);
                     let name = &self.settings.name;
-                    tracing::warn!(receiver = name, "refused {samples} samples: {why}");
+                    tracing::warn!(receiver = name, samples, error = why, "samples were refused");
                     return;
                 }
                 Sent::Again(why) => {
                     self.outbox.retried.fetch_add(1, Ordering::Relaxed);
                     if !std::mem::replace(&mut self.failed, true) {
                         let name = &self.settings.name;
-                        tracing::warn!(receiver = name, "does not take samples: {why}; trying on");
+                        tracing::warn!(
+                            receiver = name,
+                            error = why,
+                            "does not take samples: trying on"
+                        );
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(longest);

@@ -397,9 +397,9 @@ fn read_config(settings: &Settings) -> Result<Config, String> {
     let Some(file) = &settings.config else { return Ok(Config::default()) };
     let config = Config::load(file)?;
     let (jobs, file) = (config.jobs.len(), file.display());
-    tracing::info!("read {file}: {jobs} scrape jobs");
+    tracing::info!(%file, count = jobs, "read so many scrape jobs");
     for field in &config.ignored {
-        tracing::warn!("{file}: {field} has no effect here");
+        tracing::warn!(%file, setting = field, "a setting has no effect here");
     }
     Ok(config)
 }

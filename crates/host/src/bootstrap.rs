@@ -149,7 +149,7 @@ async fn run(
             drop(ready.send(Ok(handle.clone())));
             let end = core.run(answers).await;
             if let Err(why) = &end {
-                tracing::error!("the node stops: {why}");
+                tracing::error!(error = why, "the node stops");
             }
             handle.0.stopped.send_replace(Some(end));
         }
@@ -243,7 +243,7 @@ fn set_aside(dir: &Path) -> Result<(), StartError> {
                 .map_err(fail(format!("cannot set {} aside", from.display())))?;
         }
     }
-    tracing::warn!("rebuilding from the peers; the old data are kept in {}", aside.display());
+    tracing::warn!(file = %aside.display(), "rebuilding from the peers; the old data are kept");
     sync_dir(dir).map_err(fail("cannot sync the data directory"))
 }
 
@@ -328,12 +328,8 @@ async fn find_identity(config: &Config) -> Result<Identity, StartError> {
         }
         if said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            tracing::warn!(
-                "waiting for peers: {} of {} answer ({})",
-                answers.len(),
-                others.len(),
-                others.join(", ")
-            );
+            let (count, url) = (answers.len(), others.join(", "));
+            tracing::warn!(count, url, "waiting until enough peers answer");
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -394,7 +390,8 @@ async fn settle(
 async fn rejoin(config: &Config, known: &Known<'_>) -> Result<u64, StartError> {
     let life = getrandom::u64().map_err(fail("no entropy"))?;
     let id = member_id(&config.peer_urls, &config.token, life);
-    tracing::warn!("this member was in the cluster and has lost its data: rejoining as {id:x}");
+    let member = NodeId(id);
+    tracing::warn!(%member, "this member was in the cluster and has lost its data: it rejoins");
     let member = PeerInfo {
         id,
         name: config.name.clone(),
@@ -409,8 +406,10 @@ async fn rejoin(config: &Config, known: &Known<'_>) -> Result<u64, StartError> {
                 let opening = Opening::Rejoin { cluster: known.cluster, member: member.clone() };
                 match ask(url, &opening, Duration::from_secs(8)).await {
                     Ok(Answer::Welcome) => return Ok(id),
-                    Ok(other) => tracing::info!("{url} does not let us rejoin yet: {other:?}"),
-                    Err(e) => tracing::info!("{url} does not let us rejoin yet: {e}"),
+                    Ok(other) => {
+                        tracing::info!(url, error = ?other, "a peer does not let us rejoin yet")
+                    }
+                    Err(e) => tracing::info!(url, error = %e, "a peer does not let us rejoin yet"),
                 }
             }
         }
@@ -459,17 +458,17 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     let (journal, recovery) =
         Journal::open(disk, identity.id, options).map_err(|e| StartError(e.to_string()))?;
     if let Some((file, offset)) = &recovery.cut {
-        tracing::warn!("journal: a torn write at byte {offset} of {file} was cut");
+        tracing::warn!(file, offset, "a torn write of the journal was cut");
     }
     let records: Vec<_> =
         recovery.records.into_iter().filter(|r| r.cell == MAIN_CELL).map(|r| r.bytes).collect();
     tracing::info!(
-        "opened {}: applied index {}, revision {}, {} journal records, {} ms",
-        config.data_dir.display(),
-        state.applied(),
-        state.revision(),
-        records.len(),
-        begun.elapsed().as_millis()
+        file = %config.data_dir.display(),
+        index = state.applied(),
+        revision = state.revision(),
+        count = records.len(),
+        seconds = begun.elapsed().as_secs_f64(),
+        "opened the data with so many records of the journal"
     );
     let recovered = Recovered { snapshot, records, applied: 0 };
     let seed = getrandom::u64().map_err(fail("no entropy"))?;
@@ -577,7 +576,7 @@ async fn publish_self(handle: Handle, config: Config) {
         }
         let work = Work::Command(Command::MemberSet(info).encode());
         if let Err(e) = handle.propose(work).await {
-            tracing::debug!("publishing this member's addresses: {e:?}");
+            tracing::debug!(error = ?e, "publishing this member's addresses failed");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }

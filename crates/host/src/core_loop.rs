@@ -208,7 +208,7 @@ impl CoreLoop {
                 CellInput::Peer { from, message }
             }
             ToCore::Peer { from, cell, .. } => {
-                tracing::warn!(peer = %from, "a message for unknown cell {cell} was dropped");
+                tracing::warn!(peer = %from, cell, "a message for an unknown cell was dropped");
                 return;
             }
             ToCore::Disconnected(peer) => CellInput::Disconnected(peer),
@@ -403,7 +403,7 @@ impl CoreLoop {
             mailbox.push(ToCore::Hashed { peer, revision, hash });
         };
         if let Err(e) = std::thread::Builder::new().name("state-hash".into()).spawn(hash) {
-            tracing::warn!("a comparison with the other members is left out: {e}");
+            tracing::warn!(error = %e, "a comparison with the other members is left out");
         }
     }
 

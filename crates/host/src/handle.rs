@@ -222,7 +222,7 @@ impl Handle {
     }
 
     pub(crate) fn log(&self, event: CellEvent) {
-        tracing::info!(target: "synod::event", "{event}");
+        crate::event_log::log(&event);
         let mut events = self.0.events.lock().unwrap_or_else(|e| e.into_inner());
         if events.len() == EVENTS_KEPT {
             events.pop_front();

@@ -19,6 +19,7 @@ mod bootstrap;
 mod check;
 mod core_loop;
 mod disk;
+mod event_log;
 mod feed;
 mod handle;
 mod journal;

@@ -50,12 +50,12 @@ async fn accept(listener: TcpListener, member: Rc<RefCell<Option<Handle>>>) {
                 let handle = member.borrow().clone();
                 tokio::task::spawn_local(async move {
                     if let Err(e) = serve(stream, handle).await {
-                        tracing::debug!("peer connection from {from}: {e}");
+                        tracing::debug!(address = %from, error = %e, "a peer's connection ended");
                     }
                 });
             }
             Err(e) => {
-                tracing::warn!("accepting a peer's connection: {e}");
+                tracing::warn!(error = %e, "accepting a peer's connection failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

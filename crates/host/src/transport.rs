@@ -213,17 +213,17 @@ async fn keep_dialling(urls: Vec<String>, opening: Opening, line: Line) {
                 queue.connected.set(true);
                 let end = pump(stream, &line).await;
                 queue.connected.set(false);
-                tracing::debug!(peer = %url, "peer connection ended: {end}");
+                tracing::debug!(url = %url, error = %end, "the connection to a peer ended");
             }
             Ok(Dialled::Removed) => {
                 let now = Instant::now();
                 let before = queue.removed.get();
                 if before.is_none() {
-                    tracing::warn!(peer = %url, "the peer says that this member was removed");
+                    tracing::warn!(url = %url, "the peer says that this member was removed");
                 }
                 queue.removed.set(Some((before.map_or(now, |(first, _)| first), now)));
             }
-            Err(e) => tracing::debug!(peer = %url, "cannot reach peer: {e}"),
+            Err(e) => tracing::debug!(url = %url, error = %e, "cannot reach a peer"),
         }
         sleep(pause).await;
         pause = (pause * 2).min(DIAL_PAUSE_MAX);
@@ -325,7 +325,7 @@ pub(crate) async fn read_stream(
         Ok(()) => "it was closed".to_owned(),
         Err(e) => e.to_string(),
     };
-    tracing::debug!(peer = %from, "connection from peer ended: {end}");
+    tracing::debug!(peer = %from, error = end, "the connection from a peer ended");
     mailbox.push(ToCore::Disconnected(from));
 }
 

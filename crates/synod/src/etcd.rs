@@ -180,8 +180,8 @@ pub fn run(args: &[String]) -> Outcome {
     given.extend(from_flags(args)?);
     let (settings, notes) = settings(&given)?;
     node::start_logging(&settings)?;
-    for note in notes {
-        tracing::warn!("{note}");
+    for (flag, reason) in notes {
+        tracing::warn!(flag, reason, "a flag has no effect here");
     }
     node::run_node(&settings)
 }
@@ -223,15 +223,18 @@ fn from_flags(args: &[String]) -> Outcome<BTreeMap<&'static str, String>> {
     Ok(given)
 }
 
-/// Settings of a node, and what to say about flags without effect.
-fn settings(given: &BTreeMap<&'static str, String>) -> Outcome<(Settings, Vec<String>)> {
+/// Flags without effect, each with the reason.
+type Notes = Vec<(&'static str, &'static str)>;
+
+/// Settings of a node, and flags without effect with the reason.
+fn settings(given: &BTreeMap<&'static str, String>) -> Outcome<(Settings, Notes)> {
     let mut partial = PartialSettings::default();
     let mut notes = Vec::new();
     for (name, default, fate) in FLAGS {
         let Some(value) = given.get(name) else { continue };
         match fate {
             Acted(_) => act(&mut partial, name, value, given)?,
-            NoEffect(why) => notes.push(format!("--{name} has no effect here: {why}")),
+            NoEffect(why) => notes.push((*name, *why)),
             Refused(_) if value == default => {}
             Refused(why) => return Err(format!("--{name}={value} is refused: {why}")),
         }
@@ -349,7 +352,7 @@ fn duration_ms(name: &str, text: &str) -> Outcome<u64> {
 mod tests {
     use super::*;
 
-    fn of(args: &[&str]) -> Outcome<(Settings, Vec<String>)> {
+    fn of(args: &[&str]) -> Outcome<(Settings, Notes)> {
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         settings(&from_flags(&args)?)
     }

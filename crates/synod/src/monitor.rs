@@ -101,7 +101,7 @@ fn rules(settings: &Settings) -> Outcome<RuleSettings> {
 /// Reads the configuration again, if there is one; a mistake in it is told.
 pub fn reload(monitor: Option<&Monitor>) {
     if let Some(Err(why)) = monitor.map(Monitor::reload) {
-        tracing::error!("the monitor's configuration stays as it was: {why}");
+        tracing::error!(error = why, "the monitor's configuration stays as it was");
     }
 }
 

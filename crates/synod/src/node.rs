@@ -81,9 +81,9 @@ async fn serve(settings: &Settings) -> Outcome {
     let serving = serving.map_err(|e| e.to_string())?;
     // Supervisors wait for this line, as etcd writes it.
     tracing::info!(
-        name = settings.name,
+        node = settings.name,
         member = %handle.id(),
-        clients = settings.listen_client_urls,
+        address = settings.listen_client_urls,
         "ready to serve client requests"
     );
     let end = loop {
@@ -142,8 +142,8 @@ async fn auto_compact(handle: Handle, seconds: u64, revisions: u64) {
         if handle.leads() && target > published.compacted() {
             let command = Command::Compact { revision: target };
             match handle.propose(Work::Command(command.encode())).await {
-                Ok(_) => tracing::info!("compacted up to revision {target}"),
-                Err(e) => tracing::warn!("compacting up to revision {target}: {e:?}"),
+                Ok(_) => tracing::info!(revision = target, "compacted"),
+                Err(e) => tracing::warn!(revision = target, error = ?e, "compacting failed"),
             }
         }
     }

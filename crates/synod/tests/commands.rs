@@ -175,7 +175,7 @@ fn a_script_that_starts_etcd_starts_synod() {
     let mut noted = false;
     loop {
         let line = lines.next().expect("a line").expect("text");
-        noted |= line.contains("--max-wals has no effect here");
+        noted |= line.contains("a flag has no effect here flag=\"max-wals\"");
         if line.contains("ready to serve client requests") {
             break;
         }

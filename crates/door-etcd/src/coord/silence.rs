@@ -160,17 +160,22 @@ impl Watch {
                     self.suspected.insert(lease as i64);
                     for name in self.names(lease as i64) {
                         tracing::info!(
-                            "suspects instance {name}: its agent is silent for {} ms, usually {} ms (phi {:.1})",
-                            hearing.silence_ms,
-                            hearing.usual_ms,
-                            hearing.phi
+                            instance = name,
+                            silence_ms = hearing.silence_ms,
+                            usual_ms = hearing.usual_ms,
+                            phi = hearing.phi,
+                            "suspects an instance: its agent is silent"
                         );
                     }
                 }
                 Verdict::Heard(lease, silence) => {
                     self.suspected.remove(&(lease as i64));
                     for name in self.names(lease as i64) {
-                        tracing::info!("heard instance {name} again after {silence} ms");
+                        tracing::info!(
+                            instance = name,
+                            silence_ms = silence,
+                            "heard an instance again"
+                        );
                     }
                 }
             }

@@ -55,6 +55,10 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
             scrapes.extend(more.unwrap_or_default().scrape_configs);
         }
     }
+    // They are wrong whether or not a job goes by them.
+    time(&global.scrape_interval, "global.scrape_interval", MINUTE)?;
+    time(&global.scrape_timeout, "global.scrape_timeout", MINUTE)?;
+    bytes(&global.body_size_limit, "global.body_size_limit")?;
     let mut jobs: Vec<Job> = Vec::new();
     for (i, scrape) in scrapes.iter().enumerate() {
         let place = match &*scrape.job_name {

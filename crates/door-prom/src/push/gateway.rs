@@ -137,7 +137,11 @@ fn tell_others(monitor: &Monitor, path: &str, families: Option<&[String]>) {
         |peer: &Peer| Request::delete(format!("{}{path}?{query}", peer.url)).body(Bytes::new());
     fan.ask(forget, |_| Ok(()));
     for warning in fan.warnings() {
-        tracing::warn!("{path} was pushed here; {warning}, and may still show what it had of it");
+        tracing::warn!(
+            path,
+            error = warning,
+            "a node may still show what it had of a group pushed here"
+        );
     }
 }
 
@@ -340,7 +344,9 @@ impl Gateway {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
-            Err(e) => return tracing::error!("reading {}: {e}", file.display()),
+            Err(e) => {
+                return tracing::error!(file = %file.display(), error = %e, "what was pushed cannot be read");
+            }
         };
         match Groups::of_text(&text) {
             Ok(groups) => *held(&self.groups) = groups,
@@ -348,12 +354,13 @@ impl Gateway {
                 let aside = file.with_extension(format!("damaged-{}", now_ms() / 1_000));
                 let moved = std::fs::rename(file, &aside);
                 tracing::error!(
-                    "what was pushed, in {}: {why}; it is begun anew ({})",
-                    file.display(),
-                    match moved {
-                        Ok(()) => format!("the file was moved to {}", aside.display()),
-                        Err(e) => format!("the file cannot be moved: {e}"),
-                    }
+                    file = %file.display(),
+                    error = why,
+                    aside = %match moved {
+                        Ok(()) => aside.display().to_string(),
+                        Err(e) => format!("it cannot be moved: {e}"),
+                    },
+                    "what was pushed is damaged; it is begun anew"
                 );
             }
         }
@@ -452,11 +459,13 @@ fn append(monitor: &Monitor, key: &Labels, ended: &[Labels], now: i64) {
     for (labels, value) in samples {
         match monitor.series(&labels) {
             Ok(id) => known.push((id, value)),
-            Err(why) => tracing::warn!("pushed series {labels}: {why}"),
+            Err(why) => {
+                tracing::warn!(series = %labels, error = %why, "a pushed series was refused")
+            }
         }
     }
     for (_, why) in monitor.append(now, &known) {
-        tracing::debug!("a pushed sample was refused: {why}");
+        tracing::debug!(error = %why, "a pushed sample was refused");
     }
 }
 

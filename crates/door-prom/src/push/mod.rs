@@ -250,7 +250,7 @@ fn append(monitor: &Monitor, batch: Vec<Series>, done: &mut Done) {
         match monitor.exemplar(&labels, exemplar) {
             Ok(()) => done.exemplars += 1,
             // As Prometheus has it: samples count, exemplars are a help.
-            Err(why) => tracing::debug!("an exemplar of {labels} was refused: {why}"),
+            Err(why) => tracing::debug!(series = %labels, error = %why, "an exemplar was refused"),
         }
     }
 }

@@ -158,7 +158,7 @@ impl Store for Stored<'_> {
                 Ok(id) => known.push((id, *value)),
                 Err(why) => {
                     refused += 1;
-                    tracing::debug!("a rule's series {labels} was refused: {why}");
+                    tracing::debug!(series = %labels, error = %why, "a rule's series was refused");
                 }
             }
         }
@@ -269,7 +269,7 @@ async fn follow(monitor: Monitor, group: Arc<Evaluated>, interval: i64) {
             }
         });
         if let Err(e) = evaluating.await {
-            tracing::error!(file, group = name, "evaluating a group failed: {e}");
+            tracing::error!(file, group = name, error = %e, "evaluating a group failed");
         }
     }
 }
@@ -278,7 +278,7 @@ fn restore(monitor: &Monitor, group: &Evaluated) {
     let how = monitor.0.settings.rules.restore;
     let restored = group.running().group.restore(now_ms(), &monitor.rule_store(), &how);
     if let Err(why) = restored {
-        tracing::error!(group = group.name, "states of alerts cannot be restored: {why}");
+        tracing::error!(group = group.name, error = %why, "states of alerts cannot be restored");
     }
 }
 
@@ -297,7 +297,7 @@ fn evaluate(monitor: &Monitor, evaluated: &Evaluated, at: i64, missed: u64) {
         if !rule.error.is_empty() {
             if rule.error != before {
                 let (group, rule, why) = (&evaluated.name, rule.spec.name(), &rule.error);
-                tracing::warn!(group, rule, "evaluating a rule failed: {why}");
+                tracing::warn!(group, rule, error = why, "evaluating a rule failed");
             }
             failures += 1;
         }

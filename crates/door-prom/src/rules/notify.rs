@@ -202,6 +202,8 @@ pub(super) struct Receivers {
     config: Option<Arc<Config>>,
     sections: Vec<Section>,
     tasks: BTreeMap<String, (Way, Arc<Receiver>, JoinHandle<()>)>,
+    /// Those that cannot be told of anything, and why: said once.
+    failed: BTreeMap<String, String>,
 }
 
 impl Receivers {
@@ -230,10 +232,13 @@ impl Receivers {
             let client = match Client::new(&way.1) {
                 Ok(client) => client,
                 Err(why) => {
-                    tracing::error!("{url} is not told of alerts: {why}");
+                    if self.failed.insert(url.clone(), why.clone()).as_ref() != Some(&why) {
+                        tracing::error!(url, error = why, "a receiver is not told of alerts");
+                    }
                     continue;
                 }
             };
+            self.failed.remove(&url);
             let receiver = Arc::new(Receiver::new(&url, way.0.clone()));
             let task = tokio::spawn(serve(receiver.clone(), client, way.2, monitor.clone()));
             self.tasks.insert(url, (way, receiver, task));
@@ -282,7 +287,7 @@ fn section(of: &Alertmanagers, around: &Surroundings) -> Section {
     for discovery in &of.discovery {
         match Source::start(discovery, "alertmanagers", &around.registry) {
             Ok(source) => sources.push(source),
-            Err(why) => tracing::error!("looking for Alertmanagers: {why}"),
+            Err(why) => tracing::error!(error = why, "looking for Alertmanagers failed"),
         }
     }
     Section { of: of.clone(), sources }
@@ -352,14 +357,14 @@ async fn deliver(
             }
             Ok(Err(Refusal { why, again: false })) => {
                 receiver.failed.fetch_add(count as u64, Ordering::Relaxed);
-                tracing::error!(url = receiver.url, "alerts were refused: {why}");
+                tracing::error!(url = receiver.url, error = why, "alerts were refused");
                 return;
             }
             Ok(Err(Refusal { why, .. })) => why,
             Err(_) => format!("no answer within {within:?}"),
         };
         receiver.failed.fetch_add(count as u64, Ordering::Relaxed);
-        tracing::warn!(url = receiver.url, "alerts could not be sent: {why}");
+        tracing::warn!(url = receiver.url, error = why, "alerts could not be sent");
         // An Alertmanager hears of what still fires again; a webhook only of changes.
         let old = begun.elapsed() > Duration::from_millis(4 * RESEND as u64);
         if old && receiver.kind == Kind::Alertmanager {

@@ -36,7 +36,7 @@ impl Drop for Marks {
         tokio::spawn(async move {
             // Otherwise it ends by itself a little later.
             if let Err(e) = door.run(Command::LeaseRevoke { id }).await {
-                tracing::debug!("ending the marks of a write: {e}");
+                tracing::debug!(error = %e, "ending the marks of a write failed");
             }
         });
     }
