@@ -120,23 +120,30 @@ pub async fn serve(
     let answer = Arc::new(answer);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let answer = answer.clone();
-            let service = hyper::service::service_fn(move |request: Request<_>| {
-                let answer = answer.clone();
-                async move {
-                    let (parts, body): (_, hyper::body::Incoming) = request.into_parts();
-                    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                    let response = answer(Request::from_parts(parts, body));
-                    Ok::<_, Infallible>(response.map(Full::new))
-                }
-            });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service),
-            );
+            tokio::spawn(serve_stream(stream, answer.clone()));
         }
     });
     address
+}
+
+/// Answers the requests of a connection.
+async fn serve_stream<S, A>(stream: S, answer: Arc<A>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+{
+    let service = hyper::service::service_fn(move |request: Request<_>| {
+        let answer = answer.clone();
+        async move {
+            let (parts, body): (_, hyper::body::Incoming) = request.into_parts();
+            let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            let response = answer(Request::from_parts(parts, body));
+            Ok::<_, Infallible>(response.map(Full::new))
+        }
+    });
+    let serving = hyper::server::conn::http1::Builder::new();
+    // Whoever asked may go at any time.
+    let _ = serving.serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// The certificates and keys of these tests.
@@ -147,6 +154,15 @@ pub fn tls_dir() -> std::path::PathBuf {
 /// Answers with this page by TLS, to those whose certificate our authority signed if
 /// `known` says so; gives where.
 pub async fn serve_tls(text: &'static str, known: bool) -> SocketAddr {
+    serve_tls_with(known, move |_| page(text)).await
+}
+
+/// Answers every request so by TLS, to those whose certificate our authority signed if
+/// `known` says so; gives where.
+pub async fn serve_tls_with(
+    known: bool,
+    answer: impl Fn(Request<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+) -> SocketAddr {
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -168,19 +184,15 @@ pub async fn serve_tls(text: &'static str, known: bool) -> SocketAddr {
     let key = PrivateKeyDer::from_pem_file(tls_dir().join("server.key")).expect("a key");
     let config = builder.with_single_cert(vec![cert("server.pem")], key).expect("a pair");
     let acceptor = TlsAcceptor::from(Arc::new(config));
+    let answer = Arc::new(answer);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = hyper::service::service_fn(move |_| async move {
-                    Ok::<_, Infallible>(page(text).map(Full::new))
-                });
-                let serving = hyper::server::conn::http1::Builder::new();
-                // Whoever asked may go at any time.
-                let _ = serving.serve_connection(TokioIo::new(stream), service).await;
+                serve_stream(stream, answer).await;
             });
         }
     });
