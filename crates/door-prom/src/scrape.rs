@@ -38,6 +38,8 @@ const ACCEPT: &str = "application/openmetrics-text;version=1.0.0;q=0.6,\
 /// The cluster around a monitor.
 #[derive(Clone)]
 pub struct Surroundings {
+    /// This node's name; empty: there is no other.
+    pub node: String,
     /// How the members of the cluster are scraped.
     pub job: Job,
     /// Their labels, with `__address__`; asked again every second.
@@ -52,6 +54,7 @@ impl Surroundings {
     /// No cluster at all: what is pushed and configured is all there is.
     pub fn none() -> Surroundings {
         Surroundings {
+            node: String::new(),
             job: Job::new("synod", Duration::from_secs(1)),
             members: Arc::new(Vec::new),
             registry: Arc::new(|_| Ok(Vec::new())),

@@ -104,6 +104,7 @@ pub(crate) struct Shared {
     own: Own,
     gateway: Gateway,
     sums: Sums,
+    node: String,
     peers: Arc<dyn Fn() -> Vec<Peer> + Send + Sync>,
     silent: Silent,
     /// For the cluster's own nodes.
@@ -148,6 +149,7 @@ impl Monitor {
             targets: Mutex::default(),
             gateway: Gateway::default(),
             sums: Sums::default(),
+            node: around.node.clone(),
             own: Own::default(),
             peers: around.peers.clone(),
             silent: Silent::default(),
@@ -365,6 +367,11 @@ impl Monitor {
 
     pub(crate) fn pushed_file(&self) -> PathBuf {
         self.0.settings.pushed_file()
+    }
+
+    /// This node's name, if there may be others.
+    pub(crate) fn node(&self) -> &str {
+        &self.0.node
     }
 
     pub(crate) fn sums(&self) -> &Sums {

@@ -61,6 +61,7 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     let every = Duration::from_millis(settings.monitor_scrape_ms);
     let (looks, registered, others) = (handle.clone(), handle.clone(), handle.clone());
     let around = Surroundings {
+        node: settings.name.clone(),
         job: Job::new(JOB, every),
         members: Arc::new(move || members(&looks, every)),
         registry: Arc::new(move |service| instances(&registered, service)),

@@ -3,7 +3,7 @@
 mod common;
 
 use common::Cluster;
-use common::http::http;
+use common::http::{http, http_with};
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -152,6 +152,35 @@ fn blocks_outlive_kills_at_any_moment() {
     let names = std::fs::read_dir(&blocks).expect("the folder").flatten();
     let names: Vec<String> = names.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     assert!(!names.iter().any(|n| n.starts_with("damaged")), "{names:?}");
+}
+
+#[test]
+fn deltas_add_up_whichever_nodes_they_come_to() {
+    let cluster = Cluster::with_settings(3, &SETTINGS);
+    for node in 0..3 {
+        until(&cluster, node, "count(up{job=\"synod-etcd\"} == 1)", 3.0);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.expect("after 1970").as_nanos() as u64;
+    // As by a balancer that gives each point to the next node: 1 + 2 + … + 9.
+    for (i, value) in (1..=9u64).enumerate() {
+        let at = now + value * 1_000_000;
+        let point = serde_json::json!({"timeUnixNano": at.to_string(), "asDouble": value});
+        let sum = serde_json::json!({
+            "isMonotonic": true, "aggregationTemporality": 1, "dataPoints": [point],
+        });
+        let body = serde_json::json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
+            {"name": "orders", "sum": sum},
+        ]}]}]});
+        let (at, kind) = (cluster.endpoint(i % 3), "Content-Type: application/json\r\n");
+        let path = "/api/v1/otlp/v1/metrics";
+        let (status, told) = http_with(&at, "POST", path, kind, &body.to_string());
+        assert_eq!((status, &*told), (200, "{}"));
+    }
+    for node in 0..3 {
+        until(&cluster, node, "sum(orders_total)", 45.0);
+        until(&cluster, node, "orders_total{synod_node=\"n1\"}", 2.0 + 5.0 + 8.0);
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! Names become Prometheus's: underscores for what its names cannot have, the unit and
 //! `_total` as suffixes. A resource's `service.namespace/service.name` becomes `job`,
 //! `service.instance.id` becomes `instance`, and its other attributes `target_info`. Points
-//! of delta temporality are added up here, from zero at each start of this node.
+//! of delta temporality are added up here, from zero at each start of this node, and their
+//! series have its name as a label: points of one sender may come to several nodes, each of
+//! which knows its own part only.
 
 use crate::json::value_text;
 use crate::push::otlp_exponential::{ExponentialPoint, Exponentials, native};
@@ -221,6 +223,8 @@ struct PartialSuccess {
 }
 
 const DELTA: i32 = 1;
+/// The label by which nodes' parts of what was added up are told apart.
+const NODE: &str = "synod_node";
 /// A point says that there is no value any more.
 const NO_VALUE: u32 = 1;
 
@@ -451,6 +455,11 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
     }
     let base = base.with(NAME, &full);
     let sums = monitor.sums();
+    let base = match &data {
+        Data::Sum(Numbers { temporality: DELTA, .. })
+        | Data::Histogram(Histograms { temporality: DELTA, .. }) => base.with(NODE, monitor.node()),
+        _ => base,
+    };
     match data {
         Data::Gauge(n) => numbers(taken, &base, &n, None),
         Data::Sum(n) if n.temporality == DELTA => numbers(taken, &base, &n, Some(sums)),
