@@ -1,6 +1,7 @@
 //! Prometheus's HTTP API, as Grafana, promtool and curl use it.
 
 use crate::fan::Fan;
+use crate::federate;
 use crate::form::Form;
 use crate::json::{self, Failure, Success, labels, list, plain, respond, text};
 use crate::push;
@@ -82,8 +83,7 @@ impl Monitor {
                 return push::otlp::answer(self, request);
             }
             "/federate" if request.method() == Method::GET => {
-                let form = Form::new(request.uri().query().unwrap_or_default(), &[]);
-                return read::federate(self, &form);
+                return federate::answer(self, request);
             }
             _ if path.starts_with("/metrics/job") => return push::gateway::answer(self, request),
             _ => {}

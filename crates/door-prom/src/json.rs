@@ -57,8 +57,23 @@ pub(crate) fn value_text(v: f64) -> String {
     }
 }
 
+/// A number with an exponent of two digits at least.
+pub(crate) fn with_exponent(v: f64) -> String {
+    let text = format!("{v:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) = match exponent.strip_prefix('-') {
+        Some(exponent) => ('-', exponent),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
+/// A number as Prometheus's answers have it: the very small and the very large ones with an
+/// exponent.
 pub(crate) fn number(out: &mut String, v: f64) {
-    let _ = write!(out, "\"{}\"", value_text(v));
+    let plain = v == 0.0 || !v.is_finite() || (1e-6..1e21).contains(&v.abs());
+    let text = if plain { value_text(v) } else { with_exponent(v) };
+    let _ = write!(out, "\"{text}\"");
 }
 
 /// Seconds with as many decimals as there are.
@@ -228,4 +243,28 @@ pub(crate) fn plain(status: StatusCode, kind: &'static str, body: String) -> Res
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", http::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_prometheus_does() {
+        for (v, text) in [
+            (0.0, "0"),
+            (-1.5, "-1.5"),
+            (1e-6, "0.000001"),
+            (-1e-128, "-1e-128"),
+            (2.5e-7, "2.5e-07"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (f64::NEG_INFINITY, "-Inf"),
+            (f64::NAN, "NaN"),
+        ] {
+            let mut out = String::new();
+            number(&mut out, v);
+            assert_eq!(out, format!("\"{text}\""));
+        }
+    }
 }

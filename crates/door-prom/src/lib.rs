@@ -26,6 +26,7 @@ mod discovery;
 mod exemplars;
 mod exposition;
 mod fan;
+mod federate;
 mod form;
 mod json;
 mod keep;

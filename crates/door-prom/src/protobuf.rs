@@ -41,12 +41,15 @@ pub(crate) fn read(mut body: &[u8], classic: bool) -> Result<(String, Vec<Native
         let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
         let _ = writeln!(text, "# HELP {} {help}\n# TYPE {} {kind}", family.name, family.name);
         for metric in family.metric {
+            // Whoever honours labels has to know of those too.
+            let empty = metric.label.iter().filter(|l| l.value.is_empty()).map(|l| l.name.clone());
+            let empty: Vec<String> = empty.collect();
             let at = metric.timestamp_ms.filter(|at| *at != 0);
             let gauge = family.kind == GAUGE_HISTOGRAM;
             let native = metric.histogram.as_ref().and_then(|h| h.native(gauge));
             if let Some(native) = native {
                 let pairs = metric.label.iter().map(|l| (&*l.name, &*l.value));
-                let series = line(&Labels::new(pairs.chain([(NAME, &*family.name)])));
+                let series = line(&Labels::new(pairs.chain([(NAME, &*family.name)])), &empty);
                 let value = received(&native).map_err(|why| format!("{series}: {why}"))?;
                 natives.push(Native { series, at, value: Arc::new(value) });
                 if !classic {
@@ -56,7 +59,7 @@ pub(crate) fn read(mut body: &[u8], classic: bool) -> Result<(String, Vec<Native
             let mut all = Vec::new();
             samples(&family.name, metric, &mut all);
             for (labels, value) in all {
-                let _ = write!(text, "{} {}", line(&labels), value_text(value));
+                let _ = write!(text, "{} {}", line(&labels, &empty), value_text(value));
                 let _ = at.map(|at| write!(text, " {at}"));
                 text.push('\n');
             }
@@ -65,9 +68,10 @@ pub(crate) fn read(mut body: &[u8], classic: bool) -> Result<(String, Vec<Native
     Ok((text, natives))
 }
 
-/// A series as the text form has it.
-fn line(labels: &Labels) -> String {
+/// A series as the text form has it, with these labels that are empty.
+fn line(labels: &Labels, empty: &[String]) -> String {
     let pairs = labels.iter().filter(|(n, _)| *n != NAME);
+    let pairs = pairs.chain(empty.iter().map(|name| (&**name, "")));
     let pairs: Vec<String> = pairs.map(|(n, v)| format!("{n}={}", quoted(v))).collect();
     format!("{}{{{}}}", labels.get(NAME), pairs.join(","))
 }

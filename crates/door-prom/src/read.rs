@@ -1,22 +1,18 @@
-//! What other systems read: remote-read (samples, not streamed chunks), and federation.
+//! Remote-read: samples, not streamed chunks.
 
-use crate::form::Form;
 use crate::json::plain;
 use crate::push::histogram::written;
 use crate::push::unpacked;
 use crate::push::wire::{
     Label, LabelMatcher, QueryResult, ReadRequest, ReadResponse, TimeSeries, WrittenSample,
 };
-use crate::store::{Monitor, now_ms};
+use crate::store::Monitor;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use prost::Message;
-use std::fmt::Write;
-use synod_promql::{Labels, Matcher, NAME, STALE, Series, Source, parse_selector, quoted};
+use synod_promql::{Matcher, Series, Source};
 
 const TEXT: &str = "text/plain; charset=utf-8";
-/// The exposition format that federation answers in.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Samples of an answer, at most.
 const SAMPLES_MAX: usize = 20_000_000;
 
@@ -81,69 +77,4 @@ pub(crate) fn time_series(series: Series) -> TimeSeries {
         exemplars: vec![],
         histograms: series.histograms.iter().map(written).collect(),
     }
-}
-
-/// Answers `GET /federate`: the latest sample of each series that is asked for, with its
-/// time, for another Prometheus to scrape.
-pub(crate) fn federate(monitor: &Monitor, form: &Form) -> Response<Bytes> {
-    match federated(monitor, form) {
-        Ok(page) => plain(StatusCode::OK, EXPOSITION, page),
-        Err((status, why)) => plain(status, TEXT, why + "\n"),
-    }
-}
-
-fn federated(monitor: &Monitor, form: &Form) -> Result<String, Told> {
-    let now = now_ms();
-    let from = now - monitor.0.settings.query.lookback;
-    let mut latest: Vec<(Labels, i64, f64)> = Vec::new();
-    for text in form.all("match[]") {
-        let matchers = parse_selector(text).map_err(|e| bad(format!("{text}: {e}")))?;
-        let found = monitor.select(&matchers, from + 1, now);
-        for series in found.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))? {
-            let last = series.samples.last().filter(|s| s.value.to_bits() != STALE.to_bits());
-            if let Some(last) = last {
-                latest.push((series.labels, last.at, last.value));
-            }
-        }
-    }
-    latest.sort_by(|a, b| (a.0.get(NAME), &a.0).cmp(&(b.0.get(NAME), &b.0)));
-    latest.dedup_by(|a, b| a.0 == b.0);
-    let external = monitor.config();
-    let meanings = monitor.meanings();
-    let (mut out, mut family) = (String::new(), String::new());
-    for (labels, at, value) in &latest {
-        let name = labels.get(NAME);
-        if name != family {
-            family = name.to_owned();
-            // Other kinds of OpenMetrics would make the whole page unreadable.
-            let known = ["counter", "gauge", "histogram", "summary"];
-            let kind = meanings.get(name).map(|m| &*m.kind).filter(|k| known.contains(k));
-            let _ = writeln!(out, "# TYPE {} {}", classic(name), kind.unwrap_or("untyped"));
-        }
-        let mut shown = labels.nameless();
-        for (n, v) in &external.external_labels {
-            if shown.get(n).is_empty() {
-                shown = shown.with(n, v);
-            }
-        }
-        // Whoever scrapes this honours the labels; an instance that there is not is said
-        // to be empty, so that it is not made one.
-        let instance = if shown.get("instance").is_empty() { ",instance=\"\"" } else { "" };
-        let pairs: Vec<String> =
-            shown.iter().map(|(n, v)| format!("{}={}", classic(n), quoted(v))).collect();
-        let pairs = format!("{}{instance}", pairs.join(","));
-        let value = crate::json::value_text(*value);
-        let pairs = pairs.trim_start_matches(',');
-        let _ = writeln!(out, "{}{{{pairs}}} {value} {at}", classic(name));
-    }
-    Ok(out)
-}
-
-/// A name as the text format can have it: underscores for what it cannot.
-fn classic(name: &str) -> String {
-    let fits = |(i, c): (usize, char)| {
-        let may = c == '_' || c == ':' || c.is_ascii_alphabetic() || i > 0 && c.is_ascii_digit();
-        if may { c } else { '_' }
-    };
-    name.chars().enumerate().map(fits).collect()
 }

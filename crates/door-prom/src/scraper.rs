@@ -2,6 +2,7 @@
 
 use crate::config::ScrapeLimits;
 use crate::exposition::{self, Line, Taker, exemplar_of, pairs_of};
+use crate::json::with_exponent;
 use crate::lines::{Lines, Place};
 use crate::protobuf::Native;
 use crate::relabel::relabel;
@@ -10,8 +11,9 @@ use crate::targets::Target;
 use bytes::Bytes;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
-use synod_promql::{Labels, NAME, STALE};
+use synod_promql::{Histogram, Labels, NAME, SCHEMAS, STALE};
 use synod_tsdb::{Exemplar, Refused, SeriesId};
 
 /// A page, and whether it is OpenMetrics.
@@ -164,6 +166,13 @@ impl Scraper {
         let types = says.iter().filter(|(what, _, _)| *what == "TYPE");
         let kinds: Kinds<'_> = types.map(|(_, name, kind)| (*name, *kind)).collect();
         let new = self.relabelled(&rows, &kinds, count)?;
+        let mut natives = Vec::with_capacity(page.histograms.len());
+        for (row, native) in rows[numbers..].iter().zip(&page.histograms) {
+            natives.push(match self.keeps(row, &new) {
+                true => bounded(&native.value, &self.target.job.limits)?,
+                false => native.value.clone(),
+            });
+        }
         let most = self.target.job.limits.samples;
         if most > 0 && count.kept > most {
             return Err(format!("sample limit exceeded: {} samples, limit {most}", count.kept));
@@ -180,11 +189,10 @@ impl Scraper {
             }
         }
         let ids = self.append(at, &rows, count.kept, numbers);
-        for (native, id) in page.histograms.iter().zip(&ids[numbers..]) {
-            let theirs = native.at.filter(|_| self.target.job.honor_timestamps);
+        for ((value, row), id) in natives.into_iter().zip(&rows[numbers..]).zip(&ids[numbers..]) {
+            let theirs = row.at.filter(|_| self.target.job.honor_timestamps);
             let Some(id) = *id else { continue };
-            let one = [(id, native.value.clone())];
-            for (_, why) in self.monitor.append_histograms(theirs.unwrap_or(at), &one) {
+            for (_, why) in self.monitor.append_histograms(theirs.unwrap_or(at), &[(id, value)]) {
                 tracing::debug!(url = self.target.url, error = %why, "a histogram was refused");
             }
         }
@@ -221,6 +229,14 @@ impl Scraper {
             count.kept += usize::from(kept);
         }
         Ok(new)
+    }
+
+    /// Whether a line is kept, one of these if it was not there before.
+    fn keeps(&self, row: &Row<'_>, new: &HashMap<&str, Option<Labels>>) -> bool {
+        match row.place.and_then(|place| self.known.get(place)) {
+            Some(known) => known.id.is_some(),
+            None => new.get(row.series).is_some_and(Option::is_some),
+        }
     }
 
     /// Makes series of the lines that were not there before.
@@ -348,16 +364,29 @@ fn with_even_bounds(labels: Labels, kinds: &Kinds<'_>) -> Labels {
 fn even(v: f64) -> String {
     let size = v.abs();
     if size != 0.0 && !(1e-4..1e21).contains(&size) {
-        let text = format!("{v:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = match exponent.strip_prefix('-') {
-            Some(exponent) => ('-', exponent),
-            None => ('+', exponent),
-        };
-        return format!("{digits}e{sign}{exponent:0>2}");
+        return with_exponent(v);
     }
     let point = if v == v.trunc() { ".0" } else { "" };
     format!("{v}{point}")
+}
+
+/// A histogram within the job's bounds: made as coarse as that takes.
+fn bounded(value: &Arc<Histogram>, limits: &ScrapeLimits) -> Result<Arc<Histogram>, String> {
+    let most = if limits.buckets == 0 { usize::MAX } else { limits.buckets };
+    let finest = limits.finest.unwrap_or(*SCHEMAS.end());
+    let mut bounded = value.clone();
+    if !value.is_custom() && value.schema > finest {
+        bounded = Arc::new(value.as_ref().clone().reduced(finest));
+    }
+    while bounded.len() > most {
+        if bounded.is_custom() || bounded.schema <= *SCHEMAS.start() {
+            let (is, limit) = (bounded.len(), limits.buckets);
+            return Err(format!("native_histogram_bucket_limit exceeded: {is}, limit {limit}"));
+        }
+        let coarser = bounded.schema - 1;
+        bounded = Arc::new(bounded.as_ref().clone().reduced(coarser));
+    }
+    Ok(bounded)
 }
 
 fn check(labels: &Labels, limits: &ScrapeLimits) -> Result<(), String> {
@@ -397,6 +426,28 @@ impl Drop for Scraper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn histograms_are_as_coarse_as_the_bounds_want() {
+        let histogram = |text: &str| Arc::new(synod_promql::read_histogram(text).expect(text).0);
+        let fine = histogram("{{schema:3 count:16 sum:9 buckets:[1 1 1 1 1 1 1 1] n_buckets:[8]}}");
+        let of = |buckets: usize, finest: Option<i32>, value: &Arc<Histogram>| {
+            let limits = ScrapeLimits { buckets, finest, ..ScrapeLimits::default() };
+            bounded(value, &limits).map(|h| (h.schema, h.len(), h.count))
+        };
+        assert_eq!(of(0, None, &fine), Ok((3, 9, 16.0)));
+        assert_eq!(of(9, Some(8), &fine), Ok((3, 9, 16.0)));
+        assert_eq!(of(0, Some(1), &fine), Ok((1, 4, 16.0)));
+        assert_eq!(of(5, None, &fine), Ok((1, 4, 16.0)));
+        assert_eq!(of(3, Some(1), &fine), Ok((0, 3, 16.0)));
+        // However coarse, three are left.
+        let over = of(1, None, &fine).expect_err("too many");
+        assert!(over.contains("bucket_limit exceeded") && over.contains("limit 1"), "{over}");
+        let custom =
+            histogram("{{schema:-53 count:3 sum:2 buckets:[1 1 1] custom_values:[0.5 7]}}");
+        assert_eq!(of(3, Some(-4), &custom), Ok((-53, 3, 3.0)));
+        assert!(of(2, None, &custom).is_err());
+    }
 
     #[test]
     fn bounds_are_even() {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::http::http;
+use common::http::{http, http_with};
 use common::{Cluster, free_ports, output, peers};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ impl Prometheus {
             .current_dir(dir.path())
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])
             .args(["--web.enable-remote-write-receiver", "--log.level=warn"])
+            .arg("--enable-feature=native-histograms,exemplar-storage")
             .arg(format!("--web.listen-address={address}"))
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(dir.path().join("log")).expect("a log"))
@@ -269,4 +270,72 @@ fn a_query_asks_all_nodes_and_says_which_did_not_answer() {
         .output()
         .expect("synod runs");
     assert!(String::from_utf8_lossy(&told.stderr).contains("node n0"), "{told:?}");
+}
+
+/// A histogram of six observations, as an OpenTelemetry SDK sends one.
+fn push_native(node: &str) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let at = now.expect("after 1970").as_nanos().to_string();
+    let point = serde_json::json!({
+        "timeUnixNano": at, "count": "6", "sum": 9.5, "scale": 0, "zeroCount": "1",
+        "positive": {"offset": -1, "bucketCounts": ["2", "1", "2"]},
+    });
+    let body = serde_json::json!({"resourceMetrics": [{
+        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]},
+        "scopeMetrics": [{"metrics": [{"name": "took", "unit": "s", "exponentialHistogram":
+            {"aggregationTemporality": 2, "dataPoints": [point]}}]}],
+    }]});
+    let (path, kind) = ("/api/v1/otlp/v1/metrics", "Content-Type: application/json\r\n");
+    let (status, told) = http_with(node, "POST", path, kind, &body.to_string());
+    assert_eq!((status, &*told), (200, "{}"));
+}
+
+/// What `synod query` prints.
+fn printed(node: &str, args: &[&str]) -> String {
+    let run = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(["query", "--endpoints", node])
+        .args(args)
+        .output()
+        .expect("synod runs");
+    assert!(run.status.success(), "{args:?}: {}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).expect("text")
+}
+
+#[test]
+fn native_histograms_are_shown_and_federated() {
+    let cluster = Cluster::with_settings(1, &SETTINGS);
+    let node = cluster.endpoint(0);
+    until(&node, "count(up)", "1");
+    push_native(&node);
+    let fine = "{count:6, sum:9.5, [-1e-128,1e-128]:1, (0.5,1]:2, (1,2]:1, (2,4]:2}";
+    let shown = printed(&node, &["took_seconds"]);
+    assert_eq!(shown, format!("took_seconds{{job=\"shop\"}}  {fine}\n"));
+    let drawn = printed(&node, &["took_seconds", "--range", "30s", "--step", "1s"]);
+    assert!(drawn.contains("counts of histograms: 6 to 6, last 6"), "{drawn}");
+
+    let job = |more: &str| {
+        format!(
+            "global: {{scrape_interval: 500ms, scrape_timeout: 400ms}}\nscrape_configs:\n- job_name: f\n  \
+             honor_labels: true\n  metrics_path: /federate\n  \
+             params: {{'match[]': ['took_seconds', 'up']}}\n  \
+             static_configs: [{{targets: [\"{node}\"]}}]\n{more}"
+        )
+    };
+    // By a real Prometheus, and by another Synod, which has them coarser.
+    let prometheus = Prometheus::start(&job(""));
+    until(&prometheus.address, "histogram_count(took_seconds{job=\"shop\"})", "6");
+    until(&prometheus.address, "histogram_sum(took_seconds{job=\"shop\"})", "9.5");
+    until(&prometheus.address, "count(up{job=\"synod-etcd\"})", "1");
+    let config = tempfile::NamedTempFile::new().expect("a file");
+    let bounds = "  scrape_native_histograms: true\n  native_histogram_min_bucket_factor: 4\n";
+    std::fs::write(config.path(), job(bounds)).expect("written");
+    let path = config.path().to_str().expect("a path");
+    let settings = [&SETTINGS[..], &["--monitor-config", path]].concat();
+    let other = Cluster::with_settings(1, &settings);
+    let other = other.endpoint(0);
+    until(&other, "histogram_count(took_seconds{job=\"shop\"})", "6");
+    // An empty label of the page is no reason to put in the target's.
+    let coarse = "{count:6, sum:9.5, [-1e-128,1e-128]:1, (0.25,1]:2, (1,4]:3}";
+    let shown = printed(&other, &["took_seconds"]);
+    assert_eq!(shown, format!("took_seconds{{job=\"shop\"}}  {coarse}\n"));
 }

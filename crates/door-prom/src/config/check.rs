@@ -6,6 +6,7 @@ use crate::relabel::{Action, Pattern, Rule};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use synod_promql::SCHEMAS;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How often files of targets are looked at: cheap, and a change is to count at once.
@@ -170,6 +171,8 @@ fn job(
             .or(global.label_value_length_limit)
             .unwrap_or(0),
         targets: scrape.target_limit.or(global.target_limit).unwrap_or(0),
+        buckets: scrape.native_histogram_bucket_limit.unwrap_or(0),
+        finest: finest(scrape.native_histogram_min_bucket_factor)?,
     };
     let fallback = match scrape.fallback_scrape_protocol.as_deref() {
         None => None,
@@ -219,6 +222,24 @@ fn job(
         discovery: discovery(&found, base, notes)?,
         http: http(scrape.http(), base, notes)?,
     })
+}
+
+/// The finest schema whose buckets grow by this factor at least; `None`: any.
+fn finest(factor: Option<f64>) -> Checked<Option<i32>> {
+    match factor {
+        None => Ok(None),
+        Some(factor) if factor.is_nan() || factor < 0.0 => {
+            Err(format!("native_histogram_min_bucket_factor: {factor} is no factor"))
+        }
+        // Nothing grows by less.
+        Some(factor) if factor <= 1.0 => Ok(None),
+        // Those of schema n grow by 2^(2^-n).
+        Some(factor) => {
+            let schema = (-factor.log2().log2()).floor();
+            let (coarsest, finest) = (*SCHEMAS.start(), *SCHEMAS.end());
+            Ok(Some((schema as i32).clamp(coarsest, finest)))
+        }
+    }
 }
 
 fn scheme(scheme: &Option<String>) -> Checked<String> {

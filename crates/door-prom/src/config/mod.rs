@@ -97,6 +97,10 @@ pub struct ScrapeLimits {
     pub label_value: usize,
     /// Targets of the job.
     pub targets: usize,
+    /// Buckets of a native histogram; it is made coarser to have no more.
+    pub buckets: usize,
+    /// Schema of the finest native histograms; finer ones are made coarser.
+    pub finest: Option<i32>,
 }
 
 /// Where targets come from.

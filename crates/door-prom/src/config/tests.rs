@@ -143,6 +143,7 @@ fn a_mistake_is_told_with_its_place() {
         ("global: {scrape_interval: soon}".into(), "global.scrape_interval: \"soon\""),
         ("global: {scrape_timeout: soon}".into(), "global.scrape_timeout: \"soon\""),
         ("global: {body_size_limit: 3X}".into(), "global.body_size_limit"),
+        (job("native_histogram_min_bucket_factor: -1"), "is no factor"),
         (job("scheme: ftp"), "neither http nor https"),
         (job("static_configs: [{targets: ['http://a:1']}]"), "is no HOST:PORT"),
         (job("static_configs: [{targets: a}]"), "line 3"),
@@ -162,6 +163,40 @@ fn a_mistake_is_told_with_its_place() {
         let told = parse(&text).err().unwrap_or_else(|| panic!("{text} is taken"));
         assert!(told.contains(why), "{text}:\n{told}");
     }
+}
+
+#[test]
+fn a_factor_of_buckets_is_a_schema() {
+    let finest = |factor: &str| {
+        let text = format!(
+            "scrape_configs:\n- job_name: a\n  native_histogram_bucket_limit: 160\n  \
+             native_histogram_min_bucket_factor: {factor}\n"
+        );
+        let config = parse(&text).expect("a configuration");
+        assert_eq!(config.jobs[0].limits.buckets, 160);
+        assert!(config.ignored.is_empty(), "{:?}", config.ignored);
+        config.jobs[0].limits.finest
+    };
+    // Those of Prometheus's documentation: just below the growth of each schema.
+    for (factor, schema) in [
+        ("65536", -4),
+        ("256", -3),
+        ("16", -2),
+        ("4", -1),
+        ("2", 0),
+        ("1.4", 1),
+        ("1.1", 2),
+        ("1.09", 3),
+        ("1.04", 4),
+        ("1.02", 5),
+        ("1.01", 6),
+        ("1.005", 7),
+        ("1.002", 8),
+        ("1e300", -4),
+    ] {
+        assert_eq!(finest(factor), Some(schema), "{factor}");
+    }
+    assert_eq!((finest("0"), finest("1")), (None, None));
 }
 
 #[test]
