@@ -44,7 +44,12 @@ pub(crate) const CODE_NAMES: [&str; CODES] = [
 ];
 
 /// Calls that wait for others by design: however long they take, they are not slow.
-const WAITING: [&str; 2] = ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"];
+const WAITING: [&str; 4] = [
+    "/v3lockpb.Lock/Lock",
+    "/v3electionpb.Election/Campaign",
+    "/synod.v1.Lock/Acquire",
+    "/synod.v1.Election/Campaign",
+];
 
 /// Counts of one method.
 pub(crate) struct CallStat {
@@ -107,6 +112,7 @@ impl CallMetrics {
             let stat = Arc::new(CallStat::new(&path, judged.then(|| slow.clone())));
             all.insert(path, Method { labels, stat });
         }
+        debug_assert!(WAITING.iter().all(|path| all.contains_key(*path)));
         let none = |path| Arc::new(CallStat::new(path, None));
         let hot = HOT_PATHS.map(|p| all.get(p).map_or_else(|| none(p), |m| m.stat.clone()));
         CallMetrics { hot, all, slow, traffic: Arc::default() }

@@ -90,6 +90,21 @@ fn refused<T: std::fmt::Debug>(done: Result<T, Status>, code: Code, words: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_lock_is_not_slow() {
+    let mut doors = Doors::open().await;
+    let (a, b) = (doors.session("first", 60, 0).await, doors.session("second", 60, 0).await);
+    let held = doors.locks.acquire(lock(a)).await.expect("free").into_inner();
+    let begun = std::time::Instant::now();
+    let waits = v1::LockAcquireRequest { wait_ms: 300, ..lock(b) };
+    refused(doors.locks.acquire(waits).await, Code::DeadlineExceeded, "waited 300 ms");
+    assert!(begun.elapsed() > Duration::from_millis(250));
+    doors.release(&held.sequencer).await.expect("it was held");
+    // Anything else may have been slow on a busy machine.
+    let (_, events) = doors.node.http("GET", "/synod/events", "").await;
+    assert!(!events.contains("/synod.v1.Lock/Acquire"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_goes_from_one_to_the_next_and_the_first_cannot_write_any_more() {
     let mut doors = Doors::open().await;
     let (a, b) = (doors.session("first", 60, 0).await, doors.session("second", 60, 0).await);
