@@ -13,6 +13,7 @@ use crate::handle::{Handle, Shared};
 use crate::journal::{self, SpareMaker};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::rebuild;
 use crate::transport::{Links, ask};
 use crate::wire::{Answer, Opening, PeerInfo};
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,7 @@ pub struct Config {
     pub feed_bytes: usize,
     /// Interval of the comparison of all members' data, ms; 0: only after elections.
     pub check_ms: u64,
-    /// Set damaged data aside and fetch everything from the peers.
+    /// If the data are damaged: set them aside and fetch everything from the peers.
     pub rebuild: bool,
 }
 
@@ -107,7 +108,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-fn fail<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> StartError {
+pub(crate) fn fail<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -> StartError {
     move |e| StartError(format!("{what}: {e}"))
 }
 
@@ -174,9 +175,7 @@ fn lock_dir(dir: &Path) -> Result<DirLock, StartError> {
 async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
     let dir = config.data_dir.clone();
     let lock = lock_dir(&dir)?;
-    if config.rebuild {
-        set_aside(&dir)?;
-    }
+    let rebuilding = rebuild::begin(&config)?;
     let server = crate::peer_server::listen(&config).await?;
     let identity = match read_identity(&dir)? {
         Some(identity) => {
@@ -184,7 +183,7 @@ async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
             identity
         }
         None => {
-            let identity = find_identity(&config).await?;
+            let identity = find_identity(&config, rebuilding).await?;
             let json = serde_json::to_vec_pretty(&identity).map_err(fail("member.json"))?;
             write_atomically(&dir.join("member.json"), &json)
                 .map_err(fail("cannot write member.json"))?;
@@ -192,6 +191,9 @@ async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
             identity
         }
     };
+    if rebuilding {
+        rebuild::end(&dir)?;
+    }
     let core = open(&config, identity)?;
     server.serve(core.handle.clone());
     tokio::task::spawn_local(publish_self(core.handle.clone(), config));
@@ -226,25 +228,6 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, StartError> {
         )));
     }
     Ok(Some(identity))
-}
-
-/// Moves what is there out of the way, losing nothing.
-fn set_aside(dir: &Path) -> Result<(), StartError> {
-    if !dir.join("member.json").exists() {
-        return Ok(());
-    }
-    let aside = (1..).map(|n| dir.join(format!("damaged-{n}"))).find(|p| !p.exists());
-    let aside = aside.unwrap_or_else(|| dir.join("damaged"));
-    std::fs::create_dir(&aside).map_err(fail("cannot set the damaged data aside"))?;
-    for name in ["journal", "state", "member.json"] {
-        let from = dir.join(name);
-        if from.exists() {
-            std::fs::rename(&from, aside.join(name))
-                .map_err(fail(format!("cannot set {} aside", from.display())))?;
-        }
-    }
-    tracing::warn!(file = %aside.display(), "rebuilding from the peers; the old data are kept");
-    sync_dir(dir).map_err(fail("cannot sync the data directory"))
 }
 
 fn member_id(urls: &[String], token: &str, life: u64) -> u64 {
@@ -298,7 +281,8 @@ impl Identity {
     }
 }
 
-async fn find_identity(config: &Config) -> Result<Identity, StartError> {
+/// `lost`: this was a member, and its data are gone.
+async fn find_identity(config: &Config, lost: bool) -> Result<Identity, StartError> {
     let members = first_members(&config.initial_cluster, &config.token);
     let fresh = Identity::first(
         &config.name,
@@ -320,16 +304,24 @@ async fn find_identity(config: &Config) -> Result<Identity, StartError> {
             if let Answer::Info { cluster, members, protocol, .. } = answer {
                 agree_on_protocol(config, protocol, url)?;
                 let known = Known { url, cluster: *cluster, members, protocol };
-                return settle(config, fresh, known).await;
+                return settle(config, fresh, known, lost).await;
             }
         }
-        if config.cluster_state == ClusterState::New && answers.len() + 1 >= quorum {
+        if !lost && config.cluster_state == ClusterState::New && answers.len() + 1 >= quorum {
             return Ok(fresh);
         }
         if said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
             let (count, url) = (answers.len(), others.join(", "));
-            tracing::warn!(count, url, "waiting until enough peers answer");
+            match lost {
+                false => tracing::warn!(count, url, "waiting until enough peers answer"),
+                true => tracing::warn!(
+                    count,
+                    url,
+                    "waiting for a peer that has the cluster's data: this member set its own aside; if a \
+                     majority did, restore a snapshot"
+                ),
+            }
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -347,6 +339,7 @@ async fn settle(
     config: &Config,
     mut fresh: Identity,
     known: Known<'_>,
+    lost: bool,
 ) -> Result<Identity, StartError> {
     if config.cluster_state == ClusterState::New && known.cluster != fresh.cluster {
         return Err(StartError(format!(
@@ -372,7 +365,7 @@ async fn settle(
             urls.join(",")
         )));
     };
-    let started = !me.client_urls.is_empty();
+    let started = lost || !me.client_urls.is_empty();
     if !started && known.cluster == fresh.cluster && me.id == fresh.id {
         return Ok(fresh);
     }
@@ -433,6 +426,15 @@ async fn ask_all(urls: &[String], opening: &Opening) -> Vec<(String, Answer)> {
 
 /// Opens journal and state, and makes the core of them.
 fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
+    let (cell, journal) = recover(config, &identity)?;
+    assemble(config, &identity, cell, journal)
+}
+
+/// What a member's data are worth.
+pub(crate) fn recover(
+    config: &Config,
+    identity: &Identity,
+) -> Result<(Cell<DiskStore>, Journal<FileDisk>), StartError> {
     let id = NodeId(identity.id);
     let begun = Instant::now();
     let store = DiskStore::open(
@@ -475,7 +477,7 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
     let protocol = identity.protocol.parse().map_err(StartError)?;
     let cell = Cell::new(protocol, id, config.cell.clone(), state, recovered, seed, Tick(0))
         .map_err(fail("cannot recover"))?;
-    assemble(config, &identity, cell, journal)
+    Ok((cell, journal))
 }
 
 /// The state that all first members begin with: index 1.

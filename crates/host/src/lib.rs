@@ -28,6 +28,7 @@ mod mailbox;
 pub mod metrics;
 pub mod page;
 mod peer_server;
+mod rebuild;
 mod restore;
 mod transport;
 pub mod wire;

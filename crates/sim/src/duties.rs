@@ -81,37 +81,37 @@ impl World {
                 self.machines[who].disk.set_full(true);
                 relent(lasts)
             }
-            Act::Rot { who, place, down } => return self.rot(who, place, down),
-            Act::StateRot { who, odds, salt } => {
-                if self.may_lose(who) {
-                    self.machines[who].rot.set(odds, salt);
-                }
-                return;
+            Act::Rot { .. }
+            | Act::StateRot { .. }
+            | Act::Astray { .. }
+            | Act::Upgrade { .. }
+            | Act::Replace { .. } => return self.strike_disk(act),
+            Act::Transfer { to } => return self.transfer(to),
+        };
+        self.after(wait, then);
+    }
+
+    /// What befalls disks, and those who write them.
+    fn strike_disk(&mut self, act: Act) {
+        match act {
+            Act::Rot { who, place, down } => self.rot(who, place, down),
+            Act::StateRot { who, odds, salt } if self.may_lose(who) => {
+                self.machines[who].rot.set(odds, salt);
             }
-            Act::Astray { who, place, lives, down } => {
-                if self.may_lose(who) {
-                    self.machines[who].rotted = true;
-                    self.machines[who].disk.lead_astray(place);
-                    self.after(lives, Event::Restart { who, down, upgrade: false });
-                }
-                return;
+            Act::Astray { who, place, lives, down } if self.may_lose(who) => {
+                self.machines[who].rotted = true;
+                self.machines[who].disk.lead_astray(place);
+                self.after(lives, Event::Restart { who, down, upgrade: false });
             }
             Act::Upgrade { gap, down } => {
                 for who in 0..self.machines.len() {
                     let wait = who as u64 * gap;
                     self.after(wait, Event::Restart { who, down, upgrade: true });
                 }
-                return;
             }
-            Act::Replace { who, down } => {
-                if self.may_lose(who) {
-                    self.replace(who, down);
-                }
-                return;
-            }
-            Act::Transfer { to } => return self.transfer(to),
-        };
-        self.after(wait, then);
+            Act::Replace { who, down } if self.may_lose(who) => self.replace(who, down),
+            _ => {}
+        }
     }
 
     pub fn relent(&mut self, number: usize) {

@@ -86,7 +86,7 @@ fn walk(data_dir: &Path, dump: bool) -> Outcome {
     }
     Err(format!(
         "the journal is damaged:\n  {}\nIf the cluster has a quorum without this node, start it with \
-         --rebuild true to fetch everything from its peers; else restore from a snapshot",
+         --rebuild to fetch everything from its peers; else restore from a snapshot",
         bad.join("\n  ")
     ))
 }

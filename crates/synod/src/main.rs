@@ -77,6 +77,7 @@ enum Command {
     #[command(flatten)]
     Client(client::ClientCommand),
     /// Run one node of a cluster
+    #[command(mut_args(settings::bare))]
     Server(Box<settings::ServerArgs>),
 }
 

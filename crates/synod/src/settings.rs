@@ -147,8 +147,14 @@ settings! {
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]
     log_format: String = "text".into(), "SYNOD_LOG_FORMAT", "FORMAT";
-    /// Set damaged data aside and fetch everything from the peers [default: false]
+    /// If the data are damaged (all are read), set them aside and fetch everything from the peers [default: false]
     rebuild: bool = false, "SYNOD_REBUILD", "BOOL";
+}
+
+/// A switch may stand alone: `--rebuild` is `--rebuild true`.
+pub(crate) fn bare(arg: clap::Arg) -> clap::Arg {
+    let switch = arg.get_value_names().is_some_and(|names| names[0] == "BOOL");
+    if switch { arg.num_args(0..=1).default_missing_value("true") } else { arg }
 }
 
 impl ServerArgs {

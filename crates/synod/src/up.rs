@@ -128,6 +128,25 @@ fn prepare_dirs(args: &UpArgs, nodes: &[Node]) -> Outcome {
     Ok(())
 }
 
+/// What `synod` is given to run a node.
+fn server_args(node: &Node, nodes: &[Node], args: &UpArgs) -> Vec<String> {
+    let members: Vec<_> =
+        nodes.iter().map(|n| format!("{}=http://127.0.0.1:{}", n.name, n.peer)).collect();
+    let mut all = vec!["server".to_owned()];
+    let mut give = |name: &str, value: String| all.extend([format!("--{name}"), value]);
+    give("name", node.name.clone());
+    give("data-dir", node.dir.display().to_string());
+    give("listen-client-urls", format!("http://127.0.0.1:{}", node.client));
+    give("listen-peer-urls", format!("http://127.0.0.1:{}", node.peer));
+    give("listen-http-urls", format!("http://127.0.0.1:{}", node.http));
+    give("initial-cluster", members.join(","));
+    if let Some(protocol) = args.protocol {
+        give("protocol", protocol.to_string());
+    }
+    all.extend(args.settings.iter().cloned());
+    all
+}
+
 fn start(node: &Node, nodes: &[Node], args: &UpArgs) -> Outcome<Child> {
     let program = std::env::current_exe().map_err(|e| format!("cannot find this program: {e}"))?;
     let log = node.dir.join("log");
@@ -136,20 +155,9 @@ fn start(node: &Node, nodes: &[Node], args: &UpArgs) -> Outcome<Child> {
         .append(true)
         .open(&log)
         .map_err(|e| format!("cannot open {}: {e}", log.display()))?;
-    let members: Vec<_> =
-        nodes.iter().map(|n| format!("{}=http://127.0.0.1:{}", n.name, n.peer)).collect();
     let mut command = Command::new(program);
     command
-        .arg("server")
-        .args(["--name", &node.name])
-        .arg("--data-dir")
-        .arg(&node.dir)
-        .args(["--listen-client-urls", &format!("http://127.0.0.1:{}", node.client)])
-        .args(["--listen-peer-urls", &format!("http://127.0.0.1:{}", node.peer)])
-        .args(["--listen-http-urls", &format!("http://127.0.0.1:{}", node.http)])
-        .args(["--initial-cluster", &members.join(",")])
-        .args(args.protocol.iter().flat_map(|p| ["--protocol".to_owned(), p.to_string()]))
-        .args(&args.settings)
+        .args(server_args(node, nodes, args))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -163,31 +171,34 @@ async fn supervise(args: &UpArgs, nodes: &[Node]) -> Outcome {
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    // The terminal was closed.
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
     let mut children = Vec::new();
     for node in nodes {
         children.push(start(node, nodes, args)?);
     }
+    let mut told = vec![false; nodes.len()];
     let ended = tokio::select! {
-        ready = wait_ready(nodes) => ready.err(),
-        end = first_to_end(nodes, &mut children) => Some(end),
+        ready = wait_ready(nodes, &mut children) => ready.err(),
         _ = interrupt.recv() => Some(String::new()),
         _ = terminate.recv() => Some(String::new()),
+        _ = hangup.recv() => Some(String::new()),
     };
     if let Some(why) = ended {
         stop(&mut children).await;
         return if why.is_empty() { Ok(()) } else { Err(why) };
     }
-    banner(args, nodes, begun.elapsed());
-    let mut told = vec![false; nodes.len()];
+    banner(args, nodes, &mut children, begun.elapsed());
     loop {
+        tell_ended(args, nodes, &mut children, &mut told);
+        if told.iter().all(|t| *t) {
+            return Err("all nodes have ended; their logs say why".into());
+        }
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            _ = hangup.recv() => break,
             () = tokio::time::sleep(Duration::from_millis(300)) => {}
-        }
-        tell_ended(nodes, &mut children, &mut told);
-        if told.iter().all(|t| *t) {
-            return Err("all nodes have ended; their logs say why".into());
         }
     }
     println!("stopping");
@@ -197,30 +208,25 @@ async fn supervise(args: &UpArgs, nodes: &[Node]) -> Outcome {
 
 /// A node that ends by itself (or is killed for practice) is told, not mourned:
 /// the others go on.
-fn tell_ended(nodes: &[Node], children: &mut [Child], told: &mut [bool]) {
+fn tell_ended(args: &UpArgs, nodes: &[Node], children: &mut [Child], told: &mut [bool]) {
     for ((node, child), told) in nodes.iter().zip(children).zip(told) {
         if let (false, Ok(Some(status))) = (*told, child.try_wait()) {
             *told = true;
-            println!("{} has ended ({status}); see {}", node.name, node.dir.join("log").display());
+            println!("{}", last_words(node, &status));
+            let again = server_args(node, nodes, args);
+            println!("start it again:  synod {}", again.join(" "));
         }
     }
 }
 
-async fn first_to_end(nodes: &[Node], children: &mut [Child]) -> String {
-    loop {
-        for (node, child) in nodes.iter().zip(children.iter_mut()) {
-            if let Ok(Some(status)) = child.try_wait() {
-                let log = node.dir.join("log");
-                return format!(
-                    "{} ended at its start ({status}):\n{}(the whole log: {})",
-                    node.name,
-                    why(&std::fs::read_to_string(&log).unwrap_or_default(), 3),
-                    log.display()
-                );
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+fn last_words(node: &Node, status: &std::process::ExitStatus) -> String {
+    let log = node.dir.join("log");
+    // One that was killed had nothing to say.
+    let said = match status.code() {
+        Some(_) => why(&std::fs::read_to_string(&log).unwrap_or_default(), 3),
+        None => String::new(),
+    };
+    format!("{} has ended ({status}):\n{said}  (its log: {})", node.name, log.display())
 }
 
 /// The lines of a log that say why it ends: from the last that names an error, or the very
@@ -233,18 +239,34 @@ fn why(log: &str, count: usize) -> String {
     lines[from..].iter().take(count).map(|l| format!("  {l}\n")).collect()
 }
 
-/// Until every node answers and knows a leader.
-async fn wait_ready(nodes: &[Node]) -> Outcome {
+/// Until every node that runs answers and knows a leader. A minority may have ended: a
+/// damaged member is no reason to be without the others.
+async fn wait_ready(nodes: &[Node], children: &mut [Child]) -> Outcome {
     let begun = Instant::now();
-    for node in nodes {
-        while !knows_leader(node).await {
-            if begun.elapsed() > READY_WITHIN {
-                return Err(format!("{} is not ready after {READY_WITHIN:?}", node.name));
+    let mut ready = vec![false; nodes.len()];
+    loop {
+        let mut ended = Vec::new();
+        for ((node, child), ready) in nodes.iter().zip(children.iter_mut()).zip(&mut ready) {
+            if let Ok(Some(status)) = child.try_wait() {
+                ended.push(last_words(node, &status));
+                *ready = true;
+            } else if !*ready {
+                *ready = knows_leader(node).await;
             }
-            tokio::time::sleep(Duration::from_millis(30)).await;
         }
+        if ended.len() * 2 >= nodes.len() {
+            return Err(ended.remove(0));
+        }
+        if ready.iter().all(|ready| *ready) {
+            return Ok(());
+        }
+        if begun.elapsed() > READY_WITHIN {
+            let late = nodes.iter().zip(&ready).filter(|(_, ready)| !**ready);
+            let names: Vec<_> = late.map(|(node, _)| &*node.name).collect();
+            return Err(format!("{} not ready after {READY_WITHIN:?}", names.join(", ")));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    Ok(())
 }
 
 async fn knows_leader(node: &Node) -> bool {
@@ -257,11 +279,16 @@ async fn knows_leader(node: &Node) -> bool {
     status.is_ok_and(|s| s.into_inner().leader != 0)
 }
 
-fn banner(args: &UpArgs, nodes: &[Node], after: Duration) {
+fn banner(args: &UpArgs, nodes: &[Node], children: &mut [Child], after: Duration) {
     let list = |port: fn(&Node) -> u16| {
         nodes.iter().map(|n| format!("127.0.0.1:{}", port(n))).collect::<Vec<_>>().join("  ")
     };
-    println!("{} nodes are up after {:.1} s", nodes.len(), after.as_secs_f64());
+    let up = children.iter_mut().filter_map(|child| child.try_wait().ok()).filter(Option::is_none);
+    let (up, after) = (up.count(), after.as_secs_f64());
+    match up == nodes.len() {
+        true => println!("{up} nodes are up after {after:.1} s"),
+        false => println!("{up} of {} nodes are up after {after:.1} s", nodes.len()),
+    }
     println!("  etcd clients  {}", list(|n| n.client));
     println!("  http          {}  (/metrics, /health)", list(|n| n.http));
     println!("  data, logs    {}", args.data_dir.display());
