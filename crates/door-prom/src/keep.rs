@@ -14,7 +14,6 @@ use synod_host::FileDisk;
 use synod_promql::{Labels, Matcher, Series};
 use synod_tsdb::{
     Batch, BlockEvent, Blocks, Exemplars, Fault, Head, Limits, RealFiles, SeriesLog, Spill, trim,
-    united,
 };
 use synod_wal::{JournalError, Options};
 
@@ -82,16 +81,8 @@ impl Monitor {
         from: i64,
         to: i64,
     ) -> Result<Vec<Series>, String> {
-        // The head first: what goes from it to a block meanwhile is then found twice, never
-        // missed.
         let most = self.0.settings.query.samples;
-        let head = synod_tsdb::select(&self.0.head, matchers, from, to, most);
-        let head = head.map_err(|fault| fault.to_string())?;
-        let Some(blocks) = self.blocks() else { return Ok(head) };
-        let samples: usize = head.iter().map(Series::weight).sum();
-        let mut parts = blocks.select(matchers, from, to, most.saturating_sub(samples))?;
-        parts.push(head);
-        Ok(united(parts))
+        synod_tsdb::stored(&self.0.head, self.blocks(), matchers, from, to, most)
     }
 
     /// The labels of series of head and blocks; see [`Head::labels_of`].

@@ -186,7 +186,8 @@ impl Blocks {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let stays = |b: &&Arc<Block>| !gone.iter().any(|g| Arc::ptr_eq(g, b));
         let mut all: Vec<_> = open.iter().filter(stays).cloned().chain(new).collect();
-        all.sort_by_key(|b| (b.meta().min_time, b.meta().max_time));
+        // Of two of one span the one made first: in another life too, its samples count.
+        all.sort_by_key(|b| (b.meta().min_time, b.meta().max_time, b.meta().ulid.clone()));
         *open = Arc::new(all);
     }
 
@@ -378,6 +379,25 @@ fn contains(block: &Block, other: &Block) -> bool {
         || all.level > part.level
             && !part.sources.is_empty()
             && part.sources.iter().all(|source| all.sources.contains(source))
+}
+
+/// The series of a head and its blocks, `most` samples at most. The head is asked first: what
+/// goes from it to a block meanwhile is then found twice, never missed.
+pub fn stored(
+    head: &RwLock<Head>,
+    blocks: Option<&Blocks>,
+    matchers: &[Matcher],
+    from: i64,
+    to: i64,
+    most: usize,
+) -> Result<Vec<Series>, String> {
+    let head = crate::spill::select(head, matchers, from, to, most);
+    let head = head.map_err(|fault| fault.to_string())?;
+    let Some(blocks) = blocks else { return Ok(head) };
+    let samples: usize = head.iter().map(Series::weight).sum();
+    let mut parts = blocks.select(matchers, from, to, most.saturating_sub(samples))?;
+    parts.push(head);
+    Ok(united(parts))
 }
 
 /// Series of several sources as one list, each series once; of samples of one time that of

@@ -93,10 +93,12 @@ impl Late {
         self.buffer.is_empty() && self.chunks.is_empty()
     }
 
-    /// Its samples in `from..=to`, in any order.
+    /// Its samples in `from..=to`, in any order; but of two of one time the one that came
+    /// first is first.
     pub fn samples(&self, from: i64, to: i64, out: &mut Vec<Sample>) -> Result<(), Corrupt> {
+        within(&self.chunks, from, to, out)?;
         out.extend(self.buffer.iter().filter(|s| (from..=to).contains(&s.at)));
-        within(&self.chunks, from, to, out)
+        Ok(())
     }
 
     /// Whether there may be samples in `from..=to`.

@@ -46,7 +46,7 @@ pub use block::bytes::{Fault, FileAt, ReadAt};
 pub use block::index::{ChunkRef, IndexReader, SeriesEntry};
 pub use block::meta::{BlockId, BlockStats, Compaction, Meta, Parent};
 pub use block::write::{Files, OutFile, RealFiles};
-pub use blocks::{BlockEvent, Blocks, OnEvent, united};
+pub use blocks::{BlockEvent, Blocks, OnEvent, stored, united};
 pub use chunk::{Chunk, Corrupt, Sealed, samples};
 pub use cut::trim;
 pub use exemplars::{Exemplar, Exemplars, NoExemplar};

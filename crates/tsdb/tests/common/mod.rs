@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use synod_promql::{Labels, Matcher, Sample};
-use synod_tsdb::{
-    Blocks, Fault, Files, Head, Limits, OutFile, RealFiles, Refused, Spill, Taken, united,
-};
+use synod_tsdb::{Blocks, Fault, Files, Head, Limits, OutFile, RealFiles, Refused, Spill, Taken};
 
 /// What a store should hold: the bits of values, by labels and times.
 pub type Model = BTreeMap<Labels, BTreeMap<i64, u64>>;
@@ -75,12 +73,10 @@ impl Store {
     }
 
     pub fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Model, String> {
-        let head = synod_tsdb::select(&self.head, matchers, from, to, usize::MAX);
-        let head = head.map_err(|fault| fault.to_string())?;
-        let mut parts = self.blocks.select(matchers, from, to, usize::MAX)?;
-        parts.push(head);
+        let found =
+            synod_tsdb::stored(&self.head, Some(&self.blocks), matchers, from, to, usize::MAX)?;
         let mut model = Model::new();
-        for series in united(parts) {
+        for series in found {
             let samples = series.samples.iter().map(|s| (s.at, s.value.to_bits()));
             assert!(series.samples.is_sorted_by(|a, b| a.at < b.at), "{}", series.labels);
             assert!(model.insert(series.labels, samples.collect()).is_none(), "a series twice");
