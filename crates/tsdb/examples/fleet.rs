@@ -1,5 +1,5 @@
 //! What a head and blocks cost for a fleet: `cargo run --release -p synod-tsdb --example
-//! fleet [HOSTS] [MINUTES]`. A hundred series a host, a sample each fifteen seconds: counters
+//! fleet [HOSTS] [MINUTES] [again]` (starts alone). A hundred series a host, a sample each fifteen seconds: counters
 //! with jitter, gauges that walk, values that stay.
 
 use std::path::Path;
@@ -88,11 +88,17 @@ fn per(took: Duration, count: usize) -> f64 {
 }
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).map(|n| n.parse::<usize>().expect("a number"));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut numbers = words.iter().take(2).map(|n| n.parse::<usize>().expect("a number"));
     let hosts = numbers.next().unwrap_or(1_000);
     let minutes = numbers.next().unwrap_or(60);
     let count = hosts * SERIES;
     let limits = Limits { series: count, ..Limits::default() };
+    let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
+    if words.iter().any(|word| word == "again") {
+        again(&dir, limits, minutes);
+        return;
+    }
     let mut fleet = Fleet { ids: Vec::new(), values: vec![1.0; count], rng: Rng::new(1) };
     let (before, begun) = (memory(), Watch::start());
     let mut head = Head::new(limits);
@@ -113,7 +119,6 @@ fn main() {
         per(begun.elapsed(), count)
     );
     let (rounds, head) = (minutes * 4, RwLock::new(head));
-    let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
     let mut spill = Spill::open(&dir.join("head")).expect("a folder");
     let (mut took, mut spilling, mut chunks) = (Duration::ZERO, Duration::ZERO, 0);
     for round in 0..rounds {
@@ -139,6 +144,7 @@ fn main() {
     println!("{:.2} s for moving them there", spilling.as_secs_f64());
     ask(&head, rounds);
     replay(&head.read().expect("no panic"), &fleet);
+    again(&dir, limits, minutes);
     cut(&head, &dir.join("blocks"), &fleet, rounds);
     std::fs::remove_dir_all(&dir).expect("gone");
 }
@@ -172,6 +178,71 @@ fn replay(head: &Head, fleet: &Fleet) {
     let samples = opened.expect("whole").1.samples as usize;
     let rate = per(begun.elapsed(), samples) / 1e6;
     println!("{rate:.2} million samples a second come back from the log");
+}
+
+/// How fast a start is after a life that ended suddenly: with the files of full chunks that
+/// it left, and without them.
+fn again(dir: &Path, limits: Limits, minutes: usize) {
+    let options = Options { segment_bytes: 4 << 20, spares_max: 0 };
+    let (folder, mut fresh) = (dir.join("left"), Head::new(limits));
+    let mut spill = Spill::open(&folder).expect("a folder");
+    let opened = SeriesLog::open(MemDisk::default(), options.clone(), &mut fresh);
+    let (mut log, mut gather) = (opened.expect("empty").0, Gather::default());
+    let count = limits.series;
+    let mut fleet = Fleet { ids: Vec::new(), values: vec![1.0; count], rng: Rng::new(1) };
+    for n in 0..count {
+        fleet.ids.push(fresh.series(&labels(n / SERIES, n % SERIES)).expect("room"));
+    }
+    let head = RwLock::new(fresh);
+    let mut spilling = Duration::ZERO;
+    for round in 0..minutes {
+        // A sample a minute, so that there is little but the newest chunk.
+        let at = BEGIN + round as i64 * 60_000;
+        for host in 0..count / SERIES {
+            let mut samples = Vec::with_capacity(SERIES);
+            for n in host * SERIES..(host + 1) * SERIES {
+                let sample = Sample { at, value: fleet.step(n) };
+                let taken = head.write().expect("no panic").append(fleet.ids[n], sample);
+                assert_eq!(taken, Ok(Taken::InOrder));
+                samples.push((fleet.ids[n], sample.value));
+            }
+            gather.add(&head.read().expect("no panic"), at, &samples);
+        }
+        log.write(&gather.take(), 0).expect("memory");
+        let begun = Watch::start();
+        if round % 10 == 9 {
+            spill.run(&head).expect("space");
+        }
+        spilling += begun.elapsed();
+    }
+    let bytes = spill.bytes() as f64 / (count * minutes) as f64;
+    println!("{bytes:.2} bytes a sample in files, {:.2} s for them", spilling.as_secs_f64());
+    drop((head, spill));
+    let disk = log.into_disk();
+    for what in ["files", "no files"] {
+        let (begun, busy) = (Instant::now(), all_busy());
+        let mut spill = Spill::open(&folder).expect("a folder");
+        let (disk, mut head) = (disk.clone(), Head::new(limits));
+        let opened = SeriesLog::open_spilling(disk, options.clone(), &mut head, Some(&mut spill));
+        let recovered = opened.expect("whole").1;
+        println!(
+            "{} samples, {} in {what}, are back in {:.2} s, {:.2} s of processors",
+            recovered.samples,
+            recovered.in_files,
+            begun.elapsed().as_secs_f64(),
+            (all_busy() - busy).as_secs_f64()
+        );
+        drop((head, spill));
+        std::fs::remove_dir_all(&folder).expect("gone");
+    }
+}
+
+/// The time that processors spent on all threads of ours, those that ended too.
+fn all_busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// What a block takes.

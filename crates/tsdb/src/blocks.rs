@@ -391,7 +391,7 @@ pub fn stored(
     to: i64,
     most: usize,
 ) -> Result<Vec<Series>, String> {
-    let head = crate::spill::select(head, matchers, from, to, most);
+    let head = crate::held::select(head, matchers, from, to, most);
     let head = head.map_err(|fault| fault.to_string())?;
     let Some(blocks) = blocks else { return Ok(head) };
     let samples: usize = head.iter().map(Series::weight).sum();

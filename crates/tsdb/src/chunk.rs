@@ -5,7 +5,8 @@
 use crate::bits::{Bits, Reader, Window};
 use synod_promql::Sample;
 
-/// A chunk that is appended to. The first two bytes count the samples.
+/// A chunk that is appended to. The first two bytes of its data count the samples; they are
+/// written when somebody asks for the data, since they are far from where samples go.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     bits: Bits,
@@ -14,6 +15,9 @@ pub struct Chunk {
     /// Between the last two.
     distance: i64,
     window: Window,
+    count: u16,
+    /// So many of its samples are in a file too.
+    in_file: u16,
 }
 
 /// A chunk to which nothing more comes.
@@ -37,21 +41,41 @@ const COUNT_MAX: usize = u16::MAX as usize;
 impl Chunk {
     /// A chunk with its first sample.
     pub fn new(first: Sample) -> Chunk {
-        let mut bits = Bits::begin(&[0, 1]);
+        let mut bits = Bits::begin(&[0, 0]);
         bits.varint(first.at);
         bits.put(first.value.to_bits(), 64);
         let first_at = first.at;
-        Chunk { bits, last: first, first_at, distance: 0, window: Window::NONE }
+        Chunk {
+            bits,
+            last: first,
+            first_at,
+            distance: 0,
+            window: Window::NONE,
+            count: 1,
+            in_file: 0,
+        }
     }
 
     /// How many samples.
     pub fn len(&self) -> usize {
-        usize::from(u16::from_be_bytes([self.bits.bytes[0], self.bits.bytes[1]]))
+        usize::from(self.count)
     }
 
     /// Never: a chunk is made with a sample.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// How many of its samples are in no file yet.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.len() - usize::from(self.in_file)
+    }
+
+    /// A file has so many samples of it, if it is the one that begins there.
+    pub(crate) fn in_file(&mut self, first: i64, count: usize) {
+        if self.first_at == first {
+            self.in_file = count as u16;
+        }
     }
 
     /// Its oldest sample's time.
@@ -65,8 +89,10 @@ impl Chunk {
     }
 
     /// Its bytes.
-    pub fn data(&self) -> &[u8] {
-        &self.bits.bytes
+    pub fn data(&self) -> Vec<u8> {
+        let mut bytes = self.bits.bytes.clone();
+        bytes[..2].copy_from_slice(&self.count.to_be_bytes());
+        bytes
     }
 
     /// Bytes of memory that its bytes take.
@@ -75,7 +101,8 @@ impl Chunk {
     }
 
     /// Nothing more will come: gives memory back.
-    pub fn seal(self) -> Sealed {
+    pub fn seal(mut self) -> Sealed {
+        self.bits.bytes[..2].copy_from_slice(&self.count.to_be_bytes());
         let (first, last) = (self.first_at, self.last.at);
         Sealed { first, last, data: self.bits.bytes.into_boxed_slice() }
     }
@@ -83,9 +110,8 @@ impl Chunk {
     /// Appends a sample later than the last. A chunk counts no more than 65,535.
     pub fn push(&mut self, sample: Sample) {
         debug_assert!(sample.at > self.last.at && self.len() < COUNT_MAX);
-        let count = self.len() as u16;
         let distance = sample.at.wrapping_sub(self.last.at);
-        if count == 1 {
+        if self.count == 1 {
             self.bits.uvarint(distance as u64);
         } else {
             self.time(distance.wrapping_sub(self.distance));
@@ -93,7 +119,7 @@ impl Chunk {
         self.window.put(&mut self.bits, self.last.value, sample.value);
         self.distance = distance;
         self.last = sample;
-        self.bits.bytes[..2].copy_from_slice(&(count + 1).to_be_bytes());
+        self.count += 1;
     }
 
     fn time(&mut self, change: i64) {
@@ -121,7 +147,7 @@ impl Chunk {
 
     /// Its samples, in order.
     pub fn samples(&self) -> Result<Vec<Sample>, Corrupt> {
-        samples(self.data())
+        samples(&self.data())
     }
 }
 

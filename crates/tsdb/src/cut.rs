@@ -7,8 +7,8 @@ use crate::block::meta::Compaction;
 use crate::block::write::{BlockWriter, ChunkData, Place};
 use crate::block::{joined, repacked};
 use crate::head::{Entry, Head, SeriesId};
+use crate::held::{Copied, Held};
 use crate::index::PairId;
-use crate::spill::{Copied, Held};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -168,7 +168,7 @@ pub fn trim(head: &RwLock<Head>, until: i64, written: bool) -> usize {
 fn of_cut(entry: &Entry, from: i64, to: i64) -> Result<Copied, Fault> {
     let within = |c: &&Held| c.first >= from && c.last < to;
     let mut chunks: Vec<Held> = entry.sealed.iter().filter(within).cloned().collect();
-    let open = entry.open.iter().map(|c| Held::new(c.first_at(), c.last().at, c.data()));
+    let open = entry.open.iter().map(|c| Held::new(c.first_at(), c.last().at, &c.data()));
     chunks.extend(open.filter(|c| within(&c)));
     let native = entry.native.as_ref().map_or(Vec::new(), |n| n.chunks(from, to - 1, true));
     let mut late = Vec::new();

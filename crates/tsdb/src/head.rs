@@ -2,11 +2,12 @@
 
 use crate::block::bytes::Fault;
 use crate::chunk::Chunk;
+use crate::held::{Copied, Held};
 use crate::index::{Index, PairId};
 use crate::late::Late;
 use crate::limits::{Limits, Refused};
 use crate::native::Native;
-use crate::spill::{Copied, Held};
+use crate::spill::Place;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -29,6 +30,21 @@ impl SeriesId {
     /// As the log writes it: one of a later life is named before it is used.
     pub(crate) fn number(self) -> u64 {
         u64::from(self.slot)
+    }
+
+    /// How many series had its number before it.
+    pub(crate) fn life(self) -> u64 {
+        u64::from(self.life)
+    }
+
+    /// In a head that replays: where the series is of a part's; see [`Head::adopt`].
+    pub(crate) fn of_part(self, (shard, shards): (usize, usize)) -> SeriesId {
+        SeriesId { slot: (self.slot as usize * shards + shard) as u32, life: 0 }
+    }
+
+    /// The other way round.
+    pub(crate) fn in_part(self, (_, shards): (usize, usize)) -> SeriesId {
+        SeriesId { slot: (self.slot as usize / shards) as u32, life: 0 }
     }
 }
 
@@ -200,6 +216,18 @@ impl Head {
         self.chunk_bytes += other.chunk_bytes;
     }
 
+    /// What a series has begins with these chunks of files: they are older than the rest.
+    pub(crate) fn begin_with(&mut self, slot: usize, chunks: Vec<Held>) {
+        let entry = self.slots.get_mut(slot).and_then(|slot| slot.entry.as_deref_mut());
+        let (Some(entry), Some(first), Some(last)) = (entry, chunks.first(), chunks.last()) else {
+            return;
+        };
+        self.chunks += chunks.len();
+        self.oldest = self.oldest.min(first.first);
+        self.newest = self.newest.max(last.last);
+        entry.sealed.splice(0..0, chunks);
+    }
+
     /// Appends a sample.
     pub fn append(&mut self, id: SeriesId, sample: Sample) -> Result<Taken, Refused> {
         let bound = self.in_order_from();
@@ -209,8 +237,18 @@ impl Head {
             self.chunk_bytes -= entry.before_number(sample.at)?;
         }
         let Some(chunk) = &mut entry.open else {
-            if sample.at < bound {
-                return self.append_late(id, sample, Refused::OutOfBounds);
+            // Another life's chunk may be the newest.
+            let before = entry.sealed.last().filter(|c| c.last >= sample.at);
+            if let Some(before) = before.filter(|c| c.last == sample.at) {
+                return match before.ends_with(sample) {
+                    true => Ok(Taken::Again),
+                    false => Err(Refused::Duplicate),
+                };
+            }
+            if sample.at < bound || before.is_some() {
+                let in_bounds = sample.at >= bound;
+                let why = if in_bounds { Refused::OutOfOrder } else { Refused::OutOfBounds };
+                return self.append_late(id, sample, why);
             }
             self.chunks += 1;
             self.chunk_bytes += entry.open.insert(Chunk::new(sample)).capacity();
@@ -413,31 +451,33 @@ impl Head {
         }
     }
 
-    /// Hands out the chunks of some series to which nothing more comes, and which of the
-    /// series' they are.
-    pub(crate) fn each_sealed(
-        &self,
-        slots: Range<usize>,
-        mut take: impl FnMut(SeriesId, usize, &Held),
-    ) {
+    /// Hands out what some series have.
+    pub(crate) fn each(&self, slots: Range<usize>, mut take: impl FnMut(SeriesId, &Entry)) {
         let end = slots.end.min(self.slots.len());
         for number in slots.start.min(end)..end {
             let slot = &self.slots[number];
             let id = SeriesId { slot: number as u32, life: slot.life };
-            let chunks = slot.entry.iter().flat_map(|entry| &entry.sealed);
-            chunks.enumerate().for_each(|(place, chunk)| take(id, place, chunk));
+            slot.entry.iter().for_each(|entry| take(id, entry));
         }
     }
 
-    /// Puts chunks in the places of those that they are copies of.
-    pub(crate) fn put_back(&mut self, chunks: Vec<(SeriesId, usize, Held)>) {
+    /// Puts chunks in the places of those that they are copies of; of those that are appended
+    /// to it is noted how much of them is in a file.
+    pub(crate) fn put_back(&mut self, chunks: &[(SeriesId, Place, Held)]) {
         for (id, place, chunk) in chunks {
             let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.life == id.life);
-            let entry = slot.and_then(|slot| slot.entry.as_deref_mut());
-            let Some(old) = entry.and_then(|entry| entry.sealed.get_mut(place)) else { continue };
+            let Some(entry) = slot.and_then(|slot| slot.entry.as_deref_mut()) else { continue };
+            let place = match *place {
+                Place::Sealed(place) => place,
+                Place::Open(count) => {
+                    entry.open.iter_mut().for_each(|open| open.in_file(chunk.first, count));
+                    continue;
+                }
+            };
+            let Some(old) = entry.sealed.get_mut(place) else { continue };
             if (old.first, old.last) == (chunk.first, chunk.last) {
                 self.chunk_bytes = self.chunk_bytes + chunk.memory() - old.memory();
-                *old = chunk;
+                *old = chunk.clone();
             }
         }
     }
@@ -522,7 +562,8 @@ impl Entry {
     }
 
     fn overlaps(&self, from: i64, to: i64) -> bool {
-        let last = self.open.as_ref().map(|c| c.last().at);
+        let open = self.open.as_ref().map(|c| c.last().at);
+        let last = open.or(self.sealed.last().map(|c| c.last));
         let in_order =
             self.first_at().is_some_and(|at| at <= to) && last.is_some_and(|at| at >= from);
         in_order
@@ -540,7 +581,7 @@ impl Entry {
             && open.first_at() <= to
             && open.last().at >= from
         {
-            chunks.push(Held::new(open.first_at(), open.last().at, open.data()));
+            chunks.push(Held::new(open.first_at(), open.last().at, &open.data()));
         }
         let mut late = Vec::new();
         if let Some(held) = &self.late {

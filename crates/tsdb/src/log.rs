@@ -14,13 +14,16 @@
 //! Series are named again when samples begin to go into another block: what was written
 //! before can go when its samples are in blocks, and nothing that stays needs it.
 
+use crate::chunk_file::put_labels;
+use crate::found::Found;
 use crate::head::{Head, SeriesId};
 use crate::native;
 use crate::replay::replay;
 use crate::spill::Spill;
+use crate::varint::zigzag;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use synod_base::codec::{put_bytes, put_varint};
+use synod_base::codec::put_varint;
 use synod_promql::{Histogram, Labels};
 use synod_wal::{Disk, Journal, JournalError, Options};
 
@@ -55,6 +58,8 @@ impl Batch {
 pub struct Recovered {
     /// Samples that are in the head again.
     pub samples: u64,
+    /// How many of them are in full chunks that are in files already.
+    pub in_files: u64,
     /// Samples that are in blocks already.
     pub in_blocks: u64,
     /// Samples of series whose names are in segments that are gone, or that the head's
@@ -176,15 +181,7 @@ impl Gather {
 fn name(out: &mut Vec<u8>, id: SeriesId, labels: &Labels) {
     out.push(SERIES);
     put_varint(out, id.number());
-    put_varint(out, labels.len() as u64);
-    for (name, value) in labels.iter() {
-        put_bytes(out, name.as_bytes());
-        put_bytes(out, value.as_bytes());
-    }
-}
-
-fn zigzag(v: i64) -> u64 {
-    ((v << 1) ^ (v >> 63)) as u64
+    put_labels(out, labels);
 }
 
 impl<D: Disk> SeriesLog<D> {
@@ -197,15 +194,18 @@ impl<D: Disk> SeriesLog<D> {
         SeriesLog::open_spilling(disk, options, head, None)
     }
 
-    /// The same, and moves chunks out of memory meanwhile.
+    /// The same, but what is in files already (see [`Spill`]) is not taken from the log; and
+    /// moves chunks out of memory meanwhile.
     pub fn open_spilling(
         disk: D,
         options: Options,
         head: &mut Head,
-        spill: Option<&mut Spill>,
+        mut spill: Option<&mut Spill>,
     ) -> Result<(SeriesLog<D>, Recovered), JournalError> {
         let mut segments: VecDeque<(u64, i64)> = VecDeque::new();
-        let (opened, mut recovered) = replay(head, spill, |replay| {
+        let mut found = spill.as_mut().map_or_else(Found::default, |spill| spill.take_found());
+        found.sort(head.floor());
+        let (opened, mut recovered) = replay(head, &mut found, spill.as_deref_mut(), |replay| {
             Journal::open_each(disk, 0, options, |segment, record| {
                 let newest = replay.record(record.bytes);
                 match segments.back_mut() {
@@ -214,6 +214,9 @@ impl<D: Disk> SeriesLog<D> {
                 }
             })
         });
+        if let Some(spill) = spill {
+            spill.keep(found, opened.is_ok());
+        }
         let (journal, recovery) = opened?;
         recovered.cut = recovery.cut.is_some();
         head.drop_old();

@@ -3,9 +3,9 @@
 
 use crate::chunk::{Corrupt, Sealed};
 use crate::head::{Entry, Head, SeriesId, Taken};
+use crate::held::Held;
 use crate::histogram_chunk::{Decoded, FLOAT, HistogramChunk, WHOLE, each};
 use crate::limits::Refused;
-use crate::spill::Held;
 use std::sync::Arc;
 use synod_base::codec::{Malformed, Reader, put_varint};
 use synod_promql::{Histogram, HistogramSample, ResetHint, STALE, Sample};

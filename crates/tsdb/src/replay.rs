@@ -1,14 +1,17 @@
 //! Bringing back what a log holds. One thread reads and decodes, others append. Most of what
 //! a sample costs is the wait for its series' chunk to come from memory: so samples are
-//! gathered, and those of one series appended together.
+//! gathered, and those of one series appended together. What is in files already
+//! (`found.rs`) is passed over.
 //!
 //! **Invariants**: a series is one appender's, and its samples go there in their order.
 
+use crate::found::{Cover, Found};
 use crate::head::{Head, SeriesId};
 use crate::limits::Limits;
 use crate::log::{HISTOGRAMS, LATE, Recovered, SAMPLES, SERIES};
 use crate::native;
 use crate::spill::Spill;
+use crate::varint::{bits, unzigzag, varint};
 use bytes::Bytes;
 use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -68,6 +71,7 @@ impl Appender<'_> {
 
 /// Appends lots until there are no more.
 fn append(
+    shard: (usize, usize),
     limits: Limits,
     floor: i64,
     lots: &Receiver<Lot>,
@@ -102,7 +106,7 @@ fn append(
         if head.stats().chunk_bytes > spilled_at + SPILL_BYTES {
             let mut spill = spill.lock().unwrap_or_else(PoisonError::into_inner);
             // What cannot be written stays in memory: whoever opens it tells.
-            let _ = spill.as_mut().map(|spill| spill.run_alone(&mut head));
+            let _ = spill.as_mut().map(|spill| spill.run_alone(&mut head, shard));
             spilled_at = head.stats().chunk_bytes;
         }
     }
@@ -112,23 +116,26 @@ fn append(
 /// Puts records into a head as `run` hands them over.
 pub(crate) fn replay<R>(
     head: &mut Head,
+    found: &mut Found,
     spill: Option<&mut Spill>,
     run: impl FnOnce(&mut Replay<'_, '_>) -> R,
 ) -> (R, Recovered) {
     let count = available_parallelism().map_or(1, NonZero::get).min(APPENDERS_MAX);
     let (limits, floor, spill) = (head.limits(), head.floor(), Mutex::new(spill));
     scope(|scope| {
-        let start = |_| {
+        let start = |number| {
             let (lots, waiting) = sync_channel(LOTS_MAX);
             let samples = Vec::with_capacity(LOT);
             let filling = Lot { late: false, samples, histograms: Vec::new() };
             let spill = &spill;
-            let thread = scope.spawn(move || append(limits, floor, &waiting, spill));
+            let thread =
+                scope.spawn(move || append((number, count), limits, floor, &waiting, spill));
             Appender { lots, filling, thread }
         };
         let appenders = (0..count).map(start).collect();
         let (newest, recovered) = (head.newest(), Recovered::default());
-        let mut replay = Replay { head, known: Vec::new(), appenders, newest, recovered };
+        let (known, covers) = (Vec::new(), Vec::new());
+        let mut replay = Replay { head, found, known, covers, appenders, newest, recovered };
         let done = run(&mut replay);
         (done, replay.end())
     })
@@ -138,8 +145,11 @@ pub(crate) fn replay<R>(
 pub(crate) struct Replay<'head, 'scope> {
     /// All series, without their samples.
     head: &'head mut Head,
+    found: &'head mut Found,
     /// What numbers mean; `None`: nothing, or the head does not take it.
     known: Vec<Option<SeriesId>>,
+    /// By slot of a series: what of it is in files.
+    covers: Vec<Cover>,
     appenders: Vec<Appender<'scope>>,
     newest: i64,
     recovered: Recovered,
@@ -176,8 +186,9 @@ impl Replay<'_, '_> {
 
     /// Gives how many bytes it took.
     fn series(&mut self, bytes: Bytes) -> Result<usize, Malformed> {
-        let (total, mut r) = (bytes.len(), Reader::new(bytes));
+        let (total, mut r) = (bytes.len(), Reader::new(bytes.clone()));
         let number = r.varint("series")?;
+        let name = total - r.remaining();
         let count = r.count("labels")?;
         let mut labels = Vec::new();
         for _ in 0..count {
@@ -191,8 +202,17 @@ impl Replay<'_, '_> {
         if number >= self.known.len() {
             self.known.resize(number + 1, None);
         }
-        self.known[number] = self.head.series(&labels).ok();
-        Ok(total - r.remaining())
+        let (id, len) = (self.head.series(&labels).ok(), total - r.remaining());
+        self.known[number] = id;
+        if let Some(id) = id
+            && id.number() as usize >= self.covers.len()
+            && !self.found.is_empty()
+        {
+            // Slots are given in their order: this one's series is new.
+            self.covers.resize(id.number() as usize, Cover::NONE);
+            self.covers.push(self.found.cover(&bytes[name..len]));
+        }
+        Ok(len)
     }
 
     /// Gives how many bytes it took.
@@ -233,7 +253,7 @@ impl Replay<'_, '_> {
         for _ in 0..count {
             let head = varint(rest)?;
             number = unzigzag(head >> 4).wrapping_add(number);
-            let value = f64::from_bits(bits(rest, head as usize & 15)?);
+            let value = bits(rest, head as usize & 15)?;
             if in_blocks {
                 self.recovered.in_blocks += 1;
                 continue;
@@ -243,7 +263,19 @@ impl Replay<'_, '_> {
                 continue;
             };
             let slot = id.number() as usize;
+            if !late
+                && let Some(cover) = self.covers.get_mut(slot)
+                && (at <= cover.to || cover.goes_on(self.found, at, value))
+            {
+                self.recovered.in_files += 1;
+                continue;
+            }
+            let value = f64::from_bits(value);
             self.appenders[slot % shards].put(late, (slot / shards) as u32, Sample { at, value });
+        }
+        if late {
+            // The next block to be cut takes them: until then the log has to stay.
+            self.newest = self.newest.max(self.head.floor());
         }
         if !in_blocks {
             self.newest = self.newest.max(at);
@@ -254,6 +286,7 @@ impl Replay<'_, '_> {
     /// Waits for the appenders, and takes over what they have.
     fn end(self) -> Recovered {
         let (shards, mut recovered) = (self.appenders.len(), self.recovered);
+        recovered.samples += recovered.in_files;
         // Each ends with its channel: all of them before the first is waited for.
         let threads: Vec<_> = self
             .appenders
@@ -273,41 +306,11 @@ impl Replay<'_, '_> {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
+        for (slot, cover) in self.covers.iter().enumerate() {
+            self.head.begin_with(slot, self.found.known(cover));
+        }
         recovered
     }
-}
-
-fn unzigzag(raw: u64) -> i64 {
-    (raw >> 1) as i64 ^ -((raw & 1) as i64)
-}
-
-/// As [`Reader::varint`], of a slice: there are millions.
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (i, &byte) in rest.iter().take(10).enumerate() {
-        if i == 9 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f) << (7 * i);
-        if byte < 0x80 {
-            *rest = &rest[i + 1..];
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// The highest `len` bytes (8 at most) of a value.
-fn bits(rest: &mut &[u8], len: usize) -> Option<u64> {
-    let len = len.min(8);
-    let mut eight = [0; 8];
-    match rest.first_chunk::<8>() {
-        Some(more) => eight = *more,
-        None => eight[..len].copy_from_slice(rest.get(..len)?),
-    }
-    *rest = &rest[len..];
-    let others = 64 - 8 * len as u32;
-    Some(u64::from_be_bytes(eight).checked_shr(others).unwrap_or(0) << (others % 64))
 }
 
 #[cfg(test)]
@@ -318,25 +321,11 @@ mod tests {
     fn a_record_of_any_bytes_is_refused_or_read_without_a_panic() {
         let mut rng = synod_base::Rng::new(7);
         let mut head = Head::new(Limits::default());
-        replay(&mut head, None, |replay| {
+        replay(&mut head, &mut Found::default(), None, |replay| {
             for _ in 0..20_000 {
                 let bytes: Vec<u8> = (0..rng.below(60)).map(|_| rng.below(256) as u8).collect();
                 replay.record(bytes.into());
             }
         });
-    }
-
-    #[test]
-    fn values_are_their_highest_bytes() {
-        let bytes = 0x0102_0304_0506_0708_u64.to_be_bytes();
-        for len in 0..=15_usize {
-            let (mut rest, kept) = (&bytes[..], len.min(8));
-            let mut expected = [0; 8];
-            expected[..kept].copy_from_slice(&bytes[..kept]);
-            assert_eq!(bits(&mut rest, len), Some(u64::from_be_bytes(expected)), "{len}");
-            assert_eq!(rest.len(), 8 - kept);
-        }
-        let short = &mut &bytes[..3];
-        assert_eq!((bits(short, 4), bits(short, 2)), (None, Some(0x0102 << 48)));
     }
 }

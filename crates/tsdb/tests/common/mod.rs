@@ -47,11 +47,7 @@ impl Store {
     /// Moves chunks out of memory; gives how many.
     pub fn spill(&self) -> usize {
         let mut spill = self.spill.lock().expect("no panic");
-        let before = self.head.read().expect("no panic").stats().chunk_bytes;
-        let count = spill.run(&self.head).expect("space");
-        let after = self.head.read().expect("no panic").stats().chunk_bytes;
-        assert!(count == 0 || after < before, "{count} chunks, {before} to {after} bytes");
-        count
+        spill.run(&self.head).expect("space")
     }
 
     /// Cuts blocks until none is due; gives how many were.
