@@ -178,6 +178,9 @@ pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
         shared.kept.in_blocks.store(end, Ordering::Relaxed);
     }
     let mut spill = Spill::open(&shared.settings.dir.join("head"));
+    for damage in spill.iter().flat_map(Spill::damage) {
+        tracing::warn!(error = %damage, "full chunks in files: what was there comes from the log");
+    }
     let log = open_log(&shared.settings.dir, &mut head, spill.as_mut().ok());
     match spill {
         Ok(spill) => *held(&shared.kept.spill) = Some(spill),
@@ -216,7 +219,8 @@ fn open_log(
         Ok((log, recovered)) => {
             let (samples, skipped) = (recovered.samples, recovered.skipped);
             if samples > 0 || skipped > 0 {
-                tracing::info!(samples, skipped, "samples are back from the log");
+                let in_files = recovered.in_files;
+                tracing::info!(samples, skipped, in_files, "samples are back");
             }
             Ok(log)
         }

@@ -220,9 +220,9 @@ fn again(dir: &Path, limits: Limits, minutes: usize) {
     drop((head, spill));
     let disk = log.into_disk();
     for what in ["files", "no files"] {
+        let (disk, mut head) = (disk.clone(), Head::new(limits));
         let (begun, busy) = (Instant::now(), all_busy());
         let mut spill = Spill::open(&folder).expect("a folder");
-        let (disk, mut head) = (disk.clone(), Head::new(limits));
         let opened = SeriesLog::open_spilling(disk, options.clone(), &mut head, Some(&mut spill));
         let recovered = opened.expect("whole").1;
         println!(

@@ -2,8 +2,9 @@
 //! before them in blocks.
 //!
 //! **What it is**: a [`Head`] of series with compressed chunks (Gorilla, VLDB'15) and an
-//! index of their labels, of which those that are full are in files ([`Spill`]); a [`SeriesLog`] that makes what was appended durable, and brings
-//! it back after a crash; and [`Blocks`], in Prometheus's format, to which the head's
+//! index of their labels, of which those that are full are in files ([`Spill`]); a
+//! [`SeriesLog`] that makes what was appended durable, and brings it back after a crash,
+//! with the help of these files; and [`Blocks`], in Prometheus's format, to which the head's
 //! samples go when they are old enough.
 //!
 //! **Why a crate**: it owns its format of log records and is not consensus: each node keeps
@@ -17,6 +18,7 @@
 //! - The log is the journal of `synod-wal`: a torn tail is cut, a corrupt middle is an error.
 //! - Each record of the log can be read with the segment before it: series are named again
 //!   in each segment, so segments go when their samples are in blocks.
+//! - What is in files of full chunks is in the log too, and counts only if it fits it.
 //! - Series, and bytes of their labels and chunks, are bounded by [`Limits`].
 //!
 //! **Must not know**: HTTP, scraping, clocks, threads.

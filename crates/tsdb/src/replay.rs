@@ -14,6 +14,7 @@ use crate::spill::Spill;
 use crate::varint::{bits, unzigzag, varint};
 use bytes::Bytes;
 use std::num::NonZero;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{ScopedJoinHandle, available_parallelism, scope};
@@ -134,8 +135,9 @@ pub(crate) fn replay<R>(
         };
         let appenders = (0..count).map(start).collect();
         let (newest, recovered) = (head.newest(), Recovered::default());
-        let (known, covers) = (Vec::new(), Vec::new());
-        let mut replay = Replay { head, found, known, covers, appenders, newest, recovered };
+        let (known, named, text, covers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut replay =
+            Replay { head, found, known, named, text, covers, appenders, newest, recovered };
         let done = run(&mut replay);
         (done, replay.end())
     })
@@ -148,6 +150,10 @@ pub(crate) struct Replay<'head, 'scope> {
     found: &'head mut Found,
     /// What numbers mean; `None`: nothing, or the head does not take it.
     known: Vec<Option<SeriesId>>,
+    /// Where in the text the labels of numbers are, as the log has them: most are named
+    /// again and again.
+    named: Vec<Range<usize>>,
+    text: Vec<u8>,
     /// By slot of a series: what of it is in files.
     covers: Vec<Cover>,
     appenders: Vec<Appender<'scope>>,
@@ -170,7 +176,10 @@ impl Replay<'_, '_> {
         while let Some(kind) = record.get(at) {
             at += 1;
             match *kind {
-                SERIES => at += self.series(record.slice(at..))?,
+                SERIES => {
+                    let len = self.series(&record[at..]);
+                    at += len.ok_or(Malformed { what: "series", at })?;
+                }
                 kind @ (SAMPLES | LATE) => {
                     let rest = &record[at..];
                     let left = self.samples(kind == LATE, rest);
@@ -184,25 +193,27 @@ impl Replay<'_, '_> {
         Ok(())
     }
 
-    /// Gives how many bytes it took.
-    fn series(&mut self, bytes: Bytes) -> Result<usize, Malformed> {
-        let (total, mut r) = (bytes.len(), Reader::new(bytes.clone()));
-        let number = r.varint("series")?;
-        let name = total - r.remaining();
-        let count = r.count("labels")?;
+    /// Gives how many bytes it took; `None`: it is none.
+    fn series(&mut self, bytes: &[u8]) -> Option<usize> {
+        let rest = &mut &*bytes;
+        let number = usize::try_from(varint(rest)?).ok().filter(|n| *n <= NUMBER_MAX)?;
+        let begin = bytes.len() - rest.len();
         let mut labels = Vec::new();
-        for _ in 0..count {
-            labels.push((r.string("label name")?, r.string("label value")?));
+        for _ in 0..varint(rest)? {
+            labels.push((text(rest)?, text(rest)?));
         }
-        let labels = Labels::new(labels.iter().map(|(n, v)| (&**n, &**v)));
-        let number = usize::try_from(number).unwrap_or(usize::MAX);
-        if number > NUMBER_MAX {
-            return Err(Malformed { what: "series", at: total - r.remaining() });
-        }
+        let len = bytes.len() - rest.len();
+        let name = &bytes[begin..len];
         if number >= self.known.len() {
             self.known.resize(number + 1, None);
+            self.named.resize(number + 1, 0..0);
         }
-        let (id, len) = (self.head.series(&labels).ok(), total - r.remaining());
+        if self.text[self.named[number].clone()] == *name {
+            return Some(len);
+        }
+        self.named[number] = self.text.len()..self.text.len() + name.len();
+        self.text.extend_from_slice(name);
+        let id = self.head.series(&Labels::new(labels)).ok();
         self.known[number] = id;
         if let Some(id) = id
             && id.number() as usize >= self.covers.len()
@@ -210,9 +221,9 @@ impl Replay<'_, '_> {
         {
             // Slots are given in their order: this one's series is new.
             self.covers.resize(id.number() as usize, Cover::NONE);
-            self.covers.push(self.found.cover(&bytes[name..len]));
+            self.covers.push(self.found.cover(name));
         }
-        Ok(len)
+        Some(len)
     }
 
     /// Gives how many bytes it took.
@@ -311,6 +322,14 @@ impl Replay<'_, '_> {
         }
         recovered
     }
+}
+
+/// A text with its length before it.
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let len = usize::try_from(varint(rest)?).ok()?;
+    let (text, more) = rest.split_at_checked(len)?;
+    *rest = more;
+    std::str::from_utf8(text).ok()
 }
 
 #[cfg(test)]
