@@ -426,15 +426,6 @@ async fn ask_all(urls: &[String], opening: &Opening) -> Vec<(String, Answer)> {
 
 /// Opens journal and state, and makes the core of them.
 fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
-    let (cell, journal) = recover(config, &identity)?;
-    assemble(config, &identity, cell, journal)
-}
-
-/// What a member's data are worth.
-pub(crate) fn recover(
-    config: &Config,
-    identity: &Identity,
-) -> Result<(Cell<DiskStore>, Journal<FileDisk>), StartError> {
     let id = NodeId(identity.id);
     let begun = Instant::now();
     let store = DiskStore::open(
@@ -477,7 +468,7 @@ pub(crate) fn recover(
     let protocol = identity.protocol.parse().map_err(StartError)?;
     let cell = Cell::new(protocol, id, config.cell.clone(), state, recovered, seed, Tick(0))
         .map_err(fail("cannot recover"))?;
-    Ok((cell, journal))
+    assemble(config, &identity, cell, journal)
 }
 
 /// The state that all first members begin with: index 1.

@@ -7,11 +7,13 @@
 //!   durable before anything is moved, stays until it is one again. So it never takes part
 //!   in making a new cluster, which would forget what the old one acknowledged.
 
-use crate::bootstrap::{Config, Identity, StartError, fail, recover};
-use crate::disk::{sync_dir, write_atomically};
+use crate::bootstrap::{Config, Identity, StartError, fail};
+use crate::disk::{FileDisk, sync_dir, write_atomically};
+use std::io::ErrorKind;
 use std::path::Path;
-use synod_mvcc::{Read, Space, Store};
+use synod_mvcc::{Read, Space, State, StateLimits, Store, StoreError};
 use synod_store::{DiskOptions, DiskStore};
+use synod_wal::{Journal, JournalError, Options};
 
 const MARK: &str = "REBUILDING";
 
@@ -28,7 +30,7 @@ pub(crate) fn begin(config: &Config) -> Result<bool, StartError> {
     if !config.rebuild {
         return Ok(false);
     }
-    let Some(what) = damage(config) else {
+    let Some(what) = damage(config)? else {
         tracing::info!("nothing to rebuild: the data are whole");
         return Ok(false);
     };
@@ -53,37 +55,47 @@ pub(crate) fn end(dir: &Path) -> Result<(), StartError> {
     sync_dir(dir).map_err(fail("cannot sync the data directory"))
 }
 
-/// What is damaged of a member's data, if anything is. Reads all of them.
-fn damage(config: &Config) -> Option<String> {
+/// What is damaged of a member's data, if anything is. Reads all of them. That something
+/// cannot be read for another reason (a disk that fails, another process) is an error.
+fn damage(config: &Config) -> Result<Option<String>, StartError> {
     let dir = &config.data_dir;
-    match std::fs::read(dir.join("member.json")) {
-        Ok(bytes) => {
-            let identity: Identity = match serde_json::from_slice(&bytes) {
-                Ok(identity) => identity,
-                Err(e) => return Some(format!("member.json: {e}")),
-            };
-            match recover(config, &identity) {
-                // A store's damage shows where it is read.
-                Ok(_) => unreadable(config).err(),
-                Err(e) => Some(e.to_string()),
-            }
+    let identity = match std::fs::read(dir.join("member.json")) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            // One that has nothing is new, or lost its disk: its peers know.
+            let lost = dir.join("journal").exists();
+            return Ok(lost.then(|| "member.json is missing".into()));
         }
-        // One that has nothing is new, or lost its disk: its peers know.
-        Err(_) if !dir.join("journal").exists() => None,
-        Err(e) => Some(format!("member.json: {e}")),
+        Err(e) => return Err(fail("cannot read member.json")(e)),
+    };
+    let identity: Identity = match serde_json::from_slice(&identity) {
+        Ok(identity) => identity,
+        Err(e) => return Ok(Some(format!("member.json: {e}"))),
+    };
+    let disk = FileDisk::open(&dir.join("journal")).map_err(fail("cannot open the journal"))?;
+    match Journal::open_each(disk, identity.id, Options::default(), |_, _| {}) {
+        Err(e @ JournalError::Damaged { .. }) => return Ok(Some(e.to_string())),
+        Err(e) => return Err(StartError(e.to_string())),
+        Ok(_) => {}
+    }
+    match read_state(config) {
+        Err(e) if e.is_damage() => Ok(Some(e.to_string())),
+        Err(e) => Err(StartError(e.to_string())),
+        Ok(()) => Ok(None),
     }
 }
 
-fn unreadable(config: &Config) -> Result<(), String> {
+fn read_state(config: &Config) -> Result<(), StoreError> {
     let options = DiskOptions { cache_bytes: config.cache_bytes, ..DiskOptions::default() };
-    let store = DiskStore::open(config.data_dir.join("state"), options);
-    let view = store.map_err(|e| e.to_string())?.view();
+    let store = DiskStore::open(config.data_dir.join("state"), options)?;
+    let view = store.view();
     for space in Space::ALL {
         for pair in view.scan(space, &[], None, false) {
-            pair.map_err(|e| e.to_string())?;
+            pair?;
         }
     }
-    Ok(())
+    drop(view);
+    State::open(store, StateLimits::default()).map(drop)
 }
 
 /// Moves what is there out of the way, losing nothing.

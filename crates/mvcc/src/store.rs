@@ -57,14 +57,21 @@ pub struct StoreError {
     pub remedy: &'static str,
 }
 
+const DAMAGED: &str = "the data of this member are damaged or were written by a newer version: start it \
+                       with --rebuild to fetch everything from its peers, or restore a snapshot";
+
 impl StoreError {
     /// The bytes found are not what this code writes.
     pub fn corrupt(what: impl Into<String>) -> StoreError {
         StoreError {
             what: what.into(),
-            remedy: "the data of this member are damaged or were written by a newer version: \
-                     remove its data folder and let it rejoin, or restore a snapshot",
+            remedy: DAMAGED,
         }
+    }
+
+    /// Whether what was found is not what this code writes.
+    pub fn is_damage(&self) -> bool {
+        self.remedy == DAMAGED
     }
 
     /// The disk or the storage library refused.

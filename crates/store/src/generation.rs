@@ -94,7 +94,7 @@ impl Generation {
         let seqno = SequenceNumberCounter::default();
         let visible = SequenceNumberCounter::default();
         let config = options.config(&path, seqno.clone(), visible.clone());
-        let tree = config.open().map_err(|e| at("opening the tree", &path, &e))?;
+        let tree = config.open().map_err(|e| of_tree("opening the tree", &path, e))?;
         // 0 is the sequence number of the first version of an opened tree;
         // views must be above it.
         let next = tree.get_highest_persisted_seqno().map_or(1, |seqno| seqno + 1);
@@ -162,7 +162,7 @@ impl Generation {
         let sealed = self.memtables().sealed.clone();
         for oldest in sealed {
             let flushed = self.flush_one(&oldest);
-            flushed.map_err(|e| self.fail(at("flushing", &self.path, &e)))?;
+            flushed.map_err(|e| self.fail(of_tree("flushing", &self.path, e)))?;
             self.change_memtables(|m| drop(m.sealed.remove(0)));
             let begun = Instant::now();
             while Arc::strong_count(&oldest) > 1 && begun.elapsed() < FREE_WITHIN {
@@ -199,7 +199,7 @@ impl Generation {
         while !stop.load(Ordering::Relaxed) {
             let before = self.tree.current_version().id();
             let done = self.tree.compact(strategy.clone(), self.watermark());
-            done.map_err(|e| self.fail(at("compacting", &self.path, &e)))?;
+            done.map_err(|e| self.fail(of_tree("compacting", &self.path, e)))?;
             if self.tree.current_version().id() == before {
                 break;
             }
@@ -258,6 +258,14 @@ pub(crate) fn prefixed(space: Space, key: &[u8]) -> Bytes {
     out.push(space as u8);
     out.extend_from_slice(key);
     out.into()
+}
+
+/// What the tree says, told apart: the system refuses, or what it gave is damaged.
+pub(crate) fn of_tree(what: &str, path: &Path, error: lsm_tree::Error) -> StoreError {
+    match error {
+        lsm_tree::Error::Io(e) => at(what, path, &e),
+        other => StoreError::corrupt(format!("{what} in {} failed: {other}", path.display())),
+    }
 }
 
 /// An error with what was done and where.

@@ -97,6 +97,7 @@ fn main() {
     let dir = std::env::temp_dir().join(format!("fleet-{}", std::process::id()));
     if words.iter().any(|word| word == "again") {
         again(&dir, limits, minutes);
+        std::fs::remove_dir_all(&dir).expect("gone");
         return;
     }
     let mut fleet = Fleet { ids: Vec::new(), values: vec![1.0; count], rng: Rng::new(1) };
