@@ -63,10 +63,7 @@ const DAMAGED: &str = "the data of this member are damaged or were written by a 
 impl StoreError {
     /// The bytes found are not what this code writes.
     pub fn corrupt(what: impl Into<String>) -> StoreError {
-        StoreError {
-            what: what.into(),
-            remedy: DAMAGED,
-        }
+        StoreError { what: what.into(), remedy: DAMAGED }
     }
 
     /// Whether what was found is not what this code writes.

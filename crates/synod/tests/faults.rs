@@ -119,15 +119,9 @@ fn a_wiped_follower_comes_back_as_a_new_member() {
     check(&cluster, history);
 }
 
-#[test]
-fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
-    let mut cluster = Cluster::start(3);
-    let load = Load::start(&cluster, Duration::from_millis(2));
-    load.wait_writes(200);
-    let victim = (cluster.leader() + 1) % 3;
-    cluster.kill(victim);
-    let journal = cluster.nodes[victim].dir.join("journal");
-    let mut segments: Vec<_> = std::fs::read_dir(&journal)
+/// In the journal's first segment.
+fn flip_a_bit(dir: &std::path::Path) {
+    let mut segments: Vec<_> = std::fs::read_dir(dir.join("journal"))
         .expect("journal")
         .map(|e| e.expect("entry").path())
         .filter(|p| p.extension().is_some_and(|e| e == "seg"))
@@ -136,17 +130,66 @@ fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
     let mut bytes = std::fs::read(&segments[0]).expect("segment");
     bytes[4_000] ^= 0x10;
     std::fs::write(&segments[0], &bytes).expect("damage");
+}
+
+#[test]
+fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster, Duration::from_millis(2));
+    load.wait_writes(200);
+    let victim = (cluster.leader() + 1) % 3;
+    cluster.kill(victim);
+    flip_a_bit(&cluster.nodes[victim].dir);
     cluster.spawn(victim);
     assert!(cluster.wait_end(victim, Duration::from_secs(20)), "it started on a damaged journal");
     let log = cluster.nodes[victim].dir.with_extension("log");
     let log = std::fs::read_to_string(log).expect("log");
     assert!(log.contains(".seg is damaged at byte") && log.contains("--rebuild"), "{log}");
-    cluster.spawn_with(victim, &["--rebuild", "true"]);
+    cluster.spawn_with(victim, &["--rebuild"]);
     cluster.wait_node(victim);
     wait_all_vote(&cluster);
     load.wait_writes(40);
     let history = load.finish();
     check(&cluster, history);
+}
+
+#[test]
+fn whole_data_are_not_set_aside_and_a_lost_majority_makes_no_new_cluster() {
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster, Duration::from_millis(2));
+    load.wait_writes(200);
+    drop(load.finish());
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    let aside = |cluster: &Cluster, node: usize| cluster.nodes[node].dir.join("damaged-1").exists();
+    flip_a_bit(&cluster.nodes[0].dir);
+    flip_a_bit(&cluster.nodes[1].dir);
+    cluster.spawn_with(0, &["--rebuild"]);
+    cluster.spawn_with(1, &["--rebuild"]);
+    let waits = |cluster: &Cluster, node| {
+        let begun = std::time::Instant::now();
+        while !cluster.log(node).contains("restore a snapshot") {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", cluster.log(node));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // They are two of three, and still know that there was a cluster.
+    for node in [0, 1] {
+        waits(&cluster, node);
+        assert!(aside(&cluster, node) && cluster.status(node).is_none());
+    }
+    // Nor do they forget it by a start without the flag.
+    cluster.kill(0);
+    cluster.spawn(0);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(cluster.status(0).is_none() && cluster.status(1).is_none());
+    // The third has the data, and nobody to agree with. It is whole, whatever it is told.
+    cluster.spawn_with(2, &["--rebuild"]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!aside(&cluster, 2));
+    assert!(cluster.log(2).contains("the data are whole"), "{}", cluster.log(2));
+    assert_eq!(cluster.status(2).map_or(0, |s| s.leader), 0);
 }
 
 /// A node's directory on a small file system of its own.
