@@ -19,7 +19,7 @@ pub struct StatusArgs {
 struct Line {
     member: pb::Member,
     status: Option<pb::StatusResponse>,
-    /// Why leadership changed last, as that member saw it.
+    /// Of the leader: since when it leads, and why it stood for election.
     why: Option<String>,
     protocol: Option<String>,
     /// What it thinks of its peers, as its page tells.
@@ -54,8 +54,11 @@ async fn look(member: pb::Member) -> Line {
         let mut client = MaintenanceClient::new(channel);
         let asked = client.status(pb::StatusRequest {});
         if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(2), asked).await {
-            line.status = Some(status.into_inner());
-            line.why = leadership_reason(url).await;
+            let status = status.into_inner();
+            if status.leader == line.member.id {
+                line.why = leadership_reason(url, status.raft_term).await;
+            }
+            line.status = Some(status);
             if let Some(cell) = cell(url).await {
                 line.protocol = cell["protocol"].as_str().map(str::to_owned);
                 line.peers = cell["peers"].as_array().cloned().unwrap_or_default();
@@ -67,9 +70,21 @@ async fn look(member: pb::Member) -> Line {
 }
 
 /// Only Synod has this page; another etcd's members are shown without it.
-async fn leadership_reason(url: &str) -> Option<String> {
-    let text = page(url, "/synod/leadership").await?;
-    text.lines().next().map(str::to_owned).filter(|l| !l.is_empty())
+async fn leadership_reason(url: &str, term: u64) -> Option<String> {
+    reason_of(&page(url, "/synod/leadership").await?, term)
+}
+
+/// From a leader's events, the newest first: when it won this term, and why it asked for it.
+fn reason_of(events: &str, term: u64) -> Option<String> {
+    let won = events.lines().find(|l| l.contains(&format!(": leads term {term} ")))?;
+    let (ago, won) = won.split_once(": ")?;
+    let asked = |kind: &str| {
+        let asks = format!("asks for a {kind} of term {term}: ");
+        events.lines().find_map(|l| Some(l.split_once(&asks)?.1.to_owned()))
+    };
+    let why = asked("pre-vote").or_else(|| asked("vote"));
+    let why = why.map_or(String::new(), |why| format!(": {why}"));
+    Some(format!("{won} since {}{why}", ago.trim_end_matches(" ago")))
 }
 
 /// What the member's cell runs and what it thinks of its peers; of another etcd it is
@@ -142,5 +157,25 @@ fn explain(lines: &[Line]) {
                 peer["phi"],
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason_of;
+
+    #[test]
+    fn the_reason_is_that_of_the_term_that_lasts() {
+        let events = "1.0 s ago: holds 7 for lost after 261 ms of silence\n\
+                      3.2 s ago: leads term 6 from index 93\n\
+                      3.2 s ago: asks for a vote of term 6: a quorum would vote for it\n\
+                      3.3 s ago: asks for a pre-vote of term 6: the connection to the leader dropped\n\
+                      9.0 s ago: leads term 5 from index 80\n\
+                      9.1 s ago: asks for a vote of term 5: the leader hands over\n";
+        let six = "leads term 6 from index 93 since 3.2 s: the connection to the leader dropped";
+        assert_eq!(reason_of(events, 6).as_deref(), Some(six));
+        let five = "leads term 5 from index 80 since 9.0 s: the leader hands over";
+        assert_eq!(reason_of(events, 5).as_deref(), Some(five));
+        assert_eq!(reason_of(events, 4), None);
     }
 }
