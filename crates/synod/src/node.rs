@@ -20,7 +20,20 @@ pub fn run(args: &ServerArgs) -> Outcome {
         return Ok(());
     }
     start_logging(&settings)?;
+    if args.with_parent {
+        end_with_parent();
+    }
     run_node(&settings)
+}
+
+/// A node of `synod up` is nobody's once that is killed.
+fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    if let Err(e) =
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    {
+        tracing::warn!(error = %e, "this node goes on if the process that started it is killed");
+    }
 }
 
 /// Logs go to standard error.

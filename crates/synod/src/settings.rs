@@ -21,6 +21,9 @@ pub struct ServerArgs {
     /// Print the resulting configuration as TOML and exit
     #[arg(long)]
     pub print_config: bool,
+    /// End when the process that started this one does
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
     #[command(flatten)]
     pub settings: PartialSettings,
 }

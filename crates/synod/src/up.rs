@@ -158,6 +158,7 @@ fn start(node: &Node, nodes: &[Node], args: &UpArgs) -> Outcome<Child> {
     let mut command = Command::new(program);
     command
         .args(server_args(node, nodes, args))
+        .arg("--with-parent")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
