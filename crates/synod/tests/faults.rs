@@ -4,7 +4,7 @@
 mod common;
 
 use common::load::{Load, check};
-use common::{Cluster, block_on};
+use common::{Cluster, block_on, flip_a_bit};
 use std::time::{Duration, Instant};
 use synod_etcd_proto::etcdserverpb as pb;
 
@@ -117,19 +117,6 @@ fn a_wiped_follower_comes_back_as_a_new_member() {
     load.wait_writes(40);
     let history = load.finish();
     check(&cluster, history);
-}
-
-/// In the journal's first segment.
-fn flip_a_bit(dir: &std::path::Path) {
-    let mut segments: Vec<_> = std::fs::read_dir(dir.join("journal"))
-        .expect("journal")
-        .map(|e| e.expect("entry").path())
-        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
-        .collect();
-    segments.sort();
-    let mut bytes = std::fs::read(&segments[0]).expect("segment");
-    bytes[4_000] ^= 0x10;
-    std::fs::write(&segments[0], &bytes).expect("damage");
 }
 
 #[test]

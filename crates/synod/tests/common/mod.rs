@@ -388,3 +388,16 @@ pub fn output(program: &Path, args: &[&str]) -> (bool, String, String) {
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     (out.status.success(), text(&out.stdout), text(&out.stderr))
 }
+
+/// In the first segment of a node's journal.
+pub fn flip_a_bit(dir: &Path) {
+    let mut segments: Vec<_> = std::fs::read_dir(dir.join("journal"))
+        .expect("journal")
+        .map(|e| e.expect("entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[0]).expect("segment");
+    bytes[4_000] ^= 0x10;
+    std::fs::write(&segments[0], &bytes).expect("damage");
+}
