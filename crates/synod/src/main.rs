@@ -7,6 +7,7 @@ mod etcd;
 mod journal;
 mod monitor;
 mod node;
+mod notify;
 mod progress;
 mod rules;
 mod settings;
@@ -99,7 +100,9 @@ fn main() -> ExitCode {
     take_small_pages();
     let command = Cli::parse().command;
     #[cfg(unix)]
-    if !matches!(command, Command::Up(_) | Command::Etcd { .. } | Command::Server(_)) {
+    if matches!(command, Command::Up(_) | Command::Etcd { .. } | Command::Server(_)) {
+        notify::take_socket();
+    } else {
         end_with_the_reader();
     }
     let done = match command {

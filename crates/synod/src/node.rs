@@ -1,7 +1,7 @@
 //! One node: its member, its doors, and how it ends.
 
 use crate::settings::{ServerArgs, Settings, addresses};
-use crate::{Outcome, monitor};
+use crate::{Outcome, monitor, notify};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,6 +99,7 @@ async fn serve(settings: &Settings) -> Outcome {
         address = settings.listen_client_urls,
         "ready to serve client requests"
     );
+    notify::ready();
     let end = loop {
         tokio::select! {
             end = handle.stopped() => break Some(end),
@@ -109,6 +110,7 @@ async fn serve(settings: &Settings) -> Outcome {
     };
     if end.is_none() {
         tracing::info!("stopping");
+        notify::stopping();
         serving.close();
         leave(&handle).await;
     }
