@@ -6,7 +6,7 @@
 //! the revision moves up and the past counts as compacted.
 
 use crate::Outcome;
-use crate::client::{Connect, words};
+use crate::client::{Connect, Format, words};
 use clap::{Args, Subcommand};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -16,7 +16,7 @@ use synod_consensus::Protocol;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use synod_host::RestoreTarget;
-use synod_mvcc::{SnapshotHead, SnapshotReader};
+use synod_mvcc::{SnapshotHead, SnapshotReader, Space};
 
 /// Arguments of `synod snapshot`.
 #[derive(Args)]
@@ -38,6 +38,9 @@ enum What {
     Status {
         /// The file
         file: PathBuf,
+        /// How to print the answer
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        output: Format,
     },
     /// Make a data directory of a new cluster from a file
     Restore(RestoreArgs),
@@ -67,6 +70,32 @@ struct RestoreArgs {
     /// the snapshot comes again
     #[arg(long, default_value_t = synod_mvcc::REVISION_BUMP)]
     bump_revision: i64,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What a file was found to hold.
+struct Held {
+    head: SnapshotHead,
+    keys: u64,
+    bytes: u64,
+    /// In hexadecimal digits, as it stands at the file's end.
+    sha256: String,
+}
+
+impl Held {
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "revision": self.head.revision,
+            "compacted": self.head.compacted,
+            "applied_index": self.head.applied,
+            "term": self.head.term,
+            "keys": self.keys,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+        })
+    }
 }
 
 /// `synod snapshot`.
@@ -79,15 +108,23 @@ pub fn run(args: SnapshotArgs) -> Outcome {
                 .map_err(|e| format!("cannot start a runtime: {e}"))?;
             runtime.block_on(save(&file, &connect))
         }
-        What::Status { file } => {
-            let head = read(&file, |_| Ok(()))?;
-            println!(
-                "revision {}, compacted {}, applied index {} of term {}",
-                head.revision, head.compacted, head.applied, head.term
-            );
+        What::Status { file, output } => {
+            status(&read(&file, |_| Ok(()))?, output);
             Ok(())
         }
         What::Restore(args) => restore(&args),
+    }
+}
+
+fn status(held: &Held, output: Format) {
+    let Held { head, keys, bytes, sha256 } = held;
+    match output {
+        Format::Json => println!("{}", held.json()),
+        Format::Text => println!(
+            "revision {}, compacted {}, keys {keys}, bytes {bytes}, applied index {} of term {}, \
+             SHA-256 {sha256}",
+            head.revision, head.compacted, head.applied, head.term
+        ),
     }
 }
 
@@ -107,24 +144,53 @@ async fn save(path: &Path, connect: &Connect) -> Outcome {
     }
     bar.end();
     file.sync_all().map_err(|e| format!("{}: {e}", part.display()))?;
-    read(&part, |_| Ok(()))?;
+    let held = read(&part, |_| Ok(()))?;
     std::fs::rename(&part, path).map_err(|e| format!("{}: {e}", path.display()))?;
-    println!("saved {} ({done} bytes)", path.display());
+    if connect.json() {
+        let mut json = held.json();
+        json["file"] = path.display().to_string().into();
+        println!("{json}");
+    } else {
+        println!("saved {} ({done} bytes)", path.display());
+    }
     Ok(())
 }
 
 type Pairs = Vec<(synod_mvcc::Space, bytes::Bytes, bytes::Bytes)>;
 
 /// Checks the file and hands on what it holds.
-fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<SnapshotHead> {
+fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Held> {
     let bad = |why: &str| format!("{}: not a whole snapshot: {why}", path.display());
     let io = |e: std::io::Error| format!("{}: {e}", path.display());
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length < 512 + 32 || length % 512 != 32 {
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes < 512 + 32 || bytes % 512 != 32 {
         return Err(bad("its size is not that of a file saved from Synod"));
     }
+    let (mut left, sha256) = check_sum(path, bytes)?;
     let mut file = File::open(path).map_err(io)?;
-    let (mut hash, mut left) = (Sha256::new(), length - 32);
+    let (mut reader, mut keys) = (SnapshotReader::new(), 0);
+    let mut buffer = vec![0; 1 << 20];
+    while left > 0 {
+        let n = file.read(&mut buffer[..(1usize << 20).min(left as usize)]).map_err(io)?;
+        if n == 0 {
+            return Err(bad("its stated length is beyond its end"));
+        }
+        let pairs = reader.feed(&buffer[..n]).map_err(|e| bad(&e.to_string()))?;
+        keys += pairs.iter().filter(|(space, _, _)| *space == Space::Latest).count() as u64;
+        take(pairs)?;
+        left -= n as u64;
+    }
+    let head = reader.finish().map_err(|e| bad(&e.to_string()))?;
+    Ok(Held { head, keys, bytes, sha256 })
+}
+
+/// Compares the file's hash with the one at its end; gives the length that is stated
+/// before that, and the hash.
+fn check_sum(path: &Path, bytes: u64) -> Outcome<(u64, String)> {
+    let bad = |why: &str| format!("{}: not a whole snapshot: {why}", path.display());
+    let io = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut file = File::open(path).map_err(io)?;
+    let (mut hash, mut left) = (Sha256::new(), bytes - 32);
     let mut buffer = vec![0; 1 << 20];
     let mut tail = [0u8; 8];
     while left > 0 {
@@ -143,18 +209,8 @@ fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Snapshot
     if hash.finalize()[..] != stored {
         return Err(bad("its SHA-256 does not hold"));
     }
-    let mut left = u64::from_le_bytes(tail);
-    let mut file = File::open(path).map_err(io)?;
-    let mut reader = SnapshotReader::new();
-    while left > 0 {
-        let n = file.read(&mut buffer[..(1usize << 20).min(left as usize)]).map_err(io)?;
-        if n == 0 {
-            return Err(bad("its stated length is beyond its end"));
-        }
-        take(reader.feed(&buffer[..n]).map_err(|e| bad(&e.to_string()))?)?;
-        left -= n as u64;
-    }
-    reader.finish().map_err(|e| bad(&e.to_string()))
+    let digits = stored.iter().map(|b| format!("{b:02x}")).collect();
+    Ok((u64::from_le_bytes(tail), digits))
 }
 
 fn restore(args: &RestoreArgs) -> Outcome {
@@ -163,13 +219,24 @@ fn restore(args: &RestoreArgs) -> Outcome {
     let (name, token) = (&args.name, &args.initial_cluster_token);
     let mut target = RestoreTarget::create(&args.data_dir, name, &members, token, args.protocol)
         .map_err(|e| e.to_string())?;
-    read(&args.file, |pairs| target.put(pairs).map_err(|e| e.to_string()))?;
+    let held = read(&args.file, |pairs| target.put(pairs).map_err(|e| e.to_string()))?;
     let revision = target.finish(args.bump_revision).map_err(|e| e.to_string())?;
-    println!(
-        "restored into {} at revision {revision}; start it with --name {} --initial-cluster {}",
-        args.data_dir.display(),
-        args.name,
-        args.initial_cluster
-    );
+    let (dir, cluster) = (args.data_dir.display(), &args.initial_cluster);
+    match args.output {
+        Format::Json => println!(
+            "{}",
+            serde_json::json!({
+                "data_dir": dir.to_string(),
+                "name": name,
+                "initial_cluster": cluster,
+                "revision": revision,
+                "keys": held.keys,
+            })
+        ),
+        Format::Text => println!(
+            "restored into {dir} at revision {revision}; start it with --name {name} \
+             --initial-cluster {cluster}"
+        ),
+    }
     Ok(())
 }
