@@ -3,7 +3,8 @@
 //! A file is what the Snapshot call streams: the export format, zeros up to a
 //! multiple of 512 bytes less eight, the format's length (u64, little-endian),
 //! and the SHA-256 of all before. A restore never rewinds what clients have seen:
-//! the revision moves up and the past counts as compacted.
+//! the revision moves up and the past counts as compacted. Files of etcd's are told
+//! apart, and not read.
 
 use crate::Outcome;
 use crate::client::{Connect, Format, words};
@@ -156,6 +157,11 @@ async fn save(path: &Path, connect: &Connect) -> Outcome {
     Ok(())
 }
 
+/// What somebody is told who brings a file of etcd's.
+const ETCDS: &str = "this is etcd's database, which Synod does not read. Copy the keys over while \
+                     both run, with `etcdctl --endpoints ETCD make-mirror SYNOD` for instance (it \
+                     leaves leases behind)";
+
 type Pairs = Vec<(synod_mvcc::Space, bytes::Bytes, bytes::Bytes)>;
 
 /// Checks the file and hands on what it holds.
@@ -163,6 +169,9 @@ fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Held> {
     let bad = |why: &str| format!("{}: not a whole snapshot: {why}", path.display());
     let io = |e: std::io::Error| format!("{}: {e}", path.display());
     let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if is_etcds(path).map_err(io)? {
+        return Err(format!("{}: {ETCDS}", path.display()));
+    }
     if bytes < 512 + 32 || bytes % 512 != 32 {
         return Err(bad("its size is not that of a file saved from Synod"));
     }
@@ -182,6 +191,15 @@ fn read(path: &Path, mut take: impl FnMut(Pairs) -> Outcome) -> Outcome<Held> {
     }
     let head = reader.finish().map_err(|e| bad(&e.to_string()))?;
     Ok(Held { head, keys, bytes, sha256 })
+}
+
+/// Whether it is a file of bbolt, etcd's database. The first of its pages that describe
+/// the whole has this number behind the head of 16 bytes that every page has.
+fn is_etcds(path: &Path) -> std::io::Result<bool> {
+    const BBOLT: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
+    let mut begin = Vec::new();
+    File::open(path)?.take(20).read_to_end(&mut begin)?;
+    Ok(begin.get(16..) == Some(&BBOLT[..]))
 }
 
 /// Compares the file's hash with the one at its end; gives the length that is stated
