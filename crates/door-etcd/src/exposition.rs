@@ -64,7 +64,7 @@ fn disk_and_state(page: &mut Page, door: &Door) {
     let in_use = published.logical_size();
     page.histogram("etcd_disk_wal_fsync_duration_seconds", &m.journal_sync);
     page.histogram("etcd_disk_backend_commit_duration_seconds", &m.apply);
-    page.number("etcd_mvcc_db_total_size_in_bytes", door.db_size());
+    page.number("etcd_mvcc_db_total_size_in_bytes", door.db_size(in_use));
     page.number("etcd_mvcc_db_total_size_in_use_in_bytes", in_use);
     page.number("etcd_debugging_mvcc_current_revision", published.revision());
     page.number("etcd_debugging_mvcc_compact_revision", published.compacted());

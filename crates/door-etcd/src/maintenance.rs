@@ -22,12 +22,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 const BLOCK: u64 = 512;
 
 impl Door {
-    /// Bytes of the state on disk; its logical size as long as nothing is there.
-    pub(crate) fn db_size(&self) -> u64 {
-        match self.handle().disk_bytes() {
-            0 => self.handle().published().logical_size(),
-            bytes => bytes,
-        }
+    /// Bytes that the state takes: on disk, but no fewer than those in use. What was written
+    /// last is only in memory yet, and tables on disk are packed.
+    pub(crate) fn db_size(&self, in_use: u64) -> u64 {
+        self.handle().disk_bytes().max(in_use)
     }
 
     /// What is wrong with the cluster, in etcd's words.
@@ -159,7 +157,7 @@ impl Maintenance for Door {
         Ok(Response::new(pb::StatusResponse {
             header: Some(self.header_now()),
             version: ETCD_VERSION.into(),
-            db_size: self.db_size() as i64,
+            db_size: self.db_size(in_use) as i64,
             leader: handle.leader().map_or(0, |l| l.0),
             raft_index: status.consensus.commit.max(published.applied()),
             raft_term: handle.term(),
