@@ -28,7 +28,10 @@ pub const METRICS: &[Family] = &[
         "etcd_disk_backend_commit_duration_seconds",
         "Commit of applied entries to the state.",
     ),
-    gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the state on disk, no fewer than those in use."),
+    gauge(
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the state on disk, no fewer than those in use.",
+    ),
     gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of the keyspace."),
     counter("etcd_mvcc_range_total", "Calls of Range that this member answered."),
     counter("etcd_mvcc_put_total", "Calls of Put that this member answered."),

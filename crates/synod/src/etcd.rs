@@ -245,6 +245,10 @@ fn settings(given: &BTreeMap<&'static str, String>) -> Outcome<(Settings, Notes)
     partial.listen_http_urls.get_or_insert_default();
     partial.initial_cluster_token.get_or_insert_with(|| "etcd-cluster".into());
     let mut settings = partial.over(PartialSettings::default());
+    if let Some((advertise, listen)) = settings.not_advertised() {
+        // etcd's words, which it has for any address.
+        return Err(format!("--{advertise} is required when --{listen} is set explicitly"));
+    }
     settings.complete();
     settings.check()?;
     Ok((settings, notes))
@@ -372,6 +376,20 @@ mod tests {
         let mode = "--auto-compaction-mode=revision";
         let (s, _) = of(&[mode, "--auto-compaction-retention=1000"]).expect("ok");
         assert_eq!(s.auto_compaction_revisions, 1_000);
+    }
+
+    #[test]
+    fn nobody_is_told_to_connect_to_an_unspecified_address() {
+        let everywhere = "--listen-client-urls=http://0.0.0.0:2379";
+        assert_eq!(
+            of(&[everywhere]).expect_err("refused"),
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly"
+        );
+        let (s, _) = of(&[everywhere, "--advertise-client-urls=http://h:2379"]).expect("ok");
+        assert_eq!(s.advertise_client_urls, "http://h:2379");
+        assert!(of(&["--listen-peer-urls=http://[::]:2380"]).is_err());
+        let (s, _) = of(&["--listen-client-urls=http://10.0.0.1:2379"]).expect("ok");
+        assert_eq!(s.advertise_client_urls, "http://10.0.0.1:2379");
     }
 
     #[test]

@@ -168,6 +168,12 @@ impl ServerArgs {
             None => PartialSettings::default(),
         };
         let mut settings = self.settings.clone().over(file);
+        if let Some((advertise, listen)) = settings.not_advertised() {
+            return Err(format!(
+                "{listen} has an address that stands for all of this machine's, where others cannot \
+                 reach it: say in {advertise} where they can, such as http://HOST:PORT"
+            ));
+        }
         settings.complete();
         settings.check()?;
         Ok(settings)
@@ -193,6 +199,17 @@ pub(crate) fn members(list: &str) -> Outcome<Vec<(String, String)>> {
     urls(list).into_iter().map(pair).collect()
 }
 
+/// Whether a list has the address that stands for all of a machine's: one to listen
+/// on, at which nobody else can be reached.
+fn any_unspecified(list: &str) -> bool {
+    let unspecified = |url: String| {
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        let rest = rest.trim_end_matches('/');
+        rest.parse::<SocketAddr>().is_ok_and(|a| a.ip().is_unspecified())
+    };
+    urls(list).into_iter().any(unspecified)
+}
+
 /// The addresses to listen on that a list of URLs names.
 pub(crate) fn addresses(what: &str, list: &str) -> Outcome<Vec<SocketAddr>> {
     let mut all = Vec::new();
@@ -212,6 +229,18 @@ pub(crate) fn addresses(what: &str, list: &str) -> Outcome<Vec<SocketAddr>> {
 }
 
 impl Settings {
+    /// What has to be advertised in words, since the address that is listened on names no
+    /// machine: that setting, and the one with the address.
+    pub fn not_advertised(&self) -> Option<(&'static str, &'static str)> {
+        let missing =
+            |advertised: &str, listen: &str| advertised.is_empty() && any_unspecified(listen);
+        if missing(&self.advertise_client_urls, &self.listen_client_urls) {
+            return Some(("advertise-client-urls", "listen-client-urls"));
+        }
+        missing(&self.initial_advertise_peer_urls, &self.listen_peer_urls)
+            .then_some(("initial-advertise-peer-urls", "listen-peer-urls"))
+    }
+
     /// Fills in what follows from other settings.
     pub fn complete(&mut self) {
         if self.data_dir.as_os_str().is_empty() {
@@ -336,6 +365,29 @@ mod tests {
         let flags = PartialSettings { name: Some("flag".into()), ..Default::default() };
         let settings = flags.over(file);
         assert_eq!((settings.name.as_str(), settings.heartbeat_ms), ("flag", 50));
+    }
+
+    #[test]
+    fn what_is_advertised_names_a_machine() {
+        let of = |text: &str| {
+            let settings = toml::from_str(text).expect("TOML");
+            let args = ServerArgs { settings, ..ServerArgs::default() };
+            args.resolve()
+        };
+        let everywhere =
+            ["http://0.0.0.0:2379", "http://[::]:2379/", "http://127.0.0.1:1,http://0.0.0.0:2"];
+        for url in everywhere {
+            let listen = format!("listen-client-urls = \"{url}\"\n");
+            let e = of(&listen).expect_err("nobody is at that address");
+            assert!(e.contains("advertise-client-urls") && e.contains("listen-client-urls"), "{e}");
+            let told =
+                of(&format!("{listen}advertise-client-urls = \"http://h:2379\"")).expect("ok");
+            assert_eq!(told.advertise_client_urls, "http://h:2379");
+            let e = of(&listen.replace("client", "peer")).expect_err("nobody is at that address");
+            assert!(e.contains("initial-advertise-peer-urls"), "{e}");
+        }
+        let some = of("listen-client-urls = \"http://10.0.0.1:2379\"").expect("ok");
+        assert_eq!(some.advertise_client_urls, "http://10.0.0.1:2379");
     }
 
     #[test]
