@@ -29,6 +29,9 @@ const OWN_STORE: &str = "the state is kept in another way than etcd's";
 const ONE_JOURNAL: &str = "the journal drops what it does not need by itself";
 const LOGS: &str = "logs go to standard error";
 
+/// etcd's quota where none is given, or 0.
+const QUOTA_BYTES: u64 = 2 << 30;
+
 /// etcd's flags: name, its default, what becomes of it.
 const FLAGS: &[(&str, &str, Fate)] = &[
     ("name", "default", Acted("name")),
@@ -243,6 +246,7 @@ fn settings(given: &BTreeMap<&'static str, String>) -> Outcome<(Settings, Notes)
     let name = partial.name.clone().unwrap_or_else(|| "default".into());
     partial.data_dir.get_or_insert_with(|| format!("{name}.etcd").into());
     partial.listen_http_urls.get_or_insert_default();
+    partial.quota_bytes.get_or_insert(QUOTA_BYTES);
     partial.initial_cluster_token.get_or_insert_with(|| "etcd-cluster".into());
     let mut settings = partial.over(PartialSettings::default());
     if let Some((advertise, listen)) = settings.not_advertised() {
@@ -274,8 +278,13 @@ fn act(
         "listen-peer-urls" => p.listen_peer_urls = text(),
         "listen-client-urls" => p.listen_client_urls = text(),
         "quota-backend-bytes" => {
-            // etcd: a negative quota means none.
-            p.quota_bytes = Some(if value.starts_with('-') { 0 } else { number()? });
+            let bytes: i64 =
+                value.parse().map_err(|_| format!("--{name}: {value:?} is not a number"))?;
+            // Negative: none, which is 0 among our settings.
+            p.quota_bytes = match bytes {
+                0 => Some(QUOTA_BYTES),
+                bytes => Some(bytes.max(0) as u64),
+            };
         }
         "max-txn-ops" => p.max_txn_ops = Some(number()? as usize),
         "max-request-bytes" => {
@@ -379,6 +388,21 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_is_what_it_is_in_etcd() {
+        for (args, bytes) in [
+            (&[][..], 2 << 30),
+            (&["--quota-backend-bytes=0"], 2 << 30),
+            (&["--quota-backend-bytes", "8589934592"], 8 << 30),
+            (&["--quota-backend-bytes=-1"], 0),
+            (&["--quota-backend-bytes", "-5"], 0),
+        ] {
+            assert_eq!(of(args).expect("ok").0.quota_bytes, bytes, "{args:?}");
+        }
+        assert!(of(&["--quota-backend-bytes=-x"]).is_err());
+        assert!(of(&["--quota-backend-bytes=2G"]).is_err());
+    }
+
+    #[test]
     fn nobody_is_told_to_connect_to_an_unspecified_address() {
         let everywhere = "--listen-client-urls=http://0.0.0.0:2379";
         assert_eq!(
@@ -404,7 +428,8 @@ mod tests {
     fn the_table_in_the_docs_is_this_one() {
         let mut page = String::from(
             "# etcd's flags in `synod etcd`\n\nWritten from `crates/synod/src/etcd.rs`. Each flag is also an \
-             `ETCD_*` variable.\n\n| flag | etcd's default | here |\n|---|---|---|\n",
+             `ETCD_*` variable. A quota of 0, etcd's default, is 2 GiB as there; a negative one is \
+             none.\n\n| flag | etcd's default | here |\n|---|---|---|\n",
         );
         for (name, default, fate) in FLAGS {
             let fate = match fate {
