@@ -75,7 +75,7 @@ const FLAGS: &[(&str, &str, Fate)] = &[
     (
         "pre-vote",
         "true",
-        Refused("it is always on: off, a returning member would disturb the leader"),
+        NoEffect("it is always on: off, a returning member would disturb the leader"),
     ),
     ("auto-compaction-retention", "0", Acted("auto-compaction-s")),
     ("auto-compaction-mode", "periodic", Acted("auto-compaction-revisions")),
@@ -144,7 +144,7 @@ const FLAGS: &[(&str, &str, Fate)] = &[
     ("experimental-txn-mode-write-with-shared-buffer", "true", NoEffect(OWN_STORE)),
     ("experimental-bootstrap-defrag-threshold-megabytes", "0", NoEffect(OWN_STORE)),
     ("force-new-cluster", "false", Refused("use `synod snapshot save` and `restore` instead")),
-    ("unsafe-no-fsync", "false", Refused("Synod never acknowledges what is not durable")),
+    ("unsafe-no-fsync", "false", NoEffect("Synod never acknowledges what is not durable")),
     (
         "config-file",
         "",
@@ -300,7 +300,7 @@ fn act(
         "listen-metrics-urls" => p.listen_http_urls = text(),
         "log-level" => p.log_level = Some(log_level(value)),
         "experimental-corrupt-check-time" => {
-            p.corrupt_check_s = Some(duration_ms(name, value)? / 1_000);
+            p.corrupt_check_s = Some(duration_ms(name, value)?.div_ceil(1_000));
         }
         "experimental-watch-progress-notify-interval" => {
             p.watch_progress_ms = Some(duration_ms(name, value)?);
@@ -308,20 +308,19 @@ fn act(
         "experimental-warning-apply-duration" => {
             p.slow_request_ms = Some(duration_ms(name, value)?);
         }
+        "auto-compaction-mode" if !matches!(value, "periodic" | "revision") => {
+            return Err(format!("--{name} is {value:?}; say periodic or revision"));
+        }
         "auto-compaction-retention" => {
-            match given.get("auto-compaction-mode").map_or("periodic", String::as_str) {
-                "revision" => p.auto_compaction_revisions = Some(number()?),
-                "periodic" => {
-                    // A bare number means hours.
-                    let hours = value.parse::<u64>().map(|h| h * 3_600_000);
-                    p.auto_compaction_s =
-                        Some(hours.or_else(|_| duration_ms(name, value))? / 1_000);
-                }
-                mode => {
-                    return Err(format!(
-                        "--auto-compaction-mode is {mode:?}; say periodic or revision"
-                    ));
-                }
+            if given.get("auto-compaction-mode").is_some_and(|mode| mode == "revision") {
+                p.auto_compaction_revisions = Some(number()?);
+            } else {
+                // A bare number means hours. A part of a second is not "never".
+                let ms = match value.parse::<u64>() {
+                    Ok(hours) => hours.saturating_mul(3_600_000),
+                    Err(_) => duration_ms(name, value)?,
+                };
+                p.auto_compaction_s = Some(ms.div_ceil(1_000));
             }
         }
         _ => {}
@@ -358,7 +357,8 @@ fn duration_ms(name: &str, text: &str) -> Outcome<u64> {
             };
         rest = &rest[unit_end..];
     }
-    Ok(total as u64)
+    // What is shorter than one is not 0, which often means never.
+    Ok((total as u64).max(u64::from(total > 0.0)))
 }
 
 #[cfg(test)]
@@ -377,11 +377,25 @@ mod tests {
                 .expect("ok");
         assert_eq!((s.name.as_str(), s.election_ms), ("x", 500));
         assert_eq!(s.data_dir.to_str(), Some("x.etcd"));
-        assert_eq!(notes.len(), 1);
+        assert_eq!(notes.iter().map(|n| n.0).collect::<Vec<_>>(), ["max-wals", "pre-vote"]);
+        // Ignoring these is safe.
+        let (_, notes) = of(&["--pre-vote=false", "--unsafe-no-fsync"]).expect("ok");
+        assert_eq!(notes.iter().map(|n| n.0).collect::<Vec<_>>(), ["pre-vote", "unsafe-no-fsync"]);
         assert!(of(&["--cert-file=x"]).expect_err("refused").contains("TLS"));
-        assert!(of(&["--pre-vote=false"]).is_err() && of(&["--nonsense"]).is_err());
+        assert!(of(&["--nonsense"]).is_err());
         let (s, _) = of(&["--auto-compaction-retention=1h30m"]).expect("ok");
         assert_eq!(s.auto_compaction_s, 5_400);
+        for (retention, seconds) in
+            [("500ms", 1), ("1ns", 1), ("1500ms", 2), ("2", 7_200), ("0", 0), ("0s", 0)]
+        {
+            let (s, _) = of(&["--auto-compaction-retention", retention]).expect("ok");
+            assert_eq!(s.auto_compaction_s, seconds, "{retention}");
+        }
+        let (s, _) = of(&["--experimental-corrupt-check-time=10ms"]).expect("ok");
+        assert_eq!(s.corrupt_check_s, 1);
+        for args in [&["--auto-compaction-mode=foo"][..], &["--auto-compaction-retention=soon"]] {
+            assert!(of(args).is_err(), "{args:?}");
+        }
         let mode = "--auto-compaction-mode=revision";
         let (s, _) = of(&[mode, "--auto-compaction-retention=1000"]).expect("ok");
         assert_eq!(s.auto_compaction_revisions, 1_000);
