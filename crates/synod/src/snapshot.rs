@@ -8,6 +8,7 @@
 
 use crate::Outcome;
 use crate::client::{Connect, Format, words};
+use crate::settings::Settings;
 use clap::{Args, Subcommand};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -51,16 +52,16 @@ enum What {
 struct RestoreArgs {
     /// The file
     file: PathBuf,
-    /// The node's data directory; must not hold one yet
+    /// The node's data directory; must not hold one yet [default: NAME.synod]
     #[arg(long)]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
     /// The node's name
     #[arg(long, default_value = "default")]
     name: String,
     /// The members of the new cluster, NAME=URL separated by commas; restore the
-    /// same file for each of them
-    #[arg(long, default_value = "default=http://127.0.0.1:2380")]
-    initial_cluster: String,
+    /// same file for each of them [default: this node alone, at http://127.0.0.1:2380]
+    #[arg(long)]
+    initial_cluster: Option<String>,
     /// Tells apart clusters with equal addresses
     #[arg(long, default_value = "synod-cluster")]
     initial_cluster_token: String,
@@ -233,13 +234,18 @@ fn check_sum(path: &Path, bytes: u64) -> Outcome<(u64, String)> {
 
 fn restore(args: &RestoreArgs) -> Outcome {
     read(&args.file, |_| Ok(()))?;
-    let members = crate::settings::members(&args.initial_cluster)?;
-    let (name, token) = (&args.name, &args.initial_cluster_token);
-    let mut target = RestoreTarget::create(&args.data_dir, name, &members, token, args.protocol)
+    // What is not given is as `synod server` has it.
+    let mut settings = Settings { name: args.name.clone(), ..Settings::default() };
+    settings.data_dir = args.data_dir.clone().unwrap_or_default();
+    settings.initial_cluster = args.initial_cluster.clone().unwrap_or_default();
+    settings.complete();
+    let Settings { name, data_dir, initial_cluster: cluster, .. } = &settings;
+    let (members, token) = (crate::settings::members(cluster)?, &args.initial_cluster_token);
+    let mut target = RestoreTarget::create(data_dir, name, &members, token, args.protocol)
         .map_err(|e| e.to_string())?;
     let held = read(&args.file, |pairs| target.put(pairs).map_err(|e| e.to_string()))?;
     let revision = target.finish(args.bump_revision).map_err(|e| e.to_string())?;
-    let (dir, cluster) = (args.data_dir.display(), &args.initial_cluster);
+    let dir = data_dir.display();
     match args.output {
         Format::Json => println!(
             "{}",

@@ -53,6 +53,19 @@ fn scripts_can_read_what_a_file_holds() {
     let restored = json(&["snapshot", "restore", &file, "--data-dir", &dir]);
     let told = (&restored["revision"], &restored["keys"], &restored["data_dir"]);
     assert_eq!(told, (&1_000_000_015_i64.into(), &11.into(), &dir.as_str().into()));
+    assert_eq!(restored["initial_cluster"], "default=http://127.0.0.1:2380");
+
+    // With a name alone, where `synod server` with that name alone looks.
+    let done = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(["snapshot", "restore", &file, "--name", "j", "--output", "json"])
+        .current_dir(cluster.folder())
+        .output()
+        .expect("synod starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let named: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let told = (&named["data_dir"], &named["initial_cluster"]);
+    assert_eq!(told, (&"j.synod".into(), &"j=http://127.0.0.1:2380".into()));
+    assert!(cluster.folder().join("j.synod").is_dir());
 }
 
 /// Whoever brings a file of etcd's is told whose it is and how to move; moving so works.
