@@ -5,8 +5,8 @@
 //! is written from it by a test.
 
 use crate::Outcome;
-use crate::node;
 use crate::settings::{PartialSettings, Settings};
+use crate::{node, variables};
 use std::collections::BTreeMap;
 use synod_door_etcd::ETCD_VERSION;
 
@@ -183,20 +183,27 @@ pub fn run(args: &[String]) -> Outcome {
     given.extend(from_flags(args)?);
     let (settings, notes) = settings(&given)?;
     node::start_logging(&settings)?;
+    // etcd takes this one as leave to run on a machine that it was not tried on.
+    let more = ["UNSUPPORTED_ARCH"];
+    let flags = FLAGS.iter().map(|(name, _, _)| *name).chain(more);
+    variables::warn_unknown("ETCD_", &flags.map(variable).collect());
+    variables::warn_unknown("SYNOD_", &variables::own());
     for (flag, reason) in notes {
         tracing::warn!(flag, reason, "a flag has no effect here");
     }
     node::run_node(&settings)
 }
 
+fn variable(flag: &str) -> String {
+    format!("ETCD_{}", flag.replace('-', "_").to_uppercase())
+}
+
 fn from_environment(
     vars: impl Iterator<Item = (String, String)>,
 ) -> BTreeMap<&'static str, String> {
     let vars: BTreeMap<String, String> = vars.collect();
-    let named = FLAGS.iter().filter_map(|(name, _, _)| {
-        let variable = format!("ETCD_{}", name.replace('-', "_").to_uppercase());
-        Some((*name, vars.get(&variable)?.clone()))
-    });
+    let named =
+        FLAGS.iter().filter_map(|(name, _, _)| Some((*name, vars.get(&variable(name))?.clone())));
     named.collect()
 }
 

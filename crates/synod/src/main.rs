@@ -14,6 +14,7 @@ mod settings;
 mod sim;
 mod snapshot;
 mod up;
+mod variables;
 
 /// The system's allocator spends a tenth of a loaded node's time; see
 /// `docs/decisions/0002-dependencies.md`.

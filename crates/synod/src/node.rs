@@ -1,7 +1,7 @@
 //! One node: its member, its doors, and how it ends.
 
 use crate::settings::{ServerArgs, Settings, addresses};
-use crate::{Outcome, monitor, notify};
+use crate::{Outcome, monitor, notify, variables};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ pub fn run(args: &ServerArgs) -> Outcome {
     if args.with_parent {
         end_with_parent();
     }
+    variables::warn_unknown("SYNOD_", &variables::own());
     run_node(&settings)
 }
 

@@ -116,3 +116,27 @@ fn supervisors_are_told() {
     let (ok, _, err) = synod(&["put", "a", "b", "--endpoints", &endpoint]);
     assert!(ok, "{err}");
 }
+
+/// A misspelt variable is told of, once and without its value; what is read is not.
+#[test]
+fn unknown_variables_are_told_of() {
+    let given = [
+        ("ETCD_NMAE", "secret"),
+        ("ETCD_MAX_WALS", "3"),
+        ("SYNOD_NMAE", "secret"),
+        ("SYNOD_TOKEN", "7"),
+    ];
+    for (how, told) in [("server", &["SYNOD_NMAE"][..]), ("etcd", &["ETCD_NMAE", "SYNOD_NMAE"])] {
+        let node = Alone::start(how, &[], &given);
+        node.until("ready to serve client requests");
+        let log = node.log();
+        let lines = log.lines().filter(|l| l.contains("unrecognized environment variable"));
+        let given = |l: &&str| given.iter().any(|(name, _)| l.contains(name));
+        let lines: Vec<&str> = lines.filter(given).collect();
+        assert_eq!(lines.len(), told.len(), "{how}: {log}");
+        for (line, name) in lines.iter().zip(told) {
+            assert!(line.contains("WARN") && line.contains(name), "{how}: {line}");
+        }
+        assert!(!log.contains("secret"), "{how}: {log}");
+    }
+}
