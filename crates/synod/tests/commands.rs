@@ -59,7 +59,7 @@ fn the_client() {
     let status = run(&cluster, &["status"]);
     assert!(status.contains("leader") && status.contains("follower"), "{status}");
     nobody_reads_on(&cluster);
-    assert!(status.contains("ago: "), "no reason for the last change of leader: {status}");
+    assert!(status.contains(" since "), "no reason for the last change of leader: {status}");
     let (ok, _, err) = synod(&["get", "x", "--endpoints", "127.0.0.1:1"]);
     assert!(!ok && err.contains("no endpoint answers"), "{err}");
 }
