@@ -97,12 +97,25 @@ fn gap(synod: &Path, servers: &mut Servers) -> Result<f64, String> {
     line["longest_gap_ms"].as_f64().ok_or_else(|| "bench failover told no gap".into())
 }
 
-/// Machine and cores.
+/// Machine, system and what was measured.
 fn machine() -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let (cpu, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cores} cores, {}", model.trim_start_matches([' ', '\t', ':']))
+    let kib: u64 = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel: Vec<_> = kernel.split(['.', '-']).take(2).collect();
+    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit = commit.map_or(String::new(), |o| String::from_utf8_lossy(&o.stdout).into_owned());
+    format!(
+        "{cores} cores, {}, {} GiB, Linux {}; Synod {} at {}",
+        model.trim_start_matches([' ', '\t', ':']),
+        (kib + (1 << 19)) >> 20,
+        kernel.join("."),
+        env!("CARGO_PKG_VERSION"),
+        commit.trim()
+    )
 }
 
 /// Puts `text` between the marks of `name` on a page.
