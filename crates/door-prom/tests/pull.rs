@@ -117,7 +117,8 @@ async fn limits_make_a_scrape_fail_and_say_so() {
             "/none" => Response::builder().status(404).body("".into()).expect("a response"),
             "/kind" => Response::new(PAGE.into()),
             "/slow" => {
-                std::thread::sleep(Duration::from_millis(100));
+                // So long that no pause of this process lets the answer be there first.
+                std::thread::sleep(Duration::from_secs(1));
                 page(PAGE)
             }
             _ => page(PAGE),
