@@ -4,7 +4,7 @@
 mod common;
 
 use common::load::{Load, check};
-use common::{Cluster, block_on, flip_a_bit};
+use common::{Cluster, block_on, flip_bits};
 use std::time::{Duration, Instant};
 use synod_etcd_proto::etcdserverpb as pb;
 
@@ -126,7 +126,7 @@ fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
     load.wait_writes(200);
     let victim = (cluster.leader() + 1) % 3;
     cluster.kill(victim);
-    flip_a_bit(&cluster.nodes[victim].dir);
+    flip_bits(&cluster.nodes[victim].dir);
     cluster.spawn(victim);
     assert!(cluster.wait_end(victim, Duration::from_secs(20)), "it started on a damaged journal");
     let log = cluster.nodes[victim].dir.with_extension("log");
@@ -150,8 +150,8 @@ fn whole_data_are_not_set_aside_and_a_lost_majority_makes_no_new_cluster() {
         cluster.kill(node);
     }
     let aside = |cluster: &Cluster, node: usize| cluster.nodes[node].dir.join("damaged-1").exists();
-    flip_a_bit(&cluster.nodes[0].dir);
-    flip_a_bit(&cluster.nodes[1].dir);
+    flip_bits(&cluster.nodes[0].dir);
+    flip_bits(&cluster.nodes[1].dir);
     cluster.spawn_with(0, &["--rebuild"]);
     cluster.spawn_with(1, &["--rebuild"]);
     let waits = |cluster: &Cluster, node| {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{flip_a_bit, output};
+use common::{flip_bits, output};
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -90,7 +90,7 @@ fn up_goes_on_without_a_damaged_node_and_takes_its_nodes_with_it() {
         up.run(&["put", &format!("k{n}"), &value]);
     }
     up.end("INT");
-    flip_a_bit(&dir.join("n2"));
+    flip_bits(&dir.join("n2"));
 
     let up = Up::start(dir, &[], "2 of 3 nodes are up");
     up.says("start it again:  synod server --name n2");
