@@ -112,7 +112,8 @@ pub(crate) fn fail<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -
     move |e| StartError(format!("{what}: {e}"))
 }
 
-const LAYOUT: u32 = 1;
+/// Version of the data directory's layout.
+pub(crate) const LAYOUT: u32 = 1;
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 

@@ -7,7 +7,7 @@
 //!   durable before anything is moved, stays until it is one again. So it never takes part
 //!   in making a new cluster, which would forget what the old one acknowledged.
 
-use crate::bootstrap::{Config, Identity, StartError, fail};
+use crate::bootstrap::{Config, Identity, LAYOUT, StartError, fail};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -72,8 +72,13 @@ fn damage(config: &Config) -> Result<Option<String>, StartError> {
         Ok(identity) => identity,
         Err(e) => return Ok(Some(format!("member.json: {e}"))),
     };
+    if identity.format != LAYOUT {
+        // Another version's, which is no damage: the start says so.
+        return Ok(None);
+    }
     let disk = FileDisk::open(&dir.join("journal")).map_err(fail("cannot open the journal"))?;
-    match Journal::open_each(disk, identity.id, Options::default(), |_, _| {}) {
+    let options = Options { segment_bytes: config.segment_bytes, ..Options::default() };
+    match Journal::open_each(disk, identity.id, options, |_, _| {}) {
         Err(e @ JournalError::Damaged { .. }) => return Ok(Some(e.to_string())),
         Err(e) => return Err(StartError(e.to_string())),
         Ok(_) => {}
