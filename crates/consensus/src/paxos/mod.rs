@@ -71,7 +71,7 @@ use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
 
 /// Most slots that are open at once: Lamport's alpha.
-pub const WINDOW: u64 = 256;
+pub const WINDOW: u64 = 1_024;
 
 /// An acceptor takes nothing further ahead of what it knows to be chosen: what
 /// it holds beyond a hole is bounded.
