@@ -7,17 +7,17 @@
 
 use crate::check::Checker;
 use crate::core_loop::{CoreLoop, MAIN_CELL, STATUS_EVERY, Slowed, TICK, ToCore, give_out};
-use crate::disk::{FileDisk, sync_dir, write_atomically};
+use crate::disk::FileDisk;
 use crate::feed::Feed;
 use crate::handle::{Handle, Shared};
+use crate::identity::{Identity, first_members, has_journal, member_id, read_identity};
 use crate::journal::{self, SpareMaker};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::rebuild;
 use crate::transport::{Links, ask};
 use crate::wire::{Answer, Opening, PeerInfo};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
-use synod_base::{NodeId, Tick, hash64};
+use synod_base::{NodeId, Tick};
 use synod_cell::{Cell, CellLimits, Work};
 use synod_consensus::{Membership, Protocol, Recovered, SnapshotMeta};
 use synod_mvcc::{Command, MemberInfo, State, StateLimits, Store};
@@ -79,23 +79,6 @@ pub struct Config {
     pub rebuild: bool,
 }
 
-/// Who a member is, kept in `member.json` of its data directory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Identity {
-    /// Version of the directory's layout.
-    pub format: u32,
-    /// The cluster.
-    pub cluster: u64,
-    /// The member.
-    pub id: u64,
-    /// Its protocol.
-    pub protocol: String,
-    /// The first voters; empty for one that joined later.
-    voters: Vec<u64>,
-    /// Who was there when it joined.
-    seeds: Vec<PeerInfo>,
-}
-
 /// Why a member did not start.
 #[derive(Debug)]
 pub struct StartError(pub String);
@@ -112,8 +95,6 @@ pub(crate) fn fail<E: fmt::Display>(what: impl fmt::Display) -> impl FnOnce(E) -
     move |e| StartError(format!("{what}: {e}"))
 }
 
-/// Version of the data directory's layout.
-pub(crate) const LAYOUT: u32 = 1;
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_000);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -184,11 +165,15 @@ async fn prepare(config: Config) -> Result<(CoreLoop, DirLock), StartError> {
             identity
         }
         None => {
+            if !rebuilding && has_journal(&dir) {
+                return Err(StartError(format!(
+                    "{} has a journal and no member.json that says whose: put the file back, or \
+                     start with --rebuild to fetch everything from the peers",
+                    dir.display()
+                )));
+            }
             let identity = find_identity(&config, rebuilding).await?;
-            let json = serde_json::to_vec_pretty(&identity).map_err(fail("member.json"))?;
-            write_atomically(&dir.join("member.json"), &json)
-                .map_err(fail("cannot write member.json"))?;
-            sync_dir(&dir).map_err(fail("cannot sync the data directory"))?;
+            identity.write(&dir)?;
             identity
         }
     };
@@ -209,76 +194,6 @@ fn agree_on_protocol(config: &Config, made: &str, whose: &str) -> Result<(), Sta
              --protocol out, or restore a snapshot of it into a new cell"
         ))),
         _ => Ok(()),
-    }
-}
-
-fn read_identity(dir: &Path) -> Result<Option<Identity>, StartError> {
-    let path = dir.join("member.json");
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(StartError(format!("cannot read {}: {e}", path.display()))),
-    };
-    let identity: Identity = serde_json::from_slice(&bytes)
-        .map_err(fail(format!("{} is damaged; start with --rebuild", path.display())))?;
-    if identity.format != LAYOUT {
-        return Err(StartError(format!(
-            "{} has layout {}, and this program knows {LAYOUT}: use the version that wrote it",
-            dir.display(),
-            identity.format
-        )));
-    }
-    Ok(Some(identity))
-}
-
-fn member_id(urls: &[String], token: &str, life: u64) -> u64 {
-    let mut sorted = urls.to_vec();
-    sorted.sort();
-    hash64(&[sorted.join(",").as_bytes(), token.as_bytes(), &life.to_le_bytes()]).max(1)
-}
-
-/// The first members by id: (id, name, peer URLs).
-pub(crate) fn first_members(initial_cluster: &[(String, String)], token: &str) -> FirstMembers {
-    let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (name, url) in initial_cluster {
-        by_name.entry(name).or_default().push(url.clone());
-    }
-    by_name
-        .into_iter()
-        .map(|(name, urls)| (member_id(&urls, token, 0), (name.to_owned(), urls)))
-        .collect()
-}
-
-pub(crate) type FirstMembers = BTreeMap<u64, (String, Vec<String>)>;
-
-impl Identity {
-    /// That of a first member of a new cluster.
-    pub(crate) fn first(
-        name: &str,
-        members: &FirstMembers,
-        token: &str,
-        protocol: Protocol,
-    ) -> Result<Identity, StartError> {
-        let Some((&id, _)) = members.iter().find(|(_, (n, _))| n == name) else {
-            let names: Vec<_> = members.values().map(|(n, _)| n.as_str()).collect();
-            return Err(StartError(format!(
-                "the member's name {name:?} is not in the initial cluster ({})",
-                names.join(", ")
-            )));
-        };
-        let voters: Vec<u64> = members.keys().copied().collect();
-        let all = voters.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
-        // First members that were given different protocols must not meet.
-        let protocol_name = protocol.to_string();
-        let cluster = hash64(&[&all, token.as_bytes(), protocol_name.as_bytes()]).max(1);
-        Ok(Identity {
-            format: LAYOUT,
-            cluster,
-            id,
-            protocol: protocol_name,
-            voters,
-            seeds: Vec::new(),
-        })
     }
 }
 
@@ -426,8 +341,15 @@ async fn ask_all(urls: &[String], opening: &Opening) -> Vec<(String, Answer)> {
 }
 
 /// Opens journal and state, and makes the core of them.
-fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
+fn open(config: &Config, mut identity: Identity) -> Result<CoreLoop, StartError> {
     let id = NodeId(identity.id);
+    if let Some(what) = identity.missing(&config.data_dir) {
+        return Err(StartError(format!(
+            "{what}; this node may have voted and acknowledged with it, and will do neither. If the \
+             cluster has a quorum without it, start it with --rebuild to fetch everything from its \
+             peers, else restore from a snapshot"
+        )));
+    }
     let begun = Instant::now();
     let store = DiskStore::open(
         config.data_dir.join("state"),
@@ -453,6 +375,11 @@ fn open(config: &Config, identity: Identity) -> Result<CoreLoop, StartError> {
         Journal::open(disk, identity.id, options).map_err(|e| StartError(e.to_string()))?;
     if let Some((file, offset)) = &recovery.cut {
         tracing::warn!(file, offset, "a torn write of the journal was cut");
+    }
+    if !identity.journal {
+        // Before anything is voted or acknowledged with it.
+        identity.journal = true;
+        identity.write(&config.data_dir)?;
     }
     let records: Vec<_> =
         recovery.records.into_iter().filter(|r| r.cell == MAIN_CELL).map(|r| r.bytes).collect();

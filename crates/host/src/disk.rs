@@ -66,6 +66,10 @@ impl Disk for FileDisk {
         std::fs::read(self.dir.join(name))
     }
 
+    fn len(&mut self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.dir.join(name))?.len())
+    }
+
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let mut file = File::create(self.dir.join(name))?;
         let zeros = vec![0u8; 1 << 20];

@@ -22,6 +22,7 @@ mod disk;
 mod event_log;
 mod feed;
 mod handle;
+mod identity;
 mod journal;
 pub mod machine;
 mod mailbox;
@@ -33,8 +34,9 @@ mod restore;
 mod transport;
 pub mod wire;
 
-pub use bootstrap::{ClusterState, Config, Identity, StartError, start};
+pub use bootstrap::{ClusterState, Config, StartError, start};
 pub use disk::{FileDisk, sync_dir, write_atomically};
 pub use feed::Feed;
 pub use handle::{Handle, HostView, LoggedEvent, RequestError};
+pub use identity::Identity;
 pub use restore::RestoreTarget;

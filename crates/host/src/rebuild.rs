@@ -7,8 +7,9 @@
 //!   durable before anything is moved, stays until it is one again. So it never takes part
 //!   in making a new cluster, which would forget what the old one acknowledged.
 
-use crate::bootstrap::{Config, Identity, LAYOUT, StartError, fail};
+use crate::bootstrap::{Config, StartError, fail};
 use crate::disk::{FileDisk, sync_dir, write_atomically};
+use crate::identity::{Identity, LAYOUT, has_journal};
 use std::io::ErrorKind;
 use std::path::Path;
 use synod_mvcc::{Read, Space, State, StateLimits, Store, StoreError};
@@ -63,7 +64,7 @@ fn damage(config: &Config) -> Result<Option<String>, StartError> {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => {
             // One that has nothing is new, or lost its disk: its peers know.
-            let lost = dir.join("journal").exists();
+            let lost = has_journal(dir);
             return Ok(lost.then(|| "member.json is missing".into()));
         }
         Err(e) => return Err(fail("cannot read member.json")(e)),
@@ -75,6 +76,9 @@ fn damage(config: &Config) -> Result<Option<String>, StartError> {
     if identity.format != LAYOUT {
         // Another version's, which is no damage: the start says so.
         return Ok(None);
+    }
+    if let Some(what) = identity.missing(dir) {
+        return Ok(Some(what));
     }
     let disk = FileDisk::open(&dir.join("journal")).map_err(fail("cannot open the journal"))?;
     let options = Options { segment_bytes: config.segment_bytes, ..Options::default() };

@@ -1,7 +1,8 @@
 //! A data directory made from a snapshot.
 
-use crate::bootstrap::{Identity, StartError, first_members};
+use crate::bootstrap::StartError;
 use crate::disk::{sync_dir, write_atomically};
+use crate::identity::{Identity, first_members};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use synod_base::NodeId;

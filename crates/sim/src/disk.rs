@@ -73,17 +73,33 @@ impl SimDisk {
         }
     }
 
-    /// Flips a bit in one of the segments; says in which file.
-    pub fn flip_bit(&self, place: u64) -> Option<String> {
+    /// Flips a bit in one of the segments, or loses the end or all of one, as a file system
+    /// may that a crash left damaged; says what.
+    pub fn damage(&self, place: u64) -> Option<String> {
         let mut inner = self.inner();
         let mut names = inner.files.list().ok()?;
         names.retain(|n| n.ends_with(".seg"));
         names.sort();
         let name = names.get(place as usize % names.len().max(1))?.clone();
         let bytes = inner.files.bytes_mut(&name)?;
-        let at = (place >> 16) as usize % (bytes.len() * 8);
-        bytes[at / 8] ^= 1 << (at % 8);
-        Some(name)
+        let at = (place >> 16) as usize % (bytes.len() * 8).max(1);
+        match place >> 61 {
+            _ if bytes.is_empty() => {}
+            0 => {
+                inner.files.remove(&name).ok()?;
+                return Some(format!("{name} is gone"));
+            }
+            1 => {
+                bytes.truncate(at / 8 % 3 * (at / 16));
+                return Some(format!("{name} ends after {} bytes", bytes.len()));
+            }
+            2 => {
+                bytes.fill(0);
+                return Some(format!("{name} is full of zeros"));
+            }
+            _ => bytes[at / 8] ^= 1 << (at % 8),
+        }
+        Some(format!("a bit of {name} flips"))
     }
 }
 
@@ -95,7 +111,7 @@ impl Inner {
         names.sort();
         let victim = names[place as usize % names.len()].clone();
         let sectors = self.files.read(&victim)?.len() as u64 / SECTOR as u64;
-        let at = (place >> 16) % sectors * SECTOR as u64;
+        let at = (place >> 16) % sectors.max(1) * SECTOR as u64;
         let missing = Missing { file: file.to_owned(), offset, bytes: bytes.to_vec() };
         self.files.overwrite(&victim, at, bytes);
         self.missing = Some(missing);
@@ -129,6 +145,10 @@ impl Disk for SimDisk {
 
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
         self.inner().files.read(name)
+    }
+
+    fn len(&mut self, name: &str) -> io::Result<u64> {
+        self.inner().files.len(name)
     }
 
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {

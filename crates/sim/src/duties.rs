@@ -189,9 +189,9 @@ impl World {
             return;
         }
         self.kill(who, false);
-        if let Some(file) = self.machines[who].disk.flip_bit(place) {
+        if let Some(what) = self.machines[who].disk.damage(place) {
             self.machines[who].rotted = true;
-            self.say(who, || format!("a bit of {file} flips"));
+            self.say(who, || what);
         }
         self.after(down, Event::Start { who });
     }

@@ -58,6 +58,7 @@ const BUGS: &[(&str, &[Protocol])] = &[
     ("zab: a read without a barrier", ZAB),
     ("journal: a batch is not synced", RAFT),
     ("journal: damage in the middle is cut off as a torn tail", RAFT),
+    ("journal: an emptied segment is taken for a new one", RAFT),
     ("journal: a segment is dropped too early", RAFT),
     ("journal: a segment of the older version is taken for an empty one", RAFT),
     ("cell: messages do not wait for the disk", RAFT),

@@ -4,7 +4,7 @@ use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use synod_consensus::RecordView;
-use synod_wal::{Tail, scan_segment};
+use synod_wal::{JournalError, MARK_FILE, Mark, Tail, scan_segment};
 
 /// Arguments of `synod journal`.
 #[derive(Args)]
@@ -46,13 +46,21 @@ fn walk(data_dir: &Path, dump: bool) -> Outcome {
         .collect();
     files.sort();
     let (mut batches, mut records, mut bad) = (0, 0, Vec::new());
+    let number = |file: &PathBuf| u64::from_str_radix(file.file_stem()?.to_str()?, 16).ok();
+    let mark = read_mark(&dir).unwrap_or_else(|what| {
+        bad.push(what);
+        None
+    });
+    let segments: Vec<u64> = files.iter().filter_map(number).collect();
+    bad.extend(mark.and_then(|mark| mark.check(&segments).err()).map(|e| in_short(&e)));
     for (i, file) in files.iter().enumerate() {
         let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
         let scan =
             scan_segment(&bytes).map_err(|unknown| format!("{} is {unknown}", file.display()))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let last = i + 1 == files.len();
-        if scan.owner.is_none() && !last {
+        let acknowledged = mark.zip(number(file)).is_some_and(|(mark, n)| mark.has_reached(n));
+        if scan.owner.is_none() && (!last || acknowledged) {
             bad.push(format!("{name}: the header cannot be read"));
         }
         if let Some((version, writer)) = scan.format().filter(|_| dump) {
@@ -89,6 +97,23 @@ fn walk(data_dir: &Path, dump: bool) -> Outcome {
          --rebuild to fetch everything from its peers; else restore from a snapshot",
         bad.join("\n  ")
     ))
+}
+
+/// What the mark beside the segments says of them; a journal of an earlier version has none.
+fn read_mark(dir: &Path) -> Result<Option<Mark>, String> {
+    match std::fs::read(dir.join(MARK_FILE)) {
+        Ok(bytes) => Mark::decode(&bytes, 0).map(Some).map_err(|e| in_short(&e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{MARK_FILE}: {e}")),
+    }
+}
+
+/// Without the remedy, which is said once.
+fn in_short(error: &JournalError) -> String {
+    match error {
+        JournalError::Damaged { file, what, .. } => format!("{file}: {what}"),
+        other => other.to_string(),
+    }
 }
 
 fn print(record: &synod_wal::Record) {

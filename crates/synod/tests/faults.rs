@@ -140,6 +140,48 @@ fn a_journal_with_a_flipped_bit_is_named_and_rebuilt() {
     check(&cluster, history);
 }
 
+/// What a file system that a crash left damaged may do to files: a member that may have voted
+/// with what is lost must not vote without it.
+#[test]
+fn a_lost_journal_is_named_and_rebuilt() {
+    type Loss = fn(&std::path::Path);
+    fn newest(dir: &std::path::Path) -> Option<std::path::PathBuf> {
+        let all = std::fs::read_dir(dir.join("journal")).expect("a journal").flatten();
+        all.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "seg")).max()
+    }
+    let losses: [(&str, Loss); 4] = [
+        ("the journal is gone", |dir| {
+            std::fs::remove_dir_all(dir.join("journal")).expect("removed");
+        }),
+        ("is damaged at byte 0", |dir| {
+            std::fs::write(newest(dir).expect("a segment"), b"").expect("emptied");
+        }),
+        ("is gone", |dir| {
+            std::fs::remove_file(newest(dir).expect("a segment")).expect("removed");
+        }),
+        ("no member.json", |dir| {
+            std::fs::remove_file(dir.join("member.json")).expect("removed");
+        }),
+    ];
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster, Duration::from_millis(2));
+    for (word, lose) in losses {
+        load.wait_writes(100);
+        let victim = (cluster.leader() + 1) % 3;
+        cluster.kill(victim);
+        lose(&cluster.nodes[victim].dir);
+        cluster.spawn(victim);
+        assert!(cluster.wait_end(victim, Duration::from_secs(20)), "it started: {word}");
+        let log = cluster.log(victim);
+        assert!(log.contains(word) && log.contains("--rebuild"), "{word}: {log}");
+        cluster.spawn_with(victim, &["--rebuild"]);
+        cluster.wait_node(victim);
+        wait_all_vote(&cluster);
+    }
+    let history = load.finish();
+    check(&cluster, history);
+}
+
 #[test]
 fn whole_data_are_not_set_aside_and_a_lost_majority_makes_no_new_cluster() {
     let mut cluster = Cluster::start(3);

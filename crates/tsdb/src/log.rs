@@ -21,11 +21,14 @@ use crate::native;
 use crate::replay::replay;
 use crate::spill::Spill;
 use crate::varint::zigzag;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::scope;
 use synod_base::codec::put_varint;
 use synod_promql::{Histogram, Labels};
-use synod_wal::{Disk, Journal, JournalError, Options};
+use synod_wal::{Disk, Journal, JournalError, Options, Recovery};
 
 pub(crate) const SERIES: u8 = 1;
 pub(crate) const SAMPLES: u8 = 4;
@@ -206,12 +209,9 @@ impl<D: Disk> SeriesLog<D> {
         let mut found = spill.as_mut().map_or_else(Found::default, |spill| spill.take_found());
         found.sort(head.floor());
         let (opened, mut recovered) = replay(head, &mut found, spill.as_deref_mut(), |replay| {
-            Journal::open_each(disk, 0, options, |segment, record| {
-                let newest = replay.record(record.bytes);
-                match segments.back_mut() {
-                    Some(last) if last.0 == segment => last.1 = newest,
-                    _ => segments.push_back((segment, newest)),
-                }
+            read_ahead(disk, options, |segment, records| {
+                let newest = records.into_iter().map(|record| replay.record(record)).last();
+                segments.extend(newest.map(|newest| (segment, newest)));
             })
         });
         if let Some(spill) = spill {
@@ -252,6 +252,32 @@ impl<D: Disk> SeriesLog<D> {
     pub fn into_disk(self) -> D {
         self.journal.into_disk()
     }
+}
+
+/// Opens a journal and hands out the records of each segment, while a thread of its own reads
+/// the next one: no more than three segments are in memory.
+fn read_ahead<D: Disk>(
+    disk: D,
+    options: Options,
+    mut take: impl FnMut(u64, Vec<Bytes>),
+) -> Result<(Journal<D>, Recovery), JournalError> {
+    let (read, waiting) = sync_channel::<(u64, Vec<Bytes>)>(1);
+    scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut filling = (0, Vec::new());
+            let opened = Journal::open_each(disk, 0, options, |segment, record| {
+                if segment != filling.0 {
+                    let _ = read.send(std::mem::replace(&mut filling, (segment, Vec::new())));
+                }
+                filling.1.push(record.bytes);
+            });
+            // Whoever takes them waits for the end: only a panic there makes this fail.
+            let _ = read.send(filling);
+            opened
+        });
+        waiting.into_iter().for_each(|(segment, records)| take(segment, records));
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[cfg(test)]

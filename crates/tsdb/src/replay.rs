@@ -1,7 +1,7 @@
-//! Bringing back what a log holds. One thread reads and decodes, others append. Most of what
-//! a sample costs is the wait for its series' chunk to come from memory: so samples are
-//! gathered, and those of one series appended together. What is in files already
-//! (`found.rs`) is passed over.
+//! Bringing back what a log holds. One thread reads (`log.rs`), one decodes, others append.
+//! Most of what a sample costs is the wait for its series' chunk to come from memory: so
+//! samples are gathered, and those of one series appended together. What is in files
+//! already (`found.rs`) is passed over.
 //!
 //! **Invariants**: a series is one appender's, and its samples go there in their order.
 

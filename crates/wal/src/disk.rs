@@ -10,6 +10,8 @@ pub trait Disk: Send {
     fn list(&mut self) -> io::Result<Vec<String>>;
     /// All bytes of a file.
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
+    /// How many bytes a file has.
+    fn len(&mut self, name: &str) -> io::Result<u64>;
     /// A new file of `len` bytes, every one of them written (zeros) and
     /// durable, so that later overwrites change no metadata.
     fn create(&mut self, name: &str, len: u64) -> io::Result<()>;
@@ -93,6 +95,10 @@ impl Disk for MemDisk {
             f.now.clone_from(&f.durable);
         }
         Ok(f.now.clone())
+    }
+
+    fn len(&mut self, name: &str) -> io::Result<u64> {
+        Ok(self.file(name)?.durable.len() as u64)
     }
 
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {

@@ -39,6 +39,8 @@ pub(crate) struct SegmentHeader {
     pub prev: u32,
     /// Since version 3: the release of the program that began it, in ASCII.
     pub writer: [u8; WRITER_LEN],
+    /// Sectors of the file, at least; 0: not known.
+    pub sectors: u32,
 }
 
 /// This program's release, as headers have it.
@@ -67,6 +69,7 @@ impl SegmentHeader {
         if self.version >= 3 {
             b[40..40 + WRITER_LEN].copy_from_slice(&self.writer);
         }
+        b[56..60].copy_from_slice(&self.sectors.to_le_bytes());
         let crc = crc32c_append(&[&b[..60]]);
         b[60..].copy_from_slice(&crc.to_le_bytes());
         b
@@ -97,6 +100,7 @@ impl SegmentHeader {
             segment: u64_at(b, 20),
             first_batch: u64_at(b, 28),
             prev: u32_at(b, 36),
+            sectors: u32_at(b, 56),
         }))
     }
 
@@ -168,7 +172,15 @@ impl Place {
 
     /// The record at `offset` of a segment's bytes, if its checksum holds there.
     pub fn get(self, segment: &[u8], offset: usize) -> Option<Raw> {
+        self.get_since(segment, offset, 0)
+    }
+
+    /// The same, if it is of a batch from `since` on: nothing else costs a checksum.
+    pub fn get_since(self, segment: &[u8], offset: usize, since: u64) -> Option<Raw> {
         let head = segment.get(offset..offset + RECORD_HEADER_LEN)?;
+        if u64_at(head, 8) < since {
+            return None;
+        }
         let len = u32_at(head, 0) as usize;
         let from = offset + RECORD_HEADER_LEN;
         let payload = segment.get(from..from.checked_add(len)?)?;

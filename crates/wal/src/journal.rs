@@ -6,6 +6,7 @@ use crate::format::{
     FOOTER_CELL, FOOTER_LEN, Place, Record, SEGMENT_HEADER_LEN, SegmentHeader, VERSION,
     VERSION_OLDEST, record_size, this_release,
 };
+use crate::mark::Mark;
 use crate::scan::{SegmentScan, Tail, scan_segment, segment_name, segment_number};
 use crate::sectors::{DATA, Sectors, capacity, lay_out, physical};
 use std::io;
@@ -48,8 +49,11 @@ pub struct Journal<D: Disk> {
     /// Live segments, oldest first; the last one is written to.
     segments: Vec<u64>,
     spares: Vec<String>,
+    mark: Mark,
     /// Where the next batch goes in the last segment; 0: its header is to be written.
     end: usize,
+    /// Logical bytes of the last segment, which may be of another size.
+    end_max: usize,
     chain: u32,
     next_batch: u64,
     buffer: Vec<u8>,
@@ -58,9 +62,28 @@ pub struct Journal<D: Disk> {
     closed: bool,
 }
 
-fn io_error(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> JournalError {
+pub(crate) fn io_error(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> JournalError {
     let file = file.to_owned();
     move |source| JournalError::Io { doing, file, source }
+}
+
+/// The spares among these files that are as long as a segment; the others go.
+fn usable_spares(
+    disk: &mut impl Disk,
+    names: Vec<String>,
+    segment_bytes: u64,
+) -> Result<Vec<String>, JournalError> {
+    let mut spares = names;
+    spares.retain(|name| name.ends_with(".spare"));
+    let mut usable = Vec::new();
+    for spare in spares {
+        if disk.len(&spare).map_err(io_error("looking at", &spare))? == segment_bytes {
+            usable.push(spare);
+        } else {
+            disk.remove(&spare).map_err(io_error("removing", &spare))?;
+        }
+    }
+    Ok(usable)
 }
 
 impl<D: Disk> Journal<D> {
@@ -88,7 +111,8 @@ impl<D: Disk> Journal<D> {
         let names = disk.list().map_err(io_error("listing", "the directory"))?;
         let mut segments: Vec<u64> = names.iter().filter_map(|n| segment_number(n)).collect();
         segments.sort_unstable();
-        let spares = names.into_iter().filter(|n| n.ends_with(".spare")).collect();
+        let mark = Mark::open(&mut disk, &names, node)?;
+        let spares = usable_spares(&mut disk, names, options.segment_bytes)?;
         let mut journal = Journal {
             disk,
             node,
@@ -97,7 +121,9 @@ impl<D: Disk> Journal<D> {
             last_version: 0,
             segments: Vec::new(),
             spares,
+            mark,
             end: 0,
+            end_max: 0,
             chain: 0,
             next_batch: 1,
             buffer: Vec::new(),
@@ -110,8 +136,17 @@ impl<D: Disk> Journal<D> {
             let records = journal.recover_segment(segment, last, &mut recovery)?;
             records.into_iter().for_each(|record| take(segment, record));
         }
+        journal.mark.check(&segments)?;
+        let last = segments.last().copied().unwrap_or(journal.mark.reached);
+        // Of a journal without a mark; the last one may not be begun.
+        let begun =
+            if journal.end > 0 { last } else { segments.iter().rev().nth(1).copied().unwrap_or(0) };
+        if begun > journal.mark.reached {
+            journal.mark.begin_at(&mut journal.disk, segments[0])?;
+            journal.mark.reach(&mut journal.disk, begun)?;
+        }
         if journal.segments.is_empty() {
-            journal.add_segment(segments.last().map_or(1, |s| s + 1))?;
+            journal.add_segment(last + 1)?;
         }
         Ok((journal, recovery))
     }
@@ -158,7 +193,7 @@ impl<D: Disk> Journal<D> {
             Tail::Clean => {}
         }
         self.segments.push(segment);
-        self.end = scan.end;
+        (self.end, self.end_max) = (scan.end, capacity(bytes.len()));
         self.last_version = scan.header.map_or(0, |h| h.version);
         self.chain = scan.chain;
         self.next_batch = scan.next_batch;
@@ -172,8 +207,8 @@ impl<D: Disk> Journal<D> {
         last: bool,
         file: String,
     ) -> Result<(), JournalError> {
-        if !last {
-            let what = "the header of a segment that is not the last cannot be read".into();
+        if !last || self.mark.has_reached(segment) {
+            let what = "the header cannot be read, and something behind it was acknowledged".into();
             return Err(JournalError::Damaged { file, offset: 0, what });
         }
         let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
@@ -181,7 +216,7 @@ impl<D: Disk> Journal<D> {
         let place = Place { node: self.node, segment };
         let (mut at, mut pieces, mut later) = (SEGMENT_HEADER_LEN, false, false);
         while at < sectors.data.len() {
-            match place.get(&sectors.data, at) {
+            match place.get_since(&sectors.data, at, 1) {
                 Some(raw) => {
                     pieces = true;
                     later |= raw.batch > self.next_batch;
@@ -200,7 +235,7 @@ impl<D: Disk> Journal<D> {
             self.wipe(&file, bytes.len(), 0, 0)?;
         }
         self.segments.push(segment);
-        (self.end, self.last_version) = (0, 0);
+        (self.end, self.end_max, self.last_version) = (0, capacity(bytes.len()), 0);
         Ok(())
     }
 
@@ -310,7 +345,7 @@ impl<D: Disk> Journal<D> {
         }
         let begun = self.end.max(SEGMENT_HEADER_LEN);
         let foreign = self.last_version != 0 && self.last_version != self.version;
-        if foreign || begun + bytes > self.room() {
+        if foreign || begun + bytes > self.end_max {
             self.add_segment(self.segment() + 1)?;
         }
         let segment = self.segment();
@@ -325,6 +360,7 @@ impl<D: Disk> Journal<D> {
                 segment,
                 first_batch: self.next_batch,
                 prev: self.chain,
+                sectors: (self.end_max / DATA) as u32,
             };
             self.buffer.extend_from_slice(&header.encode());
             self.last_version = self.version;
@@ -346,6 +382,7 @@ impl<D: Disk> Journal<D> {
         if !planted("journal: a batch is not synced") {
             self.disk.sync(&file).map_err(io_error("syncing", &file))?;
         }
+        self.mark.reach(&mut self.disk, segment)?;
         self.end = base as usize + self.buffer.len();
         self.chain = chain;
         self.next_batch += 1;
@@ -369,13 +406,16 @@ impl<D: Disk> Journal<D> {
             }
         }
         self.segments.push(segment);
-        (self.end, self.last_version) = (0, 0);
+        (self.end, self.end_max, self.last_version) = (0, self.room(), 0);
         Ok(())
     }
 
     /// Drops whole segments older than `segment`; the present one always stays.
     pub fn drop_before(&mut self, segment: u64) -> Result<(), JournalError> {
-        while self.segments.len() > 1 && self.segments[0] < segment {
+        let keep = self.segments.partition_point(|s| *s < segment);
+        let first = self.segments[keep.min(self.segments.len() - 1)];
+        self.mark.begin_at(&mut self.disk, first)?;
+        while self.segments[0] < first {
             let file = segment_name(self.segments[0]);
             if self.spares.len() < self.options.spares_max {
                 let spare = format!("{:016x}.spare", self.segments[0]);
@@ -394,7 +434,7 @@ impl<D: Disk> Journal<D> {
     /// [`Disk::create`], the size of a segment) hands it in by
     /// [`Journal::add_spare`], so that appends never wait for it.
     pub fn wants_spare(&self) -> Option<String> {
-        let half = self.end * 2 >= self.room();
+        let half = self.end * 2 >= self.end_max;
         let first = self.end == 0 || self.segments.len() == 1;
         let wanted = self.spares.is_empty() && (half || first);
         wanted.then(|| format!("{:016x}-{}.spare", self.segment(), self.next_batch))

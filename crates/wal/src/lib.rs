@@ -12,6 +12,8 @@
 //!   error the journal refuses everything (a failed fsync is never retried).
 //! - A torn tail is cut; a bad record with a later valid batch behind it is
 //!   [`JournalError::Damaged`], never skipped.
+//! - So is a segment in which something was acknowledged and that is gone, empty or cut
+//!   short: a mark beside the segments tells how far the journal had come.
 //!
 //! **Must not know**: what a record means, what consensus is, threads, and
 //! which file system is beneath ([`Disk`]).
@@ -20,6 +22,7 @@ mod disk;
 mod error;
 mod format;
 mod journal;
+mod mark;
 mod retention;
 mod scan;
 mod sectors;
@@ -30,6 +33,7 @@ pub use disk::{Disk, MemDisk};
 pub use error::JournalError;
 pub use format::{Record, SEGMENT_HEADER_LEN, UnknownVersion, VERSION, VERSION_OLDEST};
 pub use journal::{Journal, Options, Recovery};
+pub use mark::{MARK_FILE, Mark};
 pub use retention::Retention;
 pub use scan::{ScannedBatch, SegmentScan, Tail, scan_segment, segment_name};
 pub use sectors::SECTOR;

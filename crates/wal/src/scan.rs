@@ -9,7 +9,7 @@ use crate::format::{
     FOOTER_CELL, Place, RECORD_HEADER_LEN, Record, SEGMENT_HEADER_LEN, SegmentHeader,
     UnknownVersion, u32_at, u64_at,
 };
-use crate::sectors::{Sectors, physical};
+use crate::sectors::{SECTOR, Sectors, physical};
 use bytes::Bytes;
 use synod_base::CellId;
 
@@ -99,6 +99,11 @@ pub fn scan_segment(file: &[u8]) -> Result<SegmentScan, UnknownVersion> {
     let place = Place { node: header.node, segment: header.segment };
     while read_batch(&sectors.data, place, &mut scan) {}
     scan.tail = judge_tail(&sectors, place, &scan);
+    let whole = u64::from(header.sectors) * SECTOR as u64;
+    if (file.len() as u64) < whole && matches!(scan.tail, Tail::Clean | Tail::Torn { .. }) {
+        let what = format!("the file ends here, and was of {whole} bytes");
+        scan.tail = Tail::Damaged { offset: file.len() as u64, what };
+    }
     Ok(scan)
 }
 
@@ -145,7 +150,7 @@ fn judge_tail(sectors: &Sectors, place: Place, scan: &SegmentScan) -> Tail {
     let mut pieces = false;
     let mut at = scan.end;
     while at < bytes.len() {
-        let Some(raw) = place.get(bytes, at) else {
+        let Some(raw) = place.get_since(bytes, at, scan.next_batch) else {
             at += 8;
             continue;
         };

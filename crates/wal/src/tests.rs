@@ -114,6 +114,43 @@ fn a_missing_middle_segment_is_damage() {
 }
 
 #[test]
+fn a_journal_without_a_mark_gets_one() {
+    for n in [0, 3, 100] {
+        let (journal, all) = filled(n);
+        let last = journal.segment();
+        let mut disk = journal.into_disk();
+        disk.remove(MARK_FILE).expect("there");
+        let (journal, found) = open(disk).expect("as before");
+        assert_eq!(found, all);
+        let mut disk = journal.into_disk();
+        let mark = Mark::decode(&disk.read(MARK_FILE).expect("there"), NODE).expect("whole");
+        let first = u64::from(n > 0);
+        assert_eq!(mark, Mark { node: NODE, first, reached: first * last });
+    }
+}
+
+#[test]
+fn a_damaged_mark_is_damage() {
+    let (journal, _) = filled(3);
+    let mut disk = journal.into_disk();
+    disk.bytes_mut(MARK_FILE).expect("there")[25] ^= 1;
+    assert!(matches!(open(disk), Err(JournalError::Damaged { .. })));
+}
+
+#[test]
+fn spares_of_another_size_are_not_used() {
+    let (mut journal, _) = filled(60);
+    journal.drop_before(journal.segment()).expect("dropped");
+    let large = Options { segment_bytes: 8192, ..small() };
+    let (mut journal, _) = Journal::open(journal.into_disk(), NODE, large).expect("open");
+    for i in 0..60 {
+        append(&mut journal, &[payload(i)]);
+    }
+    let last = segment_name(journal.segment());
+    assert_eq!(journal.into_disk().len(&last).expect("there"), 8192);
+}
+
+#[test]
 fn a_failed_batch_closes_the_journal() {
     let (mut journal, _) = filled(3);
     let big = vec![0u8; 5000];
@@ -171,6 +208,40 @@ proptest! {
         }
     }
 
+    /// What a file system may leave of a file: nothing of it, a part, zeros.
+    #[test]
+    fn a_lost_file(batches in 1usize..40, seed: u64, kind in 0..3) {
+        let (mut journal, all) = filled(batches * 3);
+        let mut rng = Rng::new(seed);
+        let all = match rng.below(2) {
+            0 => all,
+            _ => {
+                let first = journal.segment().saturating_sub(rng.below(3)).max(1);
+                journal.drop_before(first).expect("dropped");
+                let (again, found) = open(journal.into_disk()).expect("whole");
+                journal = again;
+                found
+            }
+        };
+        let segments = journal.segments().to_vec();
+        let mut disk = journal.into_disk();
+        let name = segment_name(segments[rng.below(segments.len() as u64) as usize]);
+        match kind {
+            0 => disk.remove(&name).expect("there"),
+            1 => {
+                let bytes = disk.bytes_mut(&name).expect("there");
+                bytes.truncate(rng.below(bytes.len() as u64) as usize);
+            }
+            _ => disk.bytes_mut(&name).expect("there").fill(0),
+        }
+        match open(disk) {
+            // The last one may have been made beforehand.
+            Ok((_, found)) => prop_assert!(found == all, "lost {}", all.len() - found.len()),
+            Err(JournalError::Damaged { .. }) => {}
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    }
+
     #[test]
     fn any_bytes_never_panic(bytes: Vec<u8>, header: bool) {
         let mut all = Vec::new();
@@ -195,10 +266,16 @@ impl Disk for NoSync {
     fn read(&mut self, name: &str) -> std::io::Result<Vec<u8>> {
         self.0.read(name)
     }
+    fn len(&mut self, name: &str) -> std::io::Result<u64> {
+        self.0.len(name)
+    }
     fn create(&mut self, name: &str, len: u64) -> std::io::Result<()> {
         self.0.create(name, len)
     }
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        if name == MARK_FILE {
+            return Ok(()); // Written behind a sync that does not come.
+        }
         self.0.write_at(name, offset, bytes)
     }
     fn sync(&mut self, _: &str) -> std::io::Result<()> {
