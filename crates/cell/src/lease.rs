@@ -36,6 +36,8 @@ pub(crate) struct LeaseDuties {
     stamped: bool,
     last_expire: Tick,
     last_alarm: Tick,
+    /// The keyspace reached the quota when it was looked at last.
+    over_quota: bool,
     last_clock: Tick,
     last_promote: Tick,
 }
@@ -49,6 +51,7 @@ impl LeaseDuties {
             stamped: false,
             last_expire: Tick(0),
             last_alarm: now,
+            over_quota: false,
             last_clock: now,
             last_promote: now,
         }
@@ -123,11 +126,14 @@ impl<S: Store> Cell<S> {
     }
 
     fn watch_quota(&mut self, out: &mut Vec<CellOutput>) {
-        if self.now.since(self.duties.last_alarm) < ALARM_EVERY_MS {
+        let (size, quota) = (self.state.logical_size(), self.limits.quota_bytes);
+        // The moment that it is used up is not waited for: writers go on until it is known.
+        let over = quota > 0 && size >= quota;
+        let now_over = over && !std::mem::replace(&mut self.duties.over_quota, over);
+        if !now_over && self.now.since(self.duties.last_alarm) < ALARM_EVERY_MS {
             return;
         }
         self.duties.last_alarm = self.now;
-        let (size, quota) = (self.state.logical_size(), self.limits.quota_bytes);
         let raised: Vec<_> = self
             .state
             .alarms()
@@ -136,7 +142,7 @@ impl<S: Store> Cell<S> {
             .map(|(member, _)| *member)
             .collect();
         let kind = AlarmKind::NoSpace;
-        if quota > 0 && size >= quota && raised.is_empty() {
+        if over && raised.is_empty() {
             let why = format!("{size} bytes of keyspace reach the quota of {quota}");
             let member = self.id;
             out.push(CellOutput::Event(CellEvent::AlarmProposed {

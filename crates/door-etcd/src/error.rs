@@ -14,6 +14,7 @@ macro_rules! etcd_errors {
 
 etcd_errors! {
     key_not_provided: InvalidArgument "etcdserver: key is not provided";
+    key_too_long: InvalidArgument "etcdserver: key is too long: Synod keeps keys of up to 32000 bytes";
     key_not_found: InvalidArgument "etcdserver: key not found";
     value_provided: InvalidArgument "etcdserver: value is provided";
     lease_provided: InvalidArgument "etcdserver: lease is provided";
@@ -86,6 +87,7 @@ pub(crate) fn of_state(e: Error) -> Status {
         Error::LeaseNotFound => lease_not_found(),
         Error::LeaseExists => lease_exists(),
         Error::LeaseTtlTooLarge => lease_ttl_too_large(),
+        Error::KeyTooLong => key_too_long(),
         Error::NoSpace => no_space(),
         Error::Corrupt => corrupt(),
     }
@@ -100,6 +102,7 @@ pub(crate) fn of_store(e: StoreError) -> Status {
 pub(crate) fn of_problem(p: TxnProblem) -> Status {
     match p {
         TxnProblem::EmptyKey => key_not_provided(),
+        TxnProblem::KeyTooLong => key_too_long(),
         TxnProblem::ValueProvided => value_provided(),
         TxnProblem::LeaseProvided => lease_provided(),
         TxnProblem::TooManyOps => too_many_ops(),

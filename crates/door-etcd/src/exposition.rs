@@ -68,10 +68,12 @@ fn disk_and_state(page: &mut Page, door: &Door) {
     page.number("etcd_mvcc_db_total_size_in_use_in_bytes", in_use);
     page.number("etcd_debugging_mvcc_current_revision", published.revision());
     page.number("etcd_debugging_mvcc_compact_revision", published.compacted());
-    for (name, path) in ["range", "put", "delete", "txn"].iter().zip(HOT_PATHS) {
-        let count = door.call_metrics().all.get(path).map_or(0, |m| m.stat.handled[0].get());
-        page.number(&format!("etcd_mvcc_{name}_total"), count);
-    }
+    let counts = published.counts();
+    let answered = door.call_metrics().all.get(HOT_PATHS[0]).map_or(0, |m| m.stat.handled[0].get());
+    page.number("etcd_mvcc_range_total", answered + counts.ranges);
+    page.number("etcd_mvcc_put_total", counts.puts);
+    page.number("etcd_mvcc_delete_total", counts.deletes);
+    page.number("etcd_mvcc_txn_total", counts.txns);
     let counts = door.hub().counts();
     page.number("etcd_debugging_mvcc_watcher_total", counts.watches);
     page.number("etcd_debugging_mvcc_slow_watcher_total", counts.behind);

@@ -33,10 +33,22 @@ pub const METRICS: &[Family] = &[
         "Bytes of the state on disk, no fewer than those in use.",
     ),
     gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of the keyspace."),
-    counter("etcd_mvcc_range_total", "Calls of Range that this member answered."),
-    counter("etcd_mvcc_put_total", "Calls of Put that this member answered."),
-    counter("etcd_mvcc_delete_total", "Calls of DeleteRange that this member answered."),
-    counter("etcd_mvcc_txn_total", "Calls of Txn that this member answered."),
+    counter(
+        "etcd_mvcc_range_total",
+        "Ranges that this member answered, and those of transactions that it applied.",
+    ),
+    counter(
+        "etcd_mvcc_put_total",
+        "Puts that this member applied, those of transactions too, whoever was asked.",
+    ),
+    counter(
+        "etcd_mvcc_delete_total",
+        "Deletes that this member applied, those of transactions too, whoever was asked.",
+    ),
+    counter(
+        "etcd_mvcc_txn_total",
+        "Transactions of more than one operation that this member applied.",
+    ),
     gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
     gauge("etcd_debugging_mvcc_compact_revision", "The compacted revision."),
     gauge(

@@ -15,7 +15,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MethodDescriptor, SerializeOptions, Value,
+    DescriptorPool, DynamicMessage, Kind, MessageDescriptor, MethodDescriptor, SerializeOptions,
+    Value,
 };
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -246,13 +247,14 @@ fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<(BytesMut, Asked), St
     let bad = |e: serde_json::Error| Status::invalid_argument(e.to_string());
     // etcd's gateway passes over fields that it does not know; ours names the mistake.
     let own = method.parent_service().package_name().starts_with("synod.");
-    let options = DeserializeOptions::new().deny_unknown_fields(own);
     let values = serde_json::Deserializer::from_slice(json).into_iter::<serde_json::Value>();
     let mut count = 0;
     for value in values {
-        let value = value.map_err(bad)?;
-        let message = DynamicMessage::deserialize_with_options(method.input(), value, &options);
-        let message = message.map_err(bad)?;
+        let mut value = value.map_err(bad)?;
+        if !own {
+            drop_unknown(&method.input(), &mut value);
+        }
+        let message = DynamicMessage::deserialize(method.input(), value).map_err(bad)?;
         asked = asked_of(&message);
         put_frame(&mut out, &message);
         count += 1;
@@ -264,6 +266,28 @@ fn parse(method: &MethodDescriptor, json: &[u8]) -> Result<(BytesMut, Asked), St
         return Err(Status::invalid_argument("one JSON object is expected"));
     }
     Ok((out, asked))
+}
+
+/// Takes away what no field of the message is called. Only that: a name that an enum does not
+/// have is a mistake, or a comparison would become another.
+fn drop_unknown(message: &MessageDescriptor, value: &mut serde_json::Value) {
+    let serde_json::Value::Object(fields) = value else { return };
+    fields.retain(|name, value| {
+        let field =
+            message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name));
+        let Some(field) = field else { return false };
+        if let Kind::Message(inner) = field.kind()
+            && !field.is_map()
+        {
+            match value {
+                serde_json::Value::Array(all) => {
+                    all.iter_mut().for_each(|value| drop_unknown(&inner, value));
+                }
+                one => drop_unknown(&inner, one),
+            }
+        }
+        true
+    });
 }
 
 /// The key, name or path of a message, and its revision.

@@ -15,6 +15,8 @@ pub enum TxnProblem {
     DuplicateKey,
     /// A key is empty.
     EmptyKey,
+    /// A key to be put is over [`KEY_BYTES_MAX`].
+    KeyTooLong,
     /// A value beside `ignore_value`.
     ValueProvided,
     /// A lease beside `ignore_lease`.
@@ -27,6 +29,8 @@ pub enum TxnProblem {
 pub fn check_put(req: &PutRequest) -> Result<(), TxnProblem> {
     if req.key.is_empty() {
         Err(TxnProblem::EmptyKey)
+    } else if req.key.len() > KEY_BYTES_MAX {
+        Err(TxnProblem::KeyTooLong)
     } else if req.ignore_value && !req.value.is_empty() {
         Err(TxnProblem::ValueProvided)
     } else if req.ignore_lease && req.lease != 0 {

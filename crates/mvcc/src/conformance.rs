@@ -24,6 +24,7 @@ type Model = BTreeMap<(Space, Bytes), Bytes>;
 /// Runs all checks.
 pub fn run(bench: &mut impl Bench) {
     reads_what_was_committed(bench);
+    is_asked_for_long_keys(bench);
     keeps_views(bench);
     survives_crashes(bench);
     syncs_beside_commits(bench);
@@ -51,6 +52,38 @@ fn change(rng: &mut Rng, model: &mut Model) -> Batch {
         batch.ops.push((space, key, value));
     }
     batch
+}
+
+/// Keys beyond what is ever put are not there, and bound as they sort.
+fn is_asked_for_long_keys(bench: &mut impl Bench) {
+    let mut store = bench.create();
+    let longest = Bytes::from(vec![b'm'; 2 * crate::KEY_BYTES_MAX + 20]);
+    let mut batch = Batch::default();
+    for key in [Bytes::from("a"), longest.clone(), Bytes::from("z")] {
+        batch.ops.push((Space::Latest, key, Some(Bytes::from("v"))));
+    }
+    store.commit(batch).expect("committed");
+    // From memory, and from disk.
+    for _ in 0..2 {
+        let view = store.view();
+        let all = |from: &[u8], to: Option<&[u8]>, reverse| {
+            let found = view.scan(Space::Latest, from, to, reverse);
+            found.map(|item| item.expect("a scan works").0[0]).collect::<Vec<u8>>()
+        };
+        for len in [65_533, 65_534, 65_535, 65_536, 200_000] {
+            let long = vec![b'm'; len];
+            assert_eq!(view.get(Space::Latest, &long), Ok(None), "{len}");
+            assert_eq!(all(&long, None, false), b"z");
+            assert_eq!(all(&long, Some(b"zz"), true), b"z");
+            assert_eq!(all(b"a", Some(&long), false), b"am");
+            assert_eq!(all(b"a", Some(&long), true), b"ma");
+            assert_eq!(all(&long, Some(&long), false), b"");
+        }
+        assert_eq!(view.get(Space::Latest, &longest), Ok(Some(Bytes::from("v"))));
+        drop(view);
+        store.sync().expect("synced");
+        store = bench.crash(store);
+    }
 }
 
 fn content(view: &impl Read) -> Model {

@@ -35,9 +35,15 @@ pub struct Published<V> {
     pub(crate) logical_size: u64,
     pub(crate) members: Arc<BTreeMap<NodeId, MemberInfo>>,
     pub(crate) alarms: Arc<BTreeSet<(NodeId, AlarmKind)>>,
+    pub(crate) counts: OpCounts,
 }
 
 impl<V> Published<V> {
+    /// What was applied since the state was opened.
+    pub fn counts(&self) -> OpCounts {
+        self.counts
+    }
+
     /// The store's revision.
     pub fn revision(&self) -> i64 {
         self.revision

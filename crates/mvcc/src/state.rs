@@ -48,6 +48,7 @@ pub struct State<S: Store> {
     pub(crate) leases: Leases,
     pub(crate) members: Arc<BTreeMap<NodeId, MemberInfo>>,
     pub(crate) alarms: Arc<BTreeSet<(NodeId, AlarmKind)>>,
+    pub(crate) counts: OpCounts,
     pub(crate) revisions: Vec<Revision>,
     reader: Reader<S::View>,
 }
@@ -79,7 +80,8 @@ impl<S: Store> State<S> {
     pub fn open(store: S, limits: StateLimits) -> Result<Self, StoreError> {
         let view = store.view();
         let Loaded { meta, leases, members, alarms } = load(&view)?;
-        let first = publication(view.clone(), &meta, &members, &alarms);
+        let counts = OpCounts::default();
+        let first = publication(view.clone(), &meta, &members, &alarms, counts);
         Ok(State {
             store,
             view,
@@ -90,6 +92,7 @@ impl<S: Store> State<S> {
             leases,
             members,
             alarms,
+            counts,
             revisions: Vec::new(),
             reader: Reader::new(first),
         })
@@ -277,6 +280,7 @@ impl<S: Store> State<S> {
             &self.meta,
             &self.members,
             &self.alarms,
+            self.counts,
         ));
     }
 
@@ -353,6 +357,7 @@ fn publication<V>(
     meta: &Meta,
     members: &Arc<BTreeMap<NodeId, MemberInfo>>,
     alarms: &Arc<BTreeSet<(NodeId, AlarmKind)>>,
+    counts: OpCounts,
 ) -> Published<V> {
     Published {
         view,
@@ -364,6 +369,7 @@ fn publication<V>(
         logical_size: meta.logical_size(),
         members: Arc::clone(members),
         alarms: Arc::clone(alarms),
+        counts,
     }
 }
 

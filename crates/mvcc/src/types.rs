@@ -313,6 +313,23 @@ pub enum Outcome {
     LeaseRenewed(Vec<(i64, i64)>),
 }
 
+/// Operations that were applied since the state was opened, whoever asked for them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OpCounts {
+    /// Ranges within transactions that write.
+    pub ranges: u64,
+    /// Puts, those within transactions too.
+    pub puts: u64,
+    /// The same of deletes (each of a range).
+    pub deletes: u64,
+    /// Transactions of more than one of these.
+    pub txns: u64,
+}
+
+/// Bytes of the longest key that can be put (etcd has no bound but a request's size). A store's
+/// key may be twice as long, and a few bytes more; it takes up to 65,535.
+pub const KEY_BYTES_MAX: usize = 32_000;
+
 /// Why a request was refused; nothing was changed by it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
@@ -328,6 +345,8 @@ pub enum Error {
     LeaseExists,
     /// The time to live is over 9,000,000,000 s.
     LeaseTtlTooLarge,
+    /// A key to be put is over [`KEY_BYTES_MAX`].
+    KeyTooLong,
     /// The quota is used up.
     NoSpace,
     /// The cell's data are known to differ between members.

@@ -44,6 +44,7 @@ impl<S: Store> State<S> {
         let mut writing = Writing::default();
         let prev = self.put(req, &mut writing)?;
         self.finish(writing);
+        self.counts.puts += 1;
         Ok(Ok(Outcome::Put(prev)))
     }
 
@@ -51,6 +52,7 @@ impl<S: Store> State<S> {
         let mut writing = Writing::default();
         let (n, prevs) = self.delete(req, &mut writing)?;
         self.finish(writing);
+        self.counts.deletes += 1;
         Ok(Outcome::Delete(n, prevs))
     }
 
@@ -73,7 +75,29 @@ impl<S: Store> State<S> {
         let mut writing = Writing { looked_at: true, ..Writing::default() };
         let result = self.run(req, &decided, &mut writing)?;
         self.finish(writing);
+        self.count(&result);
         Ok(Ok(Outcome::Txn(result)))
+    }
+
+    /// As etcd counts: only what more than one operation was done in is a transaction.
+    fn count(&mut self, done: &TxnResult) {
+        fn add(counts: &mut OpCounts, done: &TxnResult) {
+            for result in &done.responses {
+                match result {
+                    OpResult::Range(_) => counts.ranges += 1,
+                    OpResult::Put(_) => counts.puts += 1,
+                    OpResult::Delete(..) => counts.deletes += 1,
+                    OpResult::Txn(nested) => add(counts, nested),
+                }
+            }
+        }
+        let mut these = OpCounts::default();
+        add(&mut these, done);
+        let all = &mut self.counts;
+        all.txns += u64::from(these.ranges + these.puts + these.deletes > 1);
+        all.ranges += these.ranges;
+        all.puts += these.puts;
+        all.deletes += these.deletes;
     }
 
     fn live(&self, key: &Bytes) -> Result<Option<Live>, StoreError> {
@@ -85,6 +109,9 @@ impl<S: Store> State<S> {
     }
 
     fn check_put(&self, req: &PutRequest) -> Result<Result<(), Error>, StoreError> {
+        if req.key.len() > KEY_BYTES_MAX {
+            return Ok(Err(Error::KeyTooLong));
+        }
         if (req.ignore_value || req.ignore_lease) && self.live(&req.key)?.is_none() {
             return Ok(Err(Error::KeyNotFound));
         }

@@ -227,6 +227,7 @@ fn transactions_are_checked_as_etcd_does() {
     let p = |key| Op::Put(put(key, ""));
     let d = |range| Op::Delete(delete(range));
     let t = |success, failure| Op::Txn(TxnRequest { compare: vec![], success, failure });
+    let long = |bytes| PutRequest { key: vec![b'k'; bytes].into(), ..put("", "v") };
     let both = PutRequest { ignore_value: true, ..put("a", "x") };
     let leased = PutRequest { ignore_lease: true, lease: 1, ..put("a", "") };
     for (ops, want) in [
@@ -240,6 +241,8 @@ fn transactions_are_checked_as_etcd_does() {
         (vec![t(vec![p("a")], vec![]), t(vec![], vec![p("a")])], Err(DuplicateKey)),
         (vec![t(vec![d(one("a"))], vec![]), p("a")], Err(DuplicateKey)),
         (vec![p("")], Err(EmptyKey)),
+        (vec![Op::Put(long(KEY_BYTES_MAX))], Ok(())),
+        (vec![Op::Put(long(KEY_BYTES_MAX + 1))], Err(KeyTooLong)),
         (vec![Op::Range(RangeRequest::default())], Err(EmptyKey)),
         (vec![Op::Put(both)], Err(ValueProvided)),
         (vec![Op::Put(leased)], Err(LeaseProvided)),
@@ -250,6 +253,22 @@ fn transactions_are_checked_as_etcd_does() {
         let failure = TxnRequest { failure: ops, ..TxnRequest::default() };
         assert_eq!(check_txn(&failure, 4), want, "in the other branch");
     }
+}
+
+/// Whatever way they come: what is agreed on must be applied.
+#[test]
+fn too_long_keys_are_refused_and_read_as_absent() {
+    let mut s = state();
+    let long = |bytes| PutRequest { key: vec![b'k'; bytes].into(), ..put("", "v") };
+    assert_eq!(run(&mut s, &Command::Put(long(KEY_BYTES_MAX + 1))), Err(Error::KeyTooLong));
+    let puts = then(vec![Op::Put(put("a", "v")), Op::Put(long(KEY_BYTES_MAX + 1))]);
+    assert_eq!(run(&mut s, &Command::Txn(puts)), Err(Error::KeyTooLong));
+    let huge = KeyRange { key: vec![b'k'; 100_000].into(), ..one("") };
+    let Outcome::Delete(deleted, _) = ok(&mut s, Command::Delete(delete(huge))) else {
+        panic!("a delete")
+    };
+    assert_eq!(deleted, 0);
+    ok(&mut s, Command::Put(put("a", "v")));
 }
 
 #[test]

@@ -44,9 +44,9 @@ impl DiskView {
     }
 
     fn in_tables(&self, space: Space, from: &[u8], to: Option<&[u8]>, reverse: bool) -> Pairs<'_> {
-        let lower = prefixed(space, from);
+        let lower = bound(prefixed(space, from));
         let upper = match to {
-            Some(to) => prefixed(space, to),
+            Some(to) => bound(prefixed(space, to)),
             None => Bytes::copy_from_slice(&[space as u8 + 1]),
         };
         if upper <= lower {
@@ -56,6 +56,20 @@ impl DiskView {
         let found = self.0.generation.tree.range(bounds, self.0.seqno, None);
         if reverse { Box::new(found.rev().map(item)) } else { Box::new(found.map(item)) }
     }
+}
+
+/// The longest key that the tree can be asked for.
+const KEY_MAX: usize = u16::MAX as usize;
+
+/// The same bound for all keys that are in the tree, all of which are shorter: what begins with
+/// a long one's first bytes and goes on is behind those bytes and one zero.
+fn bound(key: Bytes) -> Bytes {
+    if key.len() <= KEY_MAX {
+        return key;
+    }
+    let mut short = key[..KEY_MAX - 1].to_vec();
+    short.push(0);
+    short.into()
 }
 
 fn unreadable(e: lsm_tree::Error) -> StoreError {
@@ -77,7 +91,11 @@ impl Read for DiskView {
                 return Ok(known);
             }
         }
-        let found = self.0.generation.tree.get(prefixed(space, key), self.0.seqno);
+        let key = prefixed(space, key);
+        if key.len() > KEY_MAX {
+            return Ok(None);
+        }
+        let found = self.0.generation.tree.get(key, self.0.seqno);
         Ok(found.map_err(unreadable)?.map(Bytes::from))
     }
 

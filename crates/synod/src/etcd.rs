@@ -201,7 +201,8 @@ fn variable(flag: &str) -> String {
 fn from_environment(
     vars: impl Iterator<Item = (String, String)>,
 ) -> BTreeMap<&'static str, String> {
-    let vars: BTreeMap<String, String> = vars.collect();
+    // As in etcd, what is set to nothing is not set.
+    let vars: BTreeMap<String, String> = vars.filter(|(_, value)| !value.is_empty()).collect();
     let named =
         FLAGS.iter().filter_map(|(name, _, _)| Some((*name, vars.get(&variable(name))?.clone())));
     named.collect()
@@ -220,7 +221,7 @@ fn from_flags(args: &[String]) -> Outcome<BTreeMap<&'static str, String>> {
         };
         let known = FLAGS.iter().find(|(n, _, _)| *n == name);
         let Some((name, default, _)) = known else {
-            return Err(format!("etcd 3.5 has no flag --{name} (see `synod etcd --help`)"));
+            return Err(format!("etcd 3.5.1 has no flag --{name} (see `synod etcd --help`)"));
         };
         let boolean = matches!(*default, "true" | "false");
         let value = match value {

@@ -95,7 +95,20 @@ fn end_with_the_reader() {
     }
 }
 
+/// A variable of ours that is set to nothing is not set: scripts and unit files leave out
+/// what they do not decide that way.
+#[allow(unsafe_code)]
+fn forget_empty_variables() {
+    for (name, value) in std::env::vars_os() {
+        if value.is_empty() && name.to_string_lossy().starts_with("SYNOD_") {
+            // SAFETY: no other thread was started yet.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    forget_empty_variables();
     keep_freed_memory();
     #[cfg(target_os = "linux")]
     take_small_pages();

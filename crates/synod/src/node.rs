@@ -50,8 +50,25 @@ pub fn start_logging(settings: &Settings) -> Outcome {
     Ok(())
 }
 
+/// A member whose core or store met a bug must not seem to live: it ends at once, and the
+/// others know it. What panics in a door's task or in the monitor ends there.
+fn end_with_a_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        let by_itself = ["main", "tokio", "series-"].iter().any(|begin| name.starts_with(begin));
+        if !by_itself {
+            eprintln!("synod: the node ends, since its thread {name:?} did");
+            std::process::abort();
+        }
+    }));
+}
+
 /// Runs a node until it is told to stop or has to.
 pub fn run_node(settings: &Settings) -> Outcome {
+    end_with_a_panic();
     let threads = match settings.door_threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2),
         n => n,
@@ -161,6 +178,41 @@ async fn auto_compact(handle: Handle, seconds: u64, revisions: u64) {
                 Ok(_) => tracing::info!(revision = target, "compacted"),
                 Err(e) => tracing::warn!(revision = target, error = ?e, "compacting failed"),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::end_with_a_panic;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    const ASKED: &str = "TEST_PANIC_OF";
+
+    /// Runs itself again, as a process whose thread of this name panics.
+    fn ends(thread: &str) -> std::process::Output {
+        let test = std::env::current_exe().expect("a test");
+        let name = "node::tests::a_panic_of_the_core_ends_the_process";
+        let mut command = Command::new(test);
+        command.args(["--exact", name, "--nocapture"]).env(ASKED, thread).output().expect("it ran")
+    }
+
+    #[test]
+    fn a_panic_of_the_core_ends_the_process() {
+        if let Ok(thread) = std::env::var(ASKED) {
+            end_with_a_panic();
+            let panics = std::thread::Builder::new().name(thread).spawn(|| panic!("a bug"));
+            assert!(panics.expect("a thread").join().is_err());
+            return;
+        }
+        for thread in ["core", "journal", "state-flush"] {
+            let out = ends(thread);
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.signal().is_some() && said.contains("the node ends"), "{said}");
+        }
+        for thread in ["tokio-rt-worker", "series-log"] {
+            assert!(ends(thread).status.success());
         }
     }
 }

@@ -268,6 +268,9 @@ impl Settings {
                 self.election_ms, self.heartbeat_ms
             ));
         }
+        if urls(&self.listen_client_urls).is_empty() {
+            return Err("listen-client-urls is empty: no client could reach this node".into());
+        }
         if self.disk_stall_ms < self.election_ms {
             return Err("disk-stall-ms must be at least election-ms".into());
         }

@@ -3,6 +3,7 @@
 use crate::Outcome;
 use clap::Args;
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -107,7 +108,7 @@ fn prepare_dirs(args: &UpArgs, nodes: &[Node]) -> Outcome {
     let extra = node(nodes.len(), &args.data_dir).dir;
     if extra.join("member.json").exists() {
         return Err(format!(
-            "{} holds a cluster of more than {} nodes: start it with as many, or begin again with \
+            "{} holds a cluster of more nodes than {}: start it with as many, or begin again with \
              --fresh",
             args.data_dir.display(),
             nodes.len()
@@ -202,7 +203,7 @@ async fn supervise(args: &UpArgs, nodes: &[Node]) -> Outcome {
             () = tokio::time::sleep(Duration::from_millis(300)) => {}
         }
     }
-    println!("stopping");
+    say("stopping");
     stop(&mut children).await;
     Ok(())
 }
@@ -213,9 +214,9 @@ fn tell_ended(args: &UpArgs, nodes: &[Node], children: &mut [Child], told: &mut 
     for ((node, child), told) in nodes.iter().zip(children).zip(told) {
         if let (false, Ok(Some(status))) = (*told, child.try_wait()) {
             *told = true;
-            println!("{}", last_words(node, &status));
-            let again = server_args(node, nodes, args);
-            println!("start it again:  synod {}", again.join(" "));
+            say(&last_words(node, &status));
+            let again: Vec<_> = server_args(node, nodes, args).iter().map(|a| quoted(a)).collect();
+            say(&format!("start it again:  {} {}", this_program(), again.join(" ")));
         }
     }
 }
@@ -287,16 +288,42 @@ fn banner(args: &UpArgs, nodes: &[Node], children: &mut [Child], after: Duration
     let up = children.iter_mut().filter_map(|child| child.try_wait().ok()).filter(Option::is_none);
     let (up, after) = (up.count(), after.as_secs_f64());
     match up == nodes.len() {
-        true => println!("{up} nodes are up after {after:.1} s"),
-        false => println!("{up} of {} nodes are up after {after:.1} s", nodes.len()),
+        true => say(&format!("{up} nodes are up after {after:.1} s")),
+        false => say(&format!("{up} of {} nodes are up after {after:.1} s", nodes.len())),
     }
-    println!("  etcd clients  {}", list(|n| n.client));
-    println!("  http          {}  (/metrics, /health)", list(|n| n.http));
-    println!("  data, logs    {}", args.data_dir.display());
-    println!("try   synod put greeting hello");
-    println!("      synod watch --prefix '' --from 1");
-    println!("      synod status");
-    println!("Ctrl-C stops them; the data stay.");
+    say(&format!("  etcd clients  {}", list(|n| n.client)));
+    say(&format!("  http          {}  (/metrics, /health)", list(|n| n.http)));
+    say(&format!("  data, logs    {}", args.data_dir.display()));
+    let synod = this_program();
+    say(&format!("try   {synod} put greeting hello"));
+    say(&format!("      {synod} watch --prefix '' --from 1"));
+    say(&format!("      {synod} status"));
+    say("Ctrl-C stops them; the data stay.");
+}
+
+/// To whoever reads: the nodes go on without.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// What a shell takes for this program: its name if that is how it is found, else its path.
+fn this_program() -> String {
+    let Ok(program) = std::env::current_exe() else { return "synod".into() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("synod")).find(|p| p.exists());
+    match found.and_then(|found| found.canonicalize().ok()) == program.canonicalize().ok() {
+        true => "synod".into(),
+        false => quoted(&program.display().to_string()),
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 async fn stop(children: &mut [Child]) {
@@ -322,7 +349,16 @@ fn terminate(id: u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::why;
+    use super::{quoted, why};
+
+    #[test]
+    fn words_for_a_shell() {
+        for (word, wanted) in
+            [("n1", "n1"), ("a b", "'a b'"), ("", "''"), ("it's", "'it'\\''s'"), ("$x", "'$x'")]
+        {
+            assert_eq!(quoted(word), wanted);
+        }
+    }
 
     #[test]
     fn what_names_the_error_is_shown() {

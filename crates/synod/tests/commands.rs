@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::http::http;
 use common::{Cluster, free_ports, output};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,6 +25,40 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
 }
 
 #[test]
+fn a_watch_goes_on_with_another_member() {
+    let mut cluster = Cluster::start(3);
+    let endpoints = cluster.endpoints();
+    let args = ["watch", "k", "--prefix", "--events", "20", "--endpoints", &endpoints];
+    let watch = Command::new(env!("CARGO_BIN_EXE_synod"))
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a watch");
+    let watches = || http(&cluster.endpoint(0), "GET", "/metrics", "").1;
+    while !watches().contains("etcd_debugging_mvcc_watcher_total 1") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let all = cluster.endpoints();
+    let put = |n: usize| {
+        let begun = Instant::now();
+        while !synod(&["put", &format!("k{n:02}"), "v", "--endpoints", &all]).0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no put");
+        }
+    };
+    (0..10).for_each(put);
+    // The first that it was given.
+    cluster.kill(0);
+    (10..20).for_each(put);
+    let out = watch.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let keys: Vec<_> =
+        said.lines().filter_map(|l| l.split(' ').nth(2)?.split('\t').next()).collect();
+    let wanted: Vec<_> = (0..20).map(|n| format!("k{n:02}")).collect();
+    assert!(out.status.success() && keys == wanted, "{said}");
+}
+
+#[test]
 fn the_client() {
     let cluster = Cluster::start(3);
     assert_eq!(run(&cluster, &["put", "greeting", "hello"]).split(' ').next(), Some("revision"));
@@ -31,6 +66,13 @@ fn the_client() {
     let json = run(&cluster, &["get", "greeting", "--output", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((&json["key"], &json["value"]), (&"greeting".into(), &"hello".into()));
+    // What is no text can still be told from what looks like it.
+    let post = |body| http(&cluster.endpoint(0), "POST", "/v3/kv/put", body);
+    assert_eq!(post(r#"{"key":"AWJpbg==","value":"/wA="}"#).0, 200);
+    let json = run(&cluster, &["get", "\u{1}bin", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let bytes = serde_json::json!({ "base64": "/wA=" });
+    assert_eq!((&json["key"], &json["value"]), (&"\u{1}bin".into(), &bytes));
     let (ok, _, err) = synod(&["get", "nothing", "--endpoints", &cluster.endpoints()]);
     assert!(!ok && err.contains("there is no key"), "{err}");
     let txn = [

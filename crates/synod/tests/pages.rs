@@ -6,6 +6,7 @@ use common::http::http;
 use common::{Cluster, Etcd, block_on};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 #[test]
 fn gateway_and_pages() {
@@ -89,6 +90,15 @@ fn unknown_fields_are_taken_as_etcd_takes_them() {
         ("/v3/kv/txn", r#"{"success":[{"request_range":{"key":"YQ==","bogus":true}}],"x":[]}"#),
         ("/v3/kv/range", r#"{"key":"YQ==","limit":{"bogus":1}}"#),
         ("/v3/kv/range", r#"{"key":"YQ==","limit":"many"}"#),
+        // What is called as nothing is called is a mistake, and no default.
+        ("/v3/kv/range", r#"{"key":"YQ==","sort_order":"FOO"}"#),
+        ("/v3/kv/range", r#"{"key":"YQ==","sort_target":"VERSIN"}"#),
+        ("/v3/kv/range", r#"{"key":"YQ==","sortOrder":"DESCEND","sort_target":1}"#),
+        (
+            "/v3/kv/txn",
+            r#"{"compare":[{"key":"YQ==","result":"GREATERR"}],"success":[{"request_put":{"key":"YQ=="}}]}"#,
+        ),
+        ("/v3/maintenance/alarm", r#"{"action":"DEACTIVATEE"}"#),
     ];
     for (path, request) in requests {
         let (theirs, said) = http(&format!("127.0.0.1:{}", etcd.client), "POST", path, request);
@@ -100,4 +110,88 @@ fn unknown_fields_are_taken_as_etcd_takes_them() {
     let (status, why) =
         http(&cluster.endpoint(0), "POST", "/synod/v1/file/get", r#"{"path":"f","bogus":1}"#);
     assert!(status == 400 && why.contains("bogus"), "{status}: {why}");
+}
+
+/// What etcd counts as puts, deletes and transactions, whoever was asked.
+#[test]
+fn writes_are_counted_as_etcd_counts_them() {
+    let (cluster, etcd) = (Cluster::start(3), Etcd::start());
+    block_on(etcd.channel());
+    let put = r#"{"key":"YQ==","value":"Yg=="}"#;
+    let two = r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"Yg=="}}]}"#;
+    let one = r#"{"success":[{"request_delete_range":{"key":"YQ=="}}]}"#;
+    let mixed = r#"{"failure":[],"success":[{"request_range":{"key":"YQ=="}},
+        {"request_txn":{"success":[{"request_put":{"key":"Yw=="}}]}}]}"#;
+    let requests = [
+        ("put", put),
+        ("put", put),
+        ("put", "{}"),
+        ("txn", two),
+        ("txn", one),
+        ("txn", mixed),
+        ("deleterange", r#"{"key":"bm9uZQ=="}"#),
+        ("deleterange", r#"{"key":"YQ==","range_end":"eg=="}"#),
+    ];
+    let etcd = format!("127.0.0.1:{}", etcd.client);
+    for (n, (call, request)) in requests.into_iter().enumerate() {
+        let path = format!("/v3/kv/{call}");
+        let ours = http(&cluster.endpoint(n % 3), "POST", &path, request);
+        let theirs = http(&etcd, "POST", &path, request);
+        assert_eq!(ours.0, theirs.0, "{request}: {} and {}", ours.1, theirs.1);
+    }
+    let read = |at: &str, name: &str| {
+        let page = http(at, "GET", "/metrics", "").1;
+        let line =
+            page.lines().find_map(|l| l.strip_prefix(&format!("{name} ")).map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {name}"))
+    };
+    for name in ["etcd_mvcc_put_total", "etcd_mvcc_delete_total", "etcd_mvcc_txn_total"] {
+        let wanted = read(&etcd, name);
+        for node in 0..3 {
+            let begun = Instant::now();
+            // A follower applies a moment later.
+            while read(&cluster.endpoint(node), name) != wanted {
+                let (ours, late) = (read(&cluster.endpoint(node), name), begun.elapsed());
+                assert!(late < Duration::from_secs(5), "{name}: {ours}, and etcd {wanted}");
+            }
+        }
+    }
+}
+
+/// A key that the store could not hold ends nobody, whatever asks for it, and is in no log.
+#[test]
+fn too_long_keys_are_refused_everywhere() {
+    let mut cluster = Cluster::start(1);
+    let at = cluster.endpoint(0);
+    let key = "YWFh".repeat(70_000 / 3);
+    let post = |path: &str, body: String| http(&at, "POST", path, &body);
+    let long = format!(r#"{{"key":"{key}"}}"#);
+    let (status, said) = post("/v3/kv/put", long.clone());
+    assert!(status == 400 && said.contains("key is too long"), "{status}: {said}");
+    let put = format!(r#"{{"success":[{{"request_put":{long}}}]}}"#);
+    let (status, said) = post("/v3/kv/txn", put);
+    assert!(status == 400 && said.contains("key is too long"), "{status}: {said}");
+    for (path, body) in [
+        ("/v3/kv/range", long.clone()),
+        ("/v3/kv/range", format!(r#"{{"key":"YQ==","range_end":"{key}"}}"#)),
+        ("/v3/kv/deleterange", long.clone()),
+        (
+            "/v3/kv/txn",
+            format!(
+                r#"{{"compare":[{{"key":"{key}","target":"VERSION"}}],
+                    "success":[{{"request_put":{{"key":"YQ=="}}}}]}}"#
+            ),
+        ),
+    ] {
+        let (status, said) = post(path, body);
+        assert_eq!(status, 200, "{path}: {said}");
+    }
+    for path in ["/v3/lock/lock", "/v3/election/campaign", "/synod/v1/lock/acquire"] {
+        let (status, said) = post(path, format!(r#"{{"name":"{key}","value":"YQ=="}}"#));
+        assert!(status >= 400, "{path}: {said}");
+    }
+    cluster.kill(0);
+    cluster.spawn(0);
+    cluster.wait_node(0);
+    assert_eq!(post("/v3/kv/put", r#"{"key":"YQ=="}"#.into()).0, 200);
 }

@@ -4,6 +4,7 @@ mod common;
 
 use common::{flip_bits, output};
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -83,7 +84,8 @@ impl Up {
 #[test]
 fn up_goes_on_without_a_damaged_node_and_takes_its_nodes_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    let dir = folder.path();
+    let dir = &folder.path().join("my data");
+    std::fs::create_dir(dir).expect("a folder");
     let up = Up::start(dir, &[], "3 nodes are up");
     let value = "v".repeat(400);
     for n in 0..20 {
@@ -93,7 +95,9 @@ fn up_goes_on_without_a_damaged_node_and_takes_its_nodes_with_it() {
     flip_bits(&dir.join("n2"));
 
     let up = Up::start(dir, &[], "2 of 3 nodes are up");
-    up.says("start it again:  synod server --name n2");
+    let path = dir.join("n2").display().to_string();
+    let hint = format!("{} server --name n2 --data-dir '{path}' ", env!("CARGO_BIN_EXE_synod"));
+    up.says(&format!("start it again:  {hint}"));
     assert!(up.said().contains("is damaged at byte"), "{}", up.said());
     up.run(&["put", "k0", "new"]);
     assert_eq!(up.run(&["get", "k0"]).trim(), "new");
@@ -105,6 +109,37 @@ fn up_goes_on_without_a_damaged_node_and_takes_its_nodes_with_it() {
     assert!(status.contains("leads term") && status.contains(" since "), "{status}");
     assert!(dir.join("n2/damaged-1").exists() && !dir.join("n1/damaged-1").exists());
     up.end("KILL");
+}
+
+/// Somebody reads the first lines only, or the terminal is closed.
+#[test]
+fn up_goes_on_when_nobody_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path();
+    let mut process = Command::new("unshare")
+        .args(["--net", "python3", "-c", IN_NAMESPACE, env!("CARGO_BIN_EXE_synod"), "up"])
+        .args(["--data-dir", dir.to_str().expect("a path")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare and python3, as root");
+    let mut line = String::new();
+    let mut reader = BufReader::new(process.stdout.take().expect("a pipe"));
+    reader.read_line(&mut line).expect("a line");
+    assert!(line.starts_with("3 nodes are up"), "{line}");
+    drop(reader);
+    let up = Up { process, log: dir.join("up.log"), dir: dir.to_owned() };
+    let newest = std::fs::read_dir("/proc").expect("/proc").flatten().find_map(|p| {
+        let line = std::fs::read_to_string(p.path().join("cmdline")).ok()?;
+        let ours = line.contains("server\0") && line.contains(dir.join("n3").to_str()?);
+        ours.then(|| p.file_name().to_string_lossy().into_owned())
+    });
+    assert!(output(Path::new("kill"), &["-9", &newest.expect("a node")]).0);
+    // It looks after them every 300 ms, and tells.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(up.nodes(), 2);
+    up.run(&["put", "k", "v"]);
+    up.end("HUP");
 }
 
 #[test]

@@ -80,13 +80,9 @@ impl Conn {
 }
 
 fn check(headers: &http::HeaderMap) -> Result<(), String> {
-    match headers.get("grpc-status") {
+    match tonic::Status::from_header_map(headers).filter(|s| s.code() != tonic::Code::Ok) {
         None => Ok(()),
-        Some(code) if code == "0" => Ok(()),
-        Some(code) => {
-            let text = headers.get("grpc-message").and_then(|m| m.to_str().ok()).unwrap_or("");
-            Err(format!("status {}: {text}", code.to_str().unwrap_or("?")))
-        }
+        Some(status) => Err(format!("status {}: {}", status.code() as i32, status.message())),
     }
 }
 

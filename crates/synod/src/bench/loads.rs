@@ -92,7 +92,9 @@ pub async fn run(name: &'static str, args: Common, kind: Kind) -> Outcome {
 
 async fn drive(name: &'static str, args: Common, kind: Kind, conns: &[Conn]) -> Outcome<Report> {
     let begun = Instant::now();
-    let warmup = Duration::from_secs_f64(if args.fill { 0.0 } else { args.warmup });
+    // What is to be counted by number has none, or it would take what is to be measured.
+    let counted = args.fill || args.requests > 0;
+    let warmup = Duration::from_secs_f64(if counted { 0.0 } else { args.warmup });
     let seconds = if args.fill { 3_600.0 } else { args.seconds };
     let clients = args.clients;
     let shared = Rc::new(Shared {

@@ -3,9 +3,12 @@
 use super::{Connect, Fence, bounds, kv_json, show, words};
 use crate::Outcome;
 use clap::Args;
+use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
 
 /// Arguments of `synod get`.
 #[derive(Args)]
@@ -148,6 +151,27 @@ impl DelArgs {
     }
 }
 
+/// Between two tries to watch on.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Why a watch ended.
+enum Ended {
+    /// Its member or the way to it was lost.
+    Lost(String),
+    /// Another try would end alike.
+    ForGood(String),
+}
+
+impl Ended {
+    fn of(status: tonic::Status) -> Ended {
+        use tonic::Code::{Cancelled, Internal, Unavailable, Unknown};
+        match status.code() {
+            Cancelled | Internal | Unavailable | Unknown => Ended::Lost(words(&status)),
+            _ => Ended::ForGood(words(&status)),
+        }
+    }
+}
+
 /// Arguments of `synod watch`.
 #[derive(Args)]
 pub struct WatchArgs {
@@ -170,39 +194,54 @@ pub struct WatchArgs {
 
 impl WatchArgs {
     pub async fn run(self) -> Outcome {
+        let (mut next, mut seen) = (self.from, 0);
+        loop {
+            let channel = self.connect.open().await?;
+            match self.follow(channel, &mut next, &mut seen).await {
+                Ok(()) => return Ok(()),
+                Err(Ended::ForGood(why)) => return Err(why),
+                // Its member may have ended: another one goes on behind what was shown.
+                Err(Ended::Lost(why)) => eprintln!("{why}; going on from revision {next}"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Shows what comes from revision `next` on, which moves on with it.
+    async fn follow(&self, channel: Channel, next: &mut i64, seen: &mut u64) -> Result<(), Ended> {
         let (key, range_end) = bounds(&self.key, self.prefix, self.end.as_deref());
         let create = pb::WatchCreateRequest {
             key: key.into(),
             range_end: range_end.into(),
-            start_revision: self.from,
+            start_revision: *next,
             ..Default::default()
         };
         let request = pb::WatchRequest {
             request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
         };
-        let (tx, rx) = tokio::sync::mpsc::channel(1);
-        tx.send(request).await.map_err(|e| e.to_string())?;
-        let mut client =
-            WatchClient::new(self.connect.open().await?).max_decoding_message_size(usize::MAX);
-        let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
-        let mut answers = client.watch(stream).await.map_err(|e| words(&e))?.into_inner();
-        let mut seen = 0;
-        while let Some(answer) = answers.message().await.map_err(|e| words(&e))? {
+        let stream = tokio_stream::once(request).chain(tokio_stream::pending());
+        let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
+        let mut answers = client.watch(stream).await.map_err(Ended::of)?.into_inner();
+        while let Some(answer) = answers.message().await.map_err(Ended::of)? {
             if answer.canceled {
-                return Err(match answer.compact_revision {
+                return Err(Ended::ForGood(match answer.compact_revision {
                     0 => format!("the watch was ended: {}", answer.cancel_reason),
                     r => format!("revisions up to {r} were compacted: watch from {r} on"),
-                });
+                }));
+            }
+            if *next == 0 {
+                *next = answer.header.as_ref().map_or(0, |header| header.revision + 1);
             }
             for event in &answer.events {
                 self.print(event);
-                seen += 1;
-                if self.events > 0 && seen >= self.events {
+                *next = event.kv.as_ref().map_or(*next, |kv| kv.mod_revision + 1);
+                *seen += 1;
+                if self.events > 0 && *seen >= self.events {
                     return Ok(());
                 }
             }
         }
-        Err("the server ended the watch".into())
+        Err(Ended::Lost("the server ended the watch".into()))
     }
 
     fn print(&self, event: &synod_etcd_proto::mvccpb::Event) {

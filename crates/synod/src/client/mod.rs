@@ -35,6 +35,7 @@ pub use txn::TxnArgs;
 pub use watchdog::WatchdogArgs;
 
 use crate::Outcome;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
 use synod_client::Sequencer;
@@ -261,10 +262,18 @@ pub(crate) fn bounds(key: &str, prefix: bool, end: Option<&str>) -> (Vec<u8>, Ve
     }
 }
 
+/// A key or value for a program: what is no text is `{"base64": …}`.
+fn text_or_base64(bytes: &[u8]) -> serde_json::Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => serde_json::json!({ "base64": BASE64_STANDARD.encode(bytes) }),
+    }
+}
+
 pub(crate) fn kv_json(kv: &synod_etcd_proto::mvccpb::KeyValue) -> serde_json::Value {
     serde_json::json!({
-        "key": show(&kv.key),
-        "value": show(&kv.value),
+        "key": text_or_base64(&kv.key),
+        "value": text_or_base64(&kv.value),
         "create_revision": kv.create_revision,
         "mod_revision": kv.mod_revision,
         "version": kv.version,

@@ -20,7 +20,8 @@ const PAST: f64 = 60.0;
 const NOW: &str = "{__name__=~\"up|etcd_server_(is_leader|id|proposals_(committed|applied)_total)|\
     synod_(consensus_(term|role|peer_lag_entries)|peer_connected)|process_resident_memory_bytes|\
     etcd_debugging_mvcc_(watcher_total|current_revision)\",job=\"synod-etcd\"}";
-const PUTS: &str = "sum by (node) (rate(etcd_mvcc_put_total[10s]))";
+const PUTS: &str =
+    "sum by (node) (rate(grpc_server_handled_total{grpc_method=\"Put\",grpc_code=\"OK\"}[10s]))";
 const READS: &str = "sum by (node) (rate(etcd_mvcc_range_total[10s]))";
 const CPU: &str = "sum by (node) (rate(process_cpu_seconds_total{job=\"synod-etcd\"}[10s]))";
 const SYNC: &str = "histogram_quantile(0.99, sum by (node, le) \
