@@ -35,6 +35,8 @@ pub struct DoorConfig {
     pub streams_max: u32,
     /// Requests that take so long are told of as slow, ms; 0: none is.
     pub slow_ms: u64,
+    /// Origins whose pages a browser may let ask over HTTP (etcd's --cors); `*`: all.
+    pub cors: Vec<String>,
 }
 
 impl Default for DoorConfig {
@@ -47,6 +49,7 @@ impl Default for DoorConfig {
             quota_bytes: 2 << 30,
             streams_max: u32::MAX,
             slow_ms: 100,
+            cors: vec!["*".into()],
         }
     }
 }

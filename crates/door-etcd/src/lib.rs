@@ -20,6 +20,7 @@ mod auth;
 mod cluster;
 mod convert;
 mod coord;
+mod cors;
 mod door;
 mod election;
 mod error;

@@ -1,6 +1,7 @@
 //! Connections: HTTP/1 and HTTP/2 on one port, and who answers which path.
 
 use crate::coord::{check_fence, fence_of};
+use crate::cors;
 use crate::door::Door;
 use crate::grpc::{self, AnswersBody, MessageReader, StreamBody, UnaryBody};
 use crate::metrics::{Counted, Started};
@@ -9,9 +10,9 @@ use crate::traffic::Metered;
 use crate::watch::stream::WatchStream;
 use crate::{error, gateway, pages, services};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Either, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -154,7 +155,7 @@ impl Site {
         Ok(self.answer_other(request).await.map(Either::Right))
     }
 
-    async fn answer_other(mut self, request: Request<Incoming>) -> Response<OtherBody> {
+    async fn answer_other(self, request: Request<Incoming>) -> Response<OtherBody> {
         let path = request.uri().path().to_owned();
         let is_grpc = request
             .headers()
@@ -173,6 +174,23 @@ impl Site {
             }
             return self.call(request, &path, started).await;
         }
+        let origin = cors::allowed(&self.door.config().cors, request.headers());
+        let mut response = match *request.method() {
+            Method::OPTIONS => Response::new(boxed(Empty::new())),
+            _ => self.answer_http(request, path).await,
+        };
+        if let Some(origin) = origin {
+            cors::tell(response.headers_mut(), origin);
+        }
+        response
+    }
+
+    /// What is no gRPC.
+    async fn answer_http(
+        mut self,
+        request: Request<Incoming>,
+        path: String,
+    ) -> Response<OtherBody> {
         if gateway::is_mine(&path) {
             return gateway::answer(&mut self, request).await;
         }

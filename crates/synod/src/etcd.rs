@@ -98,7 +98,7 @@ const FLAGS: &[(&str, &str, Fate)] = &[
     ("self-signed-cert-validity", "1", NoEffect("TLS is not built yet")),
     ("peer-crl-file", "", Refused(TLS)),
     ("cipher-suites", "", Refused(TLS)),
-    ("cors", "*", Refused("cross-origin rules are not built: browsers get no answer of ours")),
+    ("cors", "*", Acted("cors")),
     ("host-whitelist", "*", Refused("checking the Host header is not built")),
     ("auth-token", "simple", Refused("authentication is not built yet")),
     ("bcrypt-cost", "10", NoEffect("authentication is not built yet")),
@@ -277,6 +277,7 @@ fn act(
         || value.parse::<u64>().map_err(|_| format!("--{name}: {value:?} is not a number"));
     match name {
         "name" => p.name = text(),
+        "cors" => p.cors = text(),
         "data-dir" => p.data_dir = Some(value.into()),
         "heartbeat-interval" => p.heartbeat_ms = Some(number()?),
         "election-timeout" => {

@@ -146,6 +146,8 @@ settings! {
     monitor_external_labels: String = String::new(), "SYNOD_MONITOR_EXTERNAL_LABELS", "LABELS";
     /// Tell of requests that take so long, ms: a line in the log, an event, an exemplar; 0: of none [default: 100]
     slow_request_ms: u64 = DoorConfig::default().slow_ms, "SYNOD_SLOW_REQUEST_MS", "MS";
+    /// Origins whose pages a browser may let ask over HTTP, separated by commas; *: all [default: *]
+    cors: String = "*".into(), "SYNOD_CORS", "ORIGINS";
     /// error, warn, info, debug or trace [default: info]
     log_level: String = "info".into(), "SYNOD_LOG_LEVEL", "LEVEL";
     /// text or json [default: text]
@@ -343,6 +345,7 @@ impl Settings {
             progress_ms: self.watch_progress_ms,
             quota_bytes: self.quota_bytes,
             slow_ms: self.slow_request_ms,
+            cors: urls(&self.cors),
             ..DoorConfig::default()
         }
     }

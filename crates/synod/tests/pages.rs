@@ -112,6 +112,31 @@ fn unknown_fields_are_taken_as_etcd_takes_them() {
     assert!(status == 400 && why.contains("bogus"), "{status}: {why}");
 }
 
+/// Pages of other origins may ask, as with etcd, unless that is forbidden.
+#[test]
+fn browsers_are_told_who_may_ask() {
+    let cluster = Cluster::with_settings(1, &["--cors", "http://a.example"]);
+    let (all, etcd) = (Cluster::start(1), Etcd::start());
+    block_on(etcd.channel());
+    let rules = |at: &str, request: &str| {
+        let mut stream = TcpStream::connect(at).expect("connect");
+        let head = "Host: x\r\nOrigin: http://b.example\r\nConnection: close\r\n\r\n";
+        stream.write_all(format!("{request} HTTP/1.1\r\n{head}").as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let head = answer.split("\r\n\r\n").next().unwrap_or_default().to_lowercase();
+        let mut rules: Vec<_> =
+            head.lines().filter(|l| l.starts_with("access-control")).map(str::to_owned).collect();
+        rules.sort();
+        (head.split(' ').nth(1).map(str::to_owned), rules)
+    };
+    let etcd = format!("127.0.0.1:{}", etcd.client);
+    for request in ["OPTIONS /v3/kv/put", "GET /version", "GET /health"] {
+        assert_eq!(rules(&all.endpoint(0), request), rules(&etcd, request), "{request}");
+        assert_eq!(rules(&cluster.endpoint(0), request).1, [""; 0], "{request}");
+    }
+}
+
 /// What etcd counts as puts, deletes and transactions, whoever was asked.
 #[test]
 fn writes_are_counted_as_etcd_counts_them() {
