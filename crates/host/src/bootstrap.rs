@@ -324,7 +324,10 @@ async fn rejoin(config: &Config, known: &Known<'_>) -> Result<u64, StartError> {
         }
         if said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
-            tracing::warn!("still asking to rejoin; the cluster needs a quorum for that");
+            tracing::warn!(
+                "still asking to rejoin; the cluster needs a quorum for that: if it has lost that for \
+                 good, restore a snapshot"
+            );
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

@@ -264,7 +264,18 @@ pub(crate) fn prefixed(space: Space, key: &[u8]) -> Bytes {
 pub(crate) fn of_tree(what: &str, path: &Path, error: lsm_tree::Error) -> StoreError {
     match error {
         lsm_tree::Error::Io(e) => at(what, path, &e),
-        other => StoreError::corrupt(format!("{what} in {} failed: {other}", path.display())),
+        other => {
+            StoreError::corrupt(format!("{what} in {} failed: {}", path.display(), damage(&other)))
+        }
+    }
+}
+
+/// What is damaged, in words.
+pub(crate) fn damage(error: &lsm_tree::Error) -> String {
+    match error {
+        lsm_tree::Error::ChecksumMismatch { .. } => "a checksum does not match".into(),
+        lsm_tree::Error::Decompress(_) => "a block cannot be decompressed".into(),
+        other => other.to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A pinned state of the store on disk.
 
-use crate::generation::{Generation, Memtables, prefixed};
+use crate::generation::{Generation, Memtables, damage, prefixed};
 use crate::memtable::Memtable;
 use crate::merge::{Merge, Pairs};
 use bytes::Bytes;
@@ -75,7 +75,7 @@ fn bound(key: Bytes) -> Bytes {
 fn unreadable(e: lsm_tree::Error) -> StoreError {
     match e {
         lsm_tree::Error::Io(e) => StoreError::io(format!("reading a table failed: {e}")),
-        other => StoreError::corrupt(format!("a table cannot be read: {other}")),
+        other => StoreError::corrupt(format!("a table cannot be read: {}", damage(&other))),
     }
 }
 

@@ -143,6 +143,29 @@ const FLAGS: &[(&str, &str, Fate)] = &[
     ("experimental-warning-apply-duration", "100ms", Acted("slow-request-ms")),
     ("experimental-txn-mode-write-with-shared-buffer", "true", NoEffect(OWN_STORE)),
     ("experimental-bootstrap-defrag-threshold-megabytes", "0", NoEffect(OWN_STORE)),
+    // Those below came with later releases of etcd 3.5.
+    ("listen-client-http-urls", "", Acted("listen-http-urls")),
+    (
+        "experimental-compact-hash-check-enabled",
+        "false",
+        NoEffect("data are compared after every election and on a schedule"),
+    ),
+    (
+        "experimental-compact-hash-check-time",
+        "1m",
+        NoEffect("data are compared after every election and on a schedule"),
+    ),
+    (
+        "experimental-wait-cluster-ready-timeout",
+        "5s",
+        NoEffect("a node is ready when it can take requests"),
+    ),
+    (
+        "experimental-stop-grpc-service-on-defrag",
+        "false",
+        NoEffect("a node serves while it defragments"),
+    ),
+    ("experimental-snapshot-catchup-entries", "5000", NoEffect(OWN_STORE)),
     ("force-new-cluster", "false", Refused("use `synod snapshot save` and `restore` instead")),
     ("unsafe-no-fsync", "false", NoEffect("Synod never acknowledges what is not durable")),
     (
@@ -221,7 +244,7 @@ fn from_flags(args: &[String]) -> Outcome<BTreeMap<&'static str, String>> {
         };
         let known = FLAGS.iter().find(|(n, _, _)| *n == name);
         let Some((name, default, _)) = known else {
-            return Err(format!("etcd 3.5.1 has no flag --{name} (see `synod etcd --help`)"));
+            return Err(format!("etcd 3.5 has no flag --{name} (see `synod etcd --help`)"));
         };
         let boolean = matches!(*default, "true" | "false");
         let value = match value {
@@ -306,7 +329,16 @@ fn act(
         "initial-cluster-state" => p.initial_cluster_state = text(),
         "initial-cluster-token" => p.initial_cluster_token = text(),
         "advertise-client-urls" => p.advertise_client_urls = text(),
-        "listen-metrics-urls" => p.listen_http_urls = text(),
+        "listen-metrics-urls" | "listen-client-http-urls" => {
+            let before = p.listen_http_urls.take().filter(|urls| !urls.is_empty());
+            p.listen_http_urls = Some(
+                [before.as_deref(), Some(value)]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(","),
+            );
+        }
         "log-level" => p.log_level = Some(log_level(value)),
         "experimental-corrupt-check-time" => {
             p.corrupt_check_s = Some(duration_ms(name, value)?.div_ceil(1_000));
