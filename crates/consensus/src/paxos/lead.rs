@@ -262,7 +262,8 @@ impl Paxos {
         let Some(lead) = &mut self.lead else { return };
         lead.next = lead.next.max(index + 1);
         let open = self.slots.runs(commit + 1..=lead.next - 1).filter(|r| r.is_open(round));
-        lead.open_bytes = open.map(|r| cost_of(&r.entries)).sum();
+        let cost = |r: &Run| cost_of(r.slice(r.first.max(commit + 1)..=r.last()));
+        lead.open_bytes = open.map(cost).sum();
         lead.moved = true;
     }
 
