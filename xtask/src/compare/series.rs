@@ -106,8 +106,9 @@ pub fn series(root: &Path) -> Result<(), String> {
          after one that is not counted); `kill -9`, then a start until a query has its answer; a page of 100,000 samples \
          scraped every second for half a minute, by a server that does nothing else. CPU is the server's. \
          Memory is what the process holds half a minute after the push, without mapped files, less what it \
-         holds when it is empty. Bytes a sample: of chunks in memory and in files, without an index but in blocks (Prometheus: of a snapshot with its index; VictoriaMetrics: \
-         of its data after a flush).\n\n\
+         holds when it is empty. Bytes a sample: of blocks with their index if half of the samples are in some by then (a block of two hours is cut an \
+         hour after its end), else of all that is in memory and files (Prometheus: of a snapshot with its index; \
+         VictoriaMetrics: of its data after a flush).\n\n\
          | | samples/s | samples per CPU s | KiB a series | bytes a sample | 20 queries, s | ready after kill -9, s | \
          samples scraped per CPU s |\n|---|---|---|---|---|---|---|---|\n",
         machine()
@@ -365,11 +366,17 @@ impl Server {
             }
             Kind::Prometheus => {
                 post(self.port(), "/api/v1/admin/tsdb/snapshot")?;
-                blocks(&data.join("snapshots"))
+                blocks(&data.join("snapshots")).map(|(bytes, held)| bytes / held)
             }
-            // Its chunks, in memory and in files, which go into blocks as they are, and
-            // what is in blocks already.
+            // Of blocks, if half of the samples are in some; else of all that there is, copies of
+            // chunks that were not full among it.
             Kind::Synod => {
+                let folder = data.join("series/blocks");
+                if let Ok((bytes, held)) = blocks(&folder)
+                    && held * 2.0 >= samples
+                {
+                    return Ok(bytes / held);
+                }
                 let page = ask(self.port(), "/metrics")?;
                 let line = page.lines().find_map(|l| l.strip_prefix("synod_monitor_chunk_bytes "));
                 let bytes: f64 = line.and_then(|l| l.trim().parse().ok()).unwrap_or(0.0);
@@ -381,8 +388,8 @@ impl Server {
     }
 }
 
-/// Bytes for each sample of the blocks in a folder, at any depth.
-fn blocks(dir: &Path) -> Result<f64, String> {
+/// Bytes and samples of the blocks in a folder, at any depth.
+fn blocks(dir: &Path) -> Result<(f64, f64), String> {
     let (mut bytes, mut samples) = (0, 0.0);
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -398,7 +405,7 @@ fn blocks(dir: &Path) -> Result<f64, String> {
     if samples == 0.0 {
         Err(format!("no block in {}", dir.display()))
     } else {
-        Ok(bytes as f64 / samples)
+        Ok((bytes as f64, samples))
     }
 }
 
