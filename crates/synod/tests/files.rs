@@ -90,6 +90,12 @@ fn files_by_commands() {
     assert!(words.contains("with session"), "{words}");
     let sequencer = words.trim().lines().last().expect("the sequencer").to_owned();
     refused(&at, &["file", "set", "a/b", "late", "--sequencer", &sequencer], "is stale");
+    // What is refused leaves nothing behind, not even the nodes above.
+    let late = ["file", "set", "p/q/r", "late", "--parents"];
+    refused(&at, &[&late[..], &["--sequencer", &sequencer]].concat(), "is stale");
+    refused(&at, &[&late[..], &["--generation", "7"]].concat(), "there is no node");
+    refused(&at, &[&late[..], &["--session", "7b"]].concat(), "there is no session");
+    refused(&at, &["file", "get", "p"], "there is no file");
     assert_eq!(said(&at, &["file", "get", "a/b"]), "fenced");
     assert_eq!(said(&at, &["file", "list", "members"]), "");
     refused(&at, &["file", "del", "a"], "has children");

@@ -5,6 +5,7 @@ use crate::coord::fence::{parse, stale};
 use crate::door::Door;
 use bytes::Bytes;
 use std::time::Duration;
+use synod_coord::Sequencer;
 use synod_coord::file::{CONTENTS_BYTES_MAX, Change, Expect, FilePath, Need, Object, Refused};
 use synod_coord::file::{Write, Writer};
 use synod_etcd_proto::etcdserverpb as pb;
@@ -57,7 +58,7 @@ fn wait(ms: u64) -> Result<Duration, Status> {
     }
 }
 
-fn sequencer(text: &str) -> Result<Option<synod_coord::Sequencer>, Status> {
+fn sequencer(text: &str) -> Result<Option<Sequencer>, Status> {
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
 }
 
@@ -78,8 +79,13 @@ impl Door {
         };
         let sequencer = sequencer(&r.sequencer)?;
         let until = Instant::now() + wait(r.wait_ms)?;
-        if r.parents {
-            self.make_parents(&path, until).await?;
+        // A node that has a generation has nodes above it, too.
+        if r.parents && !matches!(expect, Expect::Generation(_)) {
+            if r.session != 0 {
+                // Nothing is made for a session that is over.
+                self.session(r.session).await?;
+            }
+            self.make_parents(&path, sequencer.as_ref(), until).await?;
         }
         let (change, session) = (Change::Set(r.contents), r.session);
         let write = Write { path, change, expect, session, sequencer };
@@ -105,8 +111,14 @@ impl Door {
         Ok(v1::FileDeleteResponse { header: Some(done.header) })
     }
 
-    /// Makes the nodes above a path that there are not, from the top.
-    async fn make_parents(&self, path: &FilePath, until: Instant) -> Result<(), Status> {
+    /// Makes the nodes above a path that there are not, from the top; each of them only
+    /// while the sequencer, if there is one, is good.
+    async fn make_parents(
+        &self,
+        path: &FilePath,
+        sequencer: Option<&Sequencer>,
+        until: Instant,
+    ) -> Result<(), Status> {
         let above = std::iter::successors(path.parent(), FilePath::parent);
         let mut above: Vec<FilePath> = above.filter(|p| !p.is_root()).collect();
         above.reverse();
@@ -115,7 +127,8 @@ impl Door {
                 continue;
             }
             let (change, expect) = (Change::Set(Bytes::new()), Expect::Absent);
-            let write = Write { path, change, expect, session: 0, sequencer: None };
+            let sequencer = sequencer.cloned();
+            let write = Write { path, change, expect, session: 0, sequencer };
             match self.write_file(write, until).await {
                 Err(e) if e.code() != tonic::Code::AlreadyExists => return Err(e),
                 _ => {}
