@@ -45,6 +45,9 @@ pub enum Stop {
     /// Its session's deadline is near: what it does must have ended by then, for
     /// others may lead afterwards.
     Deadline,
+    /// It leads no more, though its session lives: somebody gave the office back by its
+    /// sequencer, or deleted its key. Others may lead already.
+    Deposed,
     /// A better candidate, of this name, wants the office: it shall resign.
     Outranked(String),
 }
@@ -213,10 +216,11 @@ impl Leadership<'_> {
 
     /// Returns, with the reason, when it has to stop: when less than `margin` is left
     /// before the deadline of its session, which is when it must have ended what it
-    /// does; or when a better candidate wants the office.
+    /// does; when the office was taken from it; or when a better candidate wants it.
     pub async fn must_stop(&self, margin: Duration) -> Stop {
         tokio::select! {
             () = self.session.closer_than(margin) => Stop::Deadline,
+            () = self.session.client().lost(&self.sequencer) => Stop::Deposed,
             owner = self.outranked() => Stop::Outranked(owner),
         }
     }

@@ -185,7 +185,7 @@ impl Shared {
 }
 
 /// Returns when other calls have found that this endpoint does not answer.
-async fn moved(client: &Client, number: usize) {
+pub(crate) async fn moved(client: &Client, number: usize) {
     while client.endpoints.current().0 == number {
         tokio::time::sleep(LOOK_EVERY).await;
     }

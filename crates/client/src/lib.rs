@@ -33,6 +33,7 @@ mod election;
 mod endpoints;
 mod error;
 mod files;
+mod holding;
 mod lock;
 mod session;
 

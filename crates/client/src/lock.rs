@@ -239,6 +239,13 @@ impl Lock {
         self.sequencer.token
     }
 
+    /// Returns when it is held no more, as the servers tell: somebody gave it back by
+    /// its sequencer or deleted its key, or its session ended. It follows the key: what
+    /// it does not tell while no server answers, the session's deadline does.
+    pub async fn lost(&self) {
+        self.client.lost(&self.sequencer).await;
+    }
+
     /// Gives it back: [`Error::Stale`] if it had been lost before.
     pub async fn release(mut self) -> Result<(), Error> {
         let released = release(&self.client, &self.sequencer).await;

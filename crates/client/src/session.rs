@@ -116,6 +116,23 @@ impl Shared {
         }
     }
 
+    /// See [`Session::closer_than`].
+    async fn closer_than(&self, margin_ms: u64) {
+        let mut state = self.state.subscribe();
+        loop {
+            let stop = self.clock().deadline_ms().saturating_sub(margin_ms);
+            let over = stop <= self.now_ms();
+            if over || *state.borrow_and_update() != SessionState::Safe {
+                return;
+            }
+            tokio::select! {
+                () = self.until(stop) => {}
+                // The servers may have ended it long before its deadline.
+                _ = state.changed() => {}
+            }
+        }
+    }
+
     fn tell(&self, state: Option<SessionState>) {
         if let Some(state) = state {
             self.state.send_replace(state);
@@ -186,18 +203,10 @@ impl Session {
         Instant::now() + Duration::from_millis(deadline.saturating_sub(self.shared.now_ms()))
     }
 
-    /// Returns when less than `margin` is left before the deadline: when what
-    /// takes as long to stop must be stopped.
+    /// Returns when less than `margin` is left before the deadline, or the session is
+    /// known to be safe no more: when what takes as long to stop must be stopped.
     pub async fn closer_than(&self, margin: Duration) {
-        let margin = margin.as_millis() as u64;
-        loop {
-            let stop = self.shared.clock().deadline_ms().saturating_sub(margin);
-            let over = stop <= self.shared.now_ms();
-            if over || *self.shared.state.borrow() != SessionState::Safe {
-                return;
-            }
-            self.shared.until(stop).await;
-        }
+        self.shared.closer_than(margin.as_millis() as u64).await;
     }
 
     /// A margin in which a process can be killed: a tenth of the time to live, at
@@ -367,4 +376,26 @@ async fn renew(
     };
     shared.tell(told);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_the_deadline_hears_of_the_end_before_it() {
+        let shared = Shared {
+            begun: since_boot(),
+            clock: Mutex::new(SessionClock::new(0, 60_000, 0)),
+            state: watch::Sender::new(SessionState::Safe),
+        };
+        let waits = tokio::time::timeout(Duration::from_secs(10), shared.closer_than(500));
+        let ends = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let told = shared.clock().gone();
+            shared.tell(told);
+        };
+        let (heard, ()) = tokio::join!(waits, ends);
+        heard.expect("a minute before the deadline");
+    }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use synod_client::{Candidacy, Client, Error, SessionOptions, Stop};
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::election_client::ElectionClient;
 
 fn synod(endpoints: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
@@ -162,6 +164,20 @@ fn a_program_campaigns_proclaims_and_is_told_when_to_stop() {
         let won = won.expect("elected");
         let seen = observer.next().await.expect("an answer");
         assert!(seen.candidates.len() <= 2, "{seen:?}");
+
+        // By its sequencer anybody can take the office from it, while its session lives.
+        let deposed = won.must_stop(second.kill_margin());
+        let taken = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let sequencer = won.sequencer().to_string();
+            let resign = v1::ElectionResignRequest { sequencer };
+            let mut office = ElectionClient::new(cluster.channel(0));
+            office.resign(resign).await.expect("it led");
+        };
+        let deposed = tokio::time::timeout(Duration::from_secs(10), deposed);
+        let (deposed, ()) = tokio::join!(deposed, taken);
+        assert_eq!(deposed.expect("in time"), Stop::Deposed);
+        let won = other.campaign().await.expect("elected again");
 
         // A margin of its whole time to live is reached at once.
         assert_eq!(won.must_stop(Duration::from_secs(60)).await, Stop::Deadline);

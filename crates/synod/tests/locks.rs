@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use synod_client::{Client, Error, LockOptions, Session, SessionOptions, SessionState, Wait};
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
 
 fn synod(endpoints: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
@@ -385,4 +387,47 @@ fn a_waiter_goes_on_at_another_member() {
         second.expect("its turn").release().await.expect("it was held");
         session.close().await.expect("closed");
     });
+}
+
+/// Whose place is gone while its session lives hears of it at once.
+#[test]
+fn a_holder_hears_that_its_lock_was_taken_from_it() {
+    let mut cluster = Cluster::start(3);
+    let endpoints: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    let at = cluster.endpoints();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(Client::connect(&endpoints)).expect("endpoints");
+    let session = runtime.block_on(client.open_session(SessionOptions::default())).expect("open");
+    let soon = |lock: &synod_client::Lock, within| {
+        runtime.block_on(async { tokio::time::timeout(within, lock.lost()).await.is_ok() })
+    };
+    let (short, long) = (Duration::from_millis(700), Duration::from_secs(10));
+    let lock = runtime.block_on(session.lock("x")).expect("free");
+    assert!(!soon(&lock, short), "it is held");
+    // Another member goes on telling.
+    let waits = runtime.spawn(async move {
+        lock.lost().await;
+        lock
+    });
+    std::thread::sleep(short);
+    cluster.kill(0);
+    std::thread::sleep(short);
+    assert!(!waits.is_finished(), "it is held");
+    let key = format!("x/{:x}", session.id());
+    assert!(run(&at, &["del", &key]).status.success());
+    let waited = async { tokio::time::timeout(long, waits).await };
+    let lock = runtime.block_on(waited).expect("in time").expect("the task");
+    assert!(soon(&lock, long), "it stays lost");
+    // Taken again, it is another acquisition.
+    let again = runtime.block_on(session.lock("x")).expect("free");
+    assert!(soon(&lock, long) && !soon(&again, short));
+    runtime.block_on(async {
+        // The session's end, by others, is told long before its deadline.
+        let revoke = pb::LeaseRevokeRequest { id: session.id() };
+        LeaseClient::new(cluster.channel(1)).lease_revoke(revoke).await.expect("revoked");
+    });
+    assert!(soon(&again, Duration::from_secs(5)));
+    let doubt = session.closer_than(Duration::ZERO);
+    let doubt = async { tokio::time::timeout(Duration::from_secs(9), doubt).await };
+    runtime.block_on(doubt).expect("by the next renewal");
 }

@@ -139,7 +139,7 @@ impl ElectArgs {
                 stop = leads.must_stop(session.kill_margin()) => match stop {
                     Stop::Outranked(by) => format!("{by} has a greater priority"),
                     // What is in doubt is ended by force.
-                    Stop::Deadline => std::future::pending().await,
+                    Stop::Deadline | Stop::Deposed => std::future::pending().await,
                 },
             }
         };
