@@ -29,6 +29,11 @@ pub fn session_key(session: i64) -> Bytes {
     format!("{SESSIONS}{session:x}").into()
 }
 
+/// Where a candidate's claim stands, since its key in the queue shows its value.
+pub fn claim_key(name: &[u8], session: i64) -> Bytes {
+    [format!("{CLAIMS}{session:x}/").as_bytes(), name].concat().into()
+}
+
 /// A place in a queue: one session, one lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -50,9 +55,8 @@ impl Place {
         key_of(&self.name, self.session)
     }
 
-    /// Where a candidate's claim stands, since its key shows its value.
     fn claim_key(&self) -> Bytes {
-        [format!("{CLAIMS}{:x}/", self.session).as_bytes(), &self.name].concat().into()
+        claim_key(&self.name, self.session)
     }
 
     /// The puts of its keys, with the claim as given.

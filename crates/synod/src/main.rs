@@ -84,7 +84,8 @@ enum Command {
 }
 
 /// `synod get … | head` ends quietly, as other commands do, when nobody reads
-/// on. A node goes on: its output may be a pipe to a logger that restarts.
+/// on. A node goes on: its output may be a pipe to a logger that restarts. So does what
+/// holds something: a lock must not go with the reader of a line.
 #[cfg(unix)]
 #[allow(unsafe_code)]
 fn end_with_the_reader() {
@@ -114,10 +115,10 @@ fn main() -> ExitCode {
     take_small_pages();
     let command = Cli::parse().command;
     #[cfg(unix)]
-    if matches!(command, Command::Up(_) | Command::Etcd { .. } | Command::Server(_)) {
-        notify::take_socket();
-    } else {
-        end_with_the_reader();
+    match &command {
+        Command::Up(_) | Command::Etcd { .. } | Command::Server(_) => notify::take_socket(),
+        Command::Client(command) if command.holds() => {}
+        _ => end_with_the_reader(),
     }
     let done = match command {
         Command::Up(args) => up::run(args),
@@ -132,7 +133,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("synod: {e}");
+            client::note(&e);
             ExitCode::FAILURE
         }
     }

@@ -190,7 +190,8 @@ fn a_paused_holder_wakes_up_and_cannot_write() {
     // All stop, as on a machine that stands still: the one that holds the lock, its
     // command and all below it, and the watchdog.
     let below = children(first.0.id());
-    let command = below.first().copied().expect("its command");
+    // Its watchdog was there before it.
+    let command = below.last().copied().expect("its command");
     signal_group(first.0.id(), "STOP");
     below.iter().for_each(|process| signal_group(*process, "STOP"));
     let second = Group::start(writer(&at, &other));

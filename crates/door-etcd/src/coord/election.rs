@@ -195,7 +195,8 @@ impl Door {
         self.read_barrier(false).await?;
         let mut told = None;
         loop {
-            let office = self.office(name).await?;
+            let mut office = self.office(name).await?;
+            self.read_claims(name, &mut office.queue).await?;
             let seen = seen(&office);
             if told.as_ref() != Some(&seen) {
                 let header = Some(self.header(office.revision, self.handle().term()));
@@ -219,6 +220,8 @@ fn seen(office: &Office) -> v1::ElectionObserveResponse {
         session: c.kv.lease,
         token: c.kv.create_revision,
         value: c.kv.value.clone(),
+        owner: c.claim.owner.clone(),
+        since_ms: c.claim.held_ms,
     });
     let candidate = |c: &Candidate| v1::ElectionCandidate {
         session: c.session,

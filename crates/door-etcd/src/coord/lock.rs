@@ -6,19 +6,22 @@ use crate::queue::{Taken, session_ended, unix_ms};
 use bytes::Bytes;
 use std::time::Duration;
 use synod_coord::{
-    Claim, Contender, Mode, Place, Sequencer, Standing, delays, holders, is_reserved, key_of,
-    leave, standing,
+    Claim, Contender, Mode, Place, Sequencer, Standing, claim_key, delays, holders, is_reserved,
+    key_of, leave, standing,
 };
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_server::Lock;
-use synod_mvcc::TxnRequest;
+use synod_mvcc::{KeyRange, RangeRequest, TxnRequest};
 use tonic::{Code, Request, Response, Status};
 
 /// Longest name of a lock, bytes.
 const NAME_BYTES_MAX: usize = 1_024;
 /// Longest name of who asks, bytes.
 pub(super) const OWNER_BYTES_MAX: usize = 256;
+
+/// Most candidates whose claims are looked up.
+const CANDIDATES_TOLD: usize = 100;
 
 pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
     let bad = |why: String| Err(Status::invalid_argument(format!("synod: {why}")));
@@ -186,10 +189,28 @@ impl Door {
         Ok(v1::LockCheckResponse { header, good })
     }
 
+    /// The key of a candidate shows its value: what it claims stands elsewhere.
+    pub(super) async fn read_claims(
+        &self,
+        name: &[u8],
+        queue: &mut [Contender],
+    ) -> Result<(), Status> {
+        let candidates = queue.iter_mut().filter(|c| c.claim.asked_ms == 0 && c.kv.lease != 0);
+        for c in candidates.take(CANDIDATES_TOLD) {
+            let range = KeyRange { key: claim_key(name, c.kv.lease), end: Bytes::new() };
+            let (found, _) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+            // Bound to the same session, or it is somebody else's writing.
+            let own = found.kvs.first().filter(|kv| kv.lease == c.kv.lease);
+            c.claim = own.map_or_else(Claim::default, |kv| Claim::decode(&kv.value));
+        }
+        Ok(())
+    }
+
     async fn describe(&self, name: &[u8]) -> Result<v1::LockDescribeResponse, Status> {
         check_name(name)?;
         self.read_barrier(false).await?;
-        let (queue, revision) = self.queue(name).await?;
+        let (mut queue, revision) = self.queue(name).await?;
+        self.read_claims(name, &mut queue).await?;
         let held: Vec<i64> = holders(&queue).map(|c| c.kv.create_revision).collect();
         let waits =
             |c: &&Contender| c.claim.guards().is_none() && !held.contains(&c.kv.create_revision);

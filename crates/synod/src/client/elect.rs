@@ -3,15 +3,14 @@
 use super::check::{Check, CheckFlags};
 use super::etcd_locks::{EtcdOffice, EtcdSession};
 use super::hold::{Ended, Holding, run_until};
-use super::locks::{CLOSE_WITHIN, SessionFlags, open};
-use super::{Connect, show, words};
+use super::locks::{AFTER_FAILURE, CLOSE_WITHIN, SessionFlags, in_doubt, open, open_again};
+use super::office;
+use super::signals::{Signals, while_waiting};
+use super::{Connect, say};
 use crate::Outcome;
 use clap::Args;
 use synod_client::{Candidacy, Candidate, Client, Error, Leadership, Session, Stop};
 use synod_coord::Health;
-use synod_etcd_proto::v3electionpb;
-use synod_etcd_proto::v3electionpb::election_client::ElectionClient;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Arguments of `synod elect`.
@@ -28,6 +27,9 @@ pub struct ElectArgs {
     /// Take the office over from a leader with a smaller priority: it resigns
     #[arg(long)]
     preempt: bool,
+    /// Do not stand: show who leads and who stands
+    #[arg(long, conflicts_with_all = ["value", "preempt", "check", "command"])]
+    show: bool,
     #[command(flatten)]
     checks: CheckFlags,
     #[command(flatten)]
@@ -40,25 +42,47 @@ pub struct ElectArgs {
 }
 
 impl ElectArgs {
+    /// Whether it is a candidate, and no observer.
+    pub fn stands(&self) -> bool {
+        self.value.is_some() || !self.command.is_empty()
+    }
+
     pub async fn run(self) -> Outcome {
         let own = (!self.command.is_empty()).then(|| self.session.owner());
-        let Some(value) = self.value.clone().or(own) else { return self.follow().await };
+        let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
+        let Some(value) = self.value.clone().or(own) else {
+            return office::follow(&self.connect, &client, &self.name, self.show).await;
+        };
         if value.is_empty() {
             return Err("a candidate's value must not be empty".into());
         }
         if self.checks.check.iter().any(|c| matches!(c, Check::Ttl(_))) {
             return Err("a check of kind ttl is for services: a candidate cannot report".into());
         }
-        let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
-        let Some(session) = open(&self.connect, &client, &self.session).await? else {
+        let mut signals = Signals::listen()?;
+        let Some(mut session) = open(&self.connect, &client, &self.session).await? else {
             return self.run_on_etcd(value).await;
         };
-        let ended = self.stand(&session, value).await;
-        // It ends by itself at the latest when its time is up.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, session.close()).await;
-        match ended? {
-            0 => Ok(()),
-            code => std::process::exit(code),
+        let mut checked = Checked {
+            results: (!self.checks.check.is_empty()).then(|| self.checks.run(None)),
+            health: self.checks.health(),
+        };
+        loop {
+            let ended = self.stand(&client, &session, &value, &mut checked, &mut signals).await;
+            if !matches!(ended, Err(Unelected::SessionOver)) {
+                // It ends by itself at the latest when its time is up.
+                let _ = tokio::time::timeout(CLOSE_WITHIN, session.close()).await;
+            }
+            match ended {
+                Ok(0) => return Ok(()),
+                Ok(code) => std::process::exit(code),
+                Err(Unelected::Why(why)) => return Err(why),
+                // It led nobody: it stands anew.
+                Err(Unelected::SessionOver) => {
+                    say::note("the session ended while waiting: another begins");
+                    session = open_again(&client, &self.session, &mut signals).await?;
+                }
+            }
         }
     }
 
@@ -74,37 +98,40 @@ impl ElectArgs {
     }
 
     /// Stands until the command has ended by itself; its exit code.
-    async fn stand(&self, session: &Session, value: String) -> Outcome<i32> {
+    async fn stand(
+        &self,
+        client: &Client,
+        session: &Session,
+        value: &str,
+        checked: &mut Checked,
+        signals: &mut Signals,
+    ) -> Result<i32, Unelected> {
         let candidacy = Candidacy {
             priority: self.priority,
             // Who is checked is healthy once it has passed.
-            failing: !self.checks.check.is_empty(),
+            failing: checked.fails_now(),
             preempts: self.preempt,
             owner: self.session.owner(),
-            value: value.into(),
+            value: value.to_owned().into(),
         };
-        let candidate = session.stand(&self.name, candidacy).await.map_err(|e| e.to_string())?;
-        let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
-        let mut checked = Checked {
-            results: (!self.checks.check.is_empty()).then(|| self.checks.run(None)),
-            health: self.checks.health(),
-        };
-        let mut signals = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let candidate = session.stand(&self.name, candidacy).await?;
         let ended = loop {
-            let leads = match win(&candidate, &mut checked, &mut signals).await {
+            let leads = match win(&candidate, session, checked, signals).await {
                 Ok(leads) => leads,
                 Err(e) => break Err(e),
             };
-            match self.lead(session, &leads, &mut checked).await {
+            match self.lead(client, session, &leads, checked).await {
                 Ok(Ended::Code(code)) => {
                     give_back(leads, session).await;
                     break Ok(code);
                 }
                 Ok(Ended::Asked(why)) => {
-                    eprintln!("synod: {} resigns: {why}", self.session.owner());
+                    say::note(&format!("{} resigns: {why}", self.session.owner()));
                     give_back(leads, session).await;
                 }
-                Err(e) => break Err(e),
+                // The office was taken from it: it is a candidate again.
+                Ok(Ended::Lost(why)) if session.is_safe() => say::note(&why),
+                Ok(Ended::Lost(why)) | Err(why) => break Err(Unelected::Why(why)),
             }
         };
         let _ = tokio::time::timeout(CLOSE_WITHIN, candidate.withdraw()).await;
@@ -114,6 +141,7 @@ impl ElectArgs {
     /// Runs the command as long as it leads.
     async fn lead(
         &self,
+        client: &Client,
         session: &Session,
         leads: &Leadership<'_>,
         checked: &mut Checked,
@@ -130,8 +158,12 @@ impl ElectArgs {
             says: sequencer,
         };
         let doubt = async {
-            session.closer_than(session.kill_margin()).await;
-            "the session could not be kept alive in time, others may lead".to_owned()
+            tokio::select! {
+                why = in_doubt(session, "lead") => why,
+                () = client.lost(leads.sequencer()) => {
+                    "the office was taken from it, others may lead".to_owned()
+                }
+            }
         };
         let leave = async {
             tokio::select! {
@@ -145,17 +177,21 @@ impl ElectArgs {
         };
         run_until(&self.command, &holding, Some(session), doubt, leave).await
     }
+}
 
-    async fn follow(self) -> Outcome {
-        let mut client = ElectionClient::new(self.connect.open().await?);
-        let request = v3electionpb::LeaderRequest { name: self.name.clone().into() };
-        let mut seen = client.observe(request).await.map_err(|e| words(&e))?.into_inner();
-        while let Some(answer) = seen.message().await.map_err(|e| words(&e))? {
-            if let Some(kv) = answer.kv {
-                println!("{}\t{}", show(&kv.key), show(&kv.value));
-            }
+/// Why it does not lead any more, or never did.
+enum Unelected {
+    /// Its session ended while it led nobody.
+    SessionOver,
+    Why(String),
+}
+
+impl From<Error> for Unelected {
+    fn from(e: Error) -> Unelected {
+        match e {
+            Error::SessionOver => Unelected::SessionOver,
+            e => Unelected::Why(e.to_string()),
         }
-        Ok(())
     }
 }
 
@@ -167,6 +203,10 @@ struct Checked {
 }
 
 impl Checked {
+    fn fails_now(&self) -> bool {
+        self.results.is_some() && self.health.healthy() != Some(true)
+    }
+
     /// Returns when another health is to be believed, with what failed.
     async fn changes(&mut self) -> (bool, String) {
         let Some(results) = &mut self.results else { return std::future::pending().await };
@@ -188,24 +228,38 @@ impl Checked {
     }
 }
 
-/// Campaigns until it has won. Meanwhile the cell is told of its health.
+/// Campaigns until it has won, however long the cluster does not answer. Meanwhile the
+/// cell is told of its health.
 async fn win<'a>(
     candidate: &Candidate<'a>,
+    session: &Session,
     checked: &mut Checked,
-    (interrupt, terminate): &mut (Signal, Signal),
-) -> Outcome<Leadership<'a>> {
-    let failing = checked.results.is_some() && checked.health.healthy() != Some(true);
-    candidate.set_failing(failing).await.map_err(|e| e.to_string())?;
+    signals: &mut Signals,
+) -> Result<Leadership<'a>, Unelected> {
+    loop {
+        let won = tokio::select! {
+            won = campaign(candidate, checked) => won,
+            () = session.over() => Err(Error::SessionOver),
+            signal = signals.end() => return Err(Unelected::Why(while_waiting(signal))),
+        };
+        match won {
+            Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
+            done => return Ok(done?),
+        }
+    }
+}
+
+async fn campaign<'a>(
+    candidate: &Candidate<'a>,
+    checked: &mut Checked,
+) -> Result<Leadership<'a>, Error> {
+    candidate.set_failing(checked.fails_now()).await?;
     let campaign = candidate.campaign();
     tokio::pin!(campaign);
     loop {
         tokio::select! {
-            won = &mut campaign => return won.map_err(|e: Error| e.to_string()),
-            (healthy, _) = checked.changes() => {
-                candidate.set_failing(!healthy).await.map_err(|e| e.to_string())?;
-            }
-            _ = interrupt.recv() => return Err("interrupted while waiting".into()),
-            _ = terminate.recv() => return Err("terminated while waiting".into()),
+            won = &mut campaign => return won,
+            (healthy, _) = checked.changes() => candidate.set_failing(!healthy).await?,
         }
     }
 }
@@ -217,7 +271,8 @@ async fn give_back(leads: Leadership<'_>, session: &Session) {
     }
     match tokio::time::timeout(CLOSE_WITHIN, leads.resign()).await {
         Ok(Ok(())) => {}
-        Ok(Err(e)) => eprintln!("synod: resigning: {e}"),
-        Err(_) => eprintln!("synod: it could not resign: the office ends with the session"),
+        Ok(Err(Error::Stale(_))) => {}
+        Ok(Err(e)) => say::note(&format!("resigning: {e}")),
+        Err(_) => say::note("it could not resign: the office ends with the session"),
     }
 }

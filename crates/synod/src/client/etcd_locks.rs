@@ -3,6 +3,7 @@
 
 use super::hold::{Holding, run_held};
 use super::leases::keep_alive;
+use super::signals::{Signals, while_waiting};
 use super::{Connect, show, words};
 use crate::Outcome;
 use std::time::Duration;
@@ -82,10 +83,11 @@ impl EtcdSession {
         taking: impl Future<Output = Outcome<String>>,
         command: &[String],
     ) -> Outcome {
+        let mut signals = Signals::listen()?;
         let taken = tokio::select! {
             key = taking => key,
             lost = &mut self.alive => return Err(lost.unwrap_or_default()),
-            _ = tokio::signal::ctrl_c() => Err("interrupted while waiting".into()),
+            signal = signals.end() => Err(while_waiting(signal)),
         };
         let ended = match taken {
             Ok(key) => {

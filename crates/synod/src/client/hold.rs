@@ -1,9 +1,13 @@
 //! A command that runs while something is held, and not a moment longer: with all
-//! that it started, unless it was started from a terminal; then only itself.
+//! that it started.
 
-use super::watchdog::{Watchdog, kill};
+use super::say;
+use super::signals::{Signals, asks_to_end};
+use super::terminal::{Terminal, as_at_first, to_foreground};
+use super::watchdog::{Named, Watchdog, end_all, kill};
 use crate::Outcome;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -14,6 +18,9 @@ use tokio::time::Instant;
 
 /// How long a command may take to end when it is asked to, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// Exit codes for a command that is not there, and for one that cannot be run.
+const NOT_THERE: i32 = 127;
+const NOT_RUNNABLE: i32 = 126;
 
 /// What is held, for the command to see.
 pub(crate) struct Holding {
@@ -29,11 +36,13 @@ pub(crate) enum Ended {
     Code(i32),
     /// What was held is to be given back, for this reason, and it has ended.
     Asked(String),
+    /// It was killed, for this reason: nobody knows whether it is held.
+    Lost(String),
 }
 
 /// Runs the command until it ends (its exit code; 128 and the signal's number if
 /// one ended it), or until `doubt` says why it must not go on: then it is killed.
-/// Interruptions are passed on to it. Without a command, waits to be interrupted.
+/// Signals are passed on to it. Without a command, waits to be asked to end.
 pub(crate) async fn run_held(
     command: &[String],
     holding: &Holding,
@@ -42,7 +51,7 @@ pub(crate) async fn run_held(
 ) -> Outcome<i32> {
     match run_until(command, holding, session, doubt, std::future::pending()).await? {
         Ended::Code(code) => Ok(code),
-        Ended::Asked(why) => Err(why),
+        Ended::Asked(why) | Ended::Lost(why) => Err(why),
     }
 }
 
@@ -55,19 +64,24 @@ pub(crate) async fn run_until(
     doubt: impl Future<Output = String>,
     leave: impl Future<Output = String>,
 ) -> Outcome<Ended> {
-    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
-    let (mut interrupt, mut terminate) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     let Some((program, args)) = command.split_first() else {
-        println!("{}", holding.says);
-        return tokio::select! {
-            why = doubt => Err(why),
-            why = leave => Ok(Ended::Asked(why)),
-            _ = interrupt.recv() => Ok(Ended::Code(0)),
-            _ = terminate.recv() => Ok(Ended::Code(0)),
-        };
+        say::out(&holding.says);
+        return Ok(tokio::select! {
+            why = doubt => Ended::Lost(why),
+            why = leave => Ended::Asked(why),
+            _ = signals.end() => Ended::Code(0),
+        });
     };
-    let mut held = Held::spawn(program, args, holding)?;
+    let listen = |e| format!("cannot listen for signals: {e}");
+    let mut children = signal(SignalKind::child()).map_err(listen)?;
+    let mut held = match Held::start(program, args, holding, session, Terminal::of_input()) {
+        Ok(held) => held,
+        Err(Unstarted { code, why }) => {
+            say::note(&why);
+            return Ok(Ended::Code(code));
+        }
+    };
     tokio::pin!(doubt, leave);
     let mut asked: Option<(String, Instant)> = None;
     loop {
@@ -84,22 +98,17 @@ pub(crate) async fn run_until(
             }
             why = &mut doubt => {
                 // Nobody may act on a lock that others can have.
-                held.send(Signal::KILL);
-                let _ = held.child.wait().await;
-                return Err(format!("{program} was killed: {why}"));
+                held.kill().await;
+                return Ok(Ended::Lost(format!("{program} was killed: {why}")));
             }
             why = &mut leave, if asked.is_none() => {
                 held.send(Signal::TERM);
                 asked = Some((why, Instant::now() + END_WITHIN));
             }
-            () = at(kill_at) => {
-                held.send(Signal::KILL);
-                let _ = held.child.wait().await;
-            }
+            () = at(kill_at) => held.kill().await,
             () = held.watchdog.keep_quiet(session) => {}
-            // A terminal interrupts the command by itself.
-            _ = interrupt.recv() => if held.group { held.send(Signal::INT) },
-            _ = terminate.recv() => held.send(Signal::TERM),
+            signal = signals.next() => held.pass_on(signal),
+            _ = children.recv() => held.follow_stop(),
         }
     }
 }
@@ -116,33 +125,63 @@ fn code_of(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// The command's process, and those that it starts: one group, unless it reads
-/// from a terminal, which only the terminal's own group may.
+/// Why a command does not run.
+struct Unstarted {
+    code: i32,
+    why: String,
+}
+
+impl From<String> for Unstarted {
+    fn from(why: String) -> Unstarted {
+        Unstarted { code: 1, why }
+    }
+}
+
+/// The command's process, and those that it starts: one group.
 pub(crate) struct Held {
     pub child: Child,
     pub watchdog: Watchdog,
-    group: bool,
+    terminal: Option<Terminal>,
     pid: u32,
 }
 
 impl Held {
-    pub fn spawn(program: &str, args: &[String], holding: &Holding) -> Outcome<Held> {
-        let group = !rustix::termios::isatty(std::io::stdin());
+    /// Starts it in the background: it does not read from a terminal.
+    pub fn spawn(
+        program: &str,
+        args: &[String],
+        holding: &Holding,
+        session: Option<&Session>,
+    ) -> Outcome<Held> {
+        Held::start(program, args, holding, session, None).map_err(|e| e.why)
+    }
+
+    /// Starts it, in the foreground if this process is there.
+    fn start(
+        program: &str,
+        args: &[String],
+        holding: &Holding,
+        session: Option<&Session>,
+        mut terminal: Option<Terminal>,
+    ) -> Result<Held, Unstarted> {
+        let mut watchdog = Watchdog::start(session)?;
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::inherit()).kill_on_drop(true);
+        command.args(args).kill_on_drop(true).process_group(0);
         command.envs(holding.environment.iter().map(|(name, value)| (name, value)));
-        if group {
-            command.process_group(0);
-        }
-        let mut child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
+        let background = terminal.is_none() && rustix::termios::isatty(std::io::stdin());
+        command.stdin(if background { Stdio::null() } else { Stdio::inherit() });
+        let to_front = terminal.as_ref().is_some_and(Terminal::is_lent);
+        before_it_begins(&mut command, watchdog.input(), to_front);
+        let child = command.spawn().map_err(|e| Unstarted {
+            code: if e.kind() == ErrorKind::NotFound { NOT_THERE } else { NOT_RUNNABLE },
+            why: format!("cannot run {program}: {e}"),
+        })?;
         let pid = child.id().unwrap_or(0);
-        match Watchdog::over(pid, group) {
-            Ok(watchdog) => Ok(Held { child, watchdog, group, pid }),
-            Err(e) => {
-                let _ = child.start_kill();
-                Err(e)
-            }
+        watchdog.over(pid);
+        if let Some(terminal) = &mut terminal {
+            terminal.runs(pid);
         }
+        Ok(Held { child, watchdog, terminal, pid })
     }
 
     /// Sends a signal and waits until it has ended, with all that it started. It is
@@ -158,24 +197,69 @@ impl Held {
                 // It may go on to its end: its watchdog must not think otherwise.
                 () = self.watchdog.keep_quiet(Some(session)) => continue,
             }
-            self.send(Signal::KILL);
-            let _ = self.child.wait().await;
+            self.kill().await;
             break;
         }
         self.end_group();
     }
 
+    /// Kills it with all that it started, and waits for its end.
+    async fn kill(&mut self) {
+        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+            end_all(pid);
+        }
+        let _ = self.child.wait().await;
+    }
+
     /// Ends what the command left behind in its group.
     pub fn end_group(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid as i32).filter(|_| self.group) {
-            kill(pid, true, Signal::KILL);
+        if let Some(pid) = Pid::from_raw(self.pid as i32) {
+            kill(pid, Signal::KILL);
         }
     }
 
     /// Signals it, and what it started.
     pub fn send(&self, signal: Signal) {
         if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
-            kill(pid, self.group, signal);
+            kill(pid, signal);
         }
+    }
+
+    /// A signal that came for it: what asks it to end is for all that it started, what
+    /// has a meaning of its own for it alone.
+    fn pass_on(&mut self, signal: Signal) {
+        if signal == Signal::CONT {
+            if let Some(terminal) = &mut self.terminal {
+                terminal.resume();
+            }
+        } else if asks_to_end(signal) {
+            self.send(signal);
+        } else if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn follow_stop(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.follow_stop();
+        }
+    }
+}
+
+/// What the command's process does before its program begins: it names itself to its
+/// watchdog, so that it never runs without one, and takes the terminal.
+#[allow(unsafe_code)]
+fn before_it_begins(command: &mut Command, watchdog: i32, to_front: bool) {
+    let prepare = move || {
+        Named::tell_own(watchdog)?;
+        if to_front {
+            to_foreground();
+        }
+        as_at_first();
+        Ok(())
+    };
+    // SAFETY: it takes no memory and no locks, and only makes system calls.
+    unsafe {
+        command.pre_exec(prepare);
     }
 }

@@ -1,6 +1,6 @@
 //! Leases.
 
-use super::{Connect, show, words};
+use super::{Connect, say, show, words};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::time::Duration;
@@ -54,6 +54,11 @@ enum LeaseCommand {
 }
 
 impl LeaseArgs {
+    /// Whether it keeps a lease alive, which goes on without a reader.
+    pub fn keeps_alive(&self) -> bool {
+        matches!(self.what, LeaseCommand::KeepAlive { .. })
+    }
+
     pub async fn run(self) -> Outcome {
         let c = &self.connect;
         let mut client = LeaseClient::new(c.open().await?);
@@ -110,10 +115,9 @@ impl LeaseArgs {
 }
 
 fn print_lease(c: &Connect, id: i64, ttl: i64) {
-    if c.json() {
-        println!("{}", serde_json::json!({ "id": format!("{id:x}"), "ttl_s": ttl }));
-    } else {
-        println!("{id:x}  {ttl} s");
+    match c.json() {
+        true => say::out(&serde_json::json!({ "id": format!("{id:x}"), "ttl_s": ttl }).to_string()),
+        false => say::out(&format!("{id:x}  {ttl} s")),
     }
 }
 

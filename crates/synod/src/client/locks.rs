@@ -5,27 +5,43 @@
 
 use super::etcd_locks::EtcdSession;
 use super::hold::{Holding, run_held};
-use super::{Connect, show};
+use super::signals::{Signals, while_waiting};
+use super::{Connect, say, show};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::time::Duration;
-use synod_client::{Client, Error, Lock, LockOptions, Mode, Session, SessionOptions, Wait};
+use synod_client::{
+    Client, Error, Lock, LockOptions, Mode, Session, SessionOptions, SessionState, Wait,
+};
 use synod_etcd_proto::synod::v1;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tonic::Code;
 
 /// How long the cluster is waited for when something is given back.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Pause before a session is asked for again.
+pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// Exit code when somebody else has the lock (`EX_TEMPFAIL`: it may be tried again).
+const HELD: i32 = 75;
+
 /// How a session is opened for a command.
 #[derive(Args, Clone)]
 pub struct SessionFlags {
     /// For how long the cluster keeps what is held without a sign of life from here
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(
+        long, default_value_t = 10, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub ttl: u64,
     /// For how long the lock stays closed when it is lost (not when it is given back)
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     lock_delay: u64,
+    /// For how long a place in the queue is not given up when the cluster does not answer
+    /// and the ttl is over. A command never runs on so long: it is killed before the ttl
+    /// is over
+    #[arg(long, default_value_t = 45, value_name = "SECONDS")]
+    grace: u64,
     /// What to call this holder, for people who look [default: host and process id]
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -38,10 +54,10 @@ impl SessionFlags {
 
     fn options(&self) -> SessionOptions {
         SessionOptions {
-            ttl: Duration::from_secs(self.ttl.max(1)),
+            ttl: Duration::from_secs(self.ttl),
             lock_delay: Duration::from_secs(self.lock_delay),
-            // A command is ended when it is not known whether it may go on.
-            grace: Duration::ZERO,
+            // For who waits. A command is ended when it is not known whether it may go on.
+            grace: Duration::from_secs(self.grace),
             ..SessionOptions::named(&self.owner())
         }
     }
@@ -80,22 +96,63 @@ pub struct LockArgs {
 }
 
 impl LockArgs {
+    /// Whether it takes the lock.
+    pub fn holds(&self) -> bool {
+        !self.show
+    }
+
     pub async fn run(self) -> Outcome {
         let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
         if self.show {
             return describe(&self.connect, &client, &self.name).await;
         }
-        let Some(session) = open(&self.connect, &client, &self.session).await? else {
+        let mut signals = Signals::listen()?;
+        let until = self.wait.flatten().map(|s| Instant::now() + Duration::from_secs(s));
+        let Some(mut session) = open(&self.connect, &client, &self.session).await? else {
             return self.run_on_etcd().await;
         };
-        let wait = match self.wait.flatten() {
+        loop {
+            match self.take(&session, until, &mut signals).await {
+                Ok(lock) => return hold(session, lock, &self.name, &self.command).await,
+                // It held nothing: its place in the queue is lost, and it takes another.
+                Err(Untaken::Not(Error::SessionOver)) if !self.try_only => {
+                    say::note("the session ended while waiting: another begins");
+                    let again = open_again(&client, &self.session, &mut signals);
+                    session = tokio::select! {
+                        session = again => session?,
+                        () = at(until) => return Err("the cluster did not answer in time".into()),
+                    };
+                }
+                Err(why) => {
+                    // It ends by itself at the latest when its time is up.
+                    let _ = tokio::time::timeout(CLOSE_WITHIN, session.close()).await;
+                    if let Untaken::Not(Error::Held(why)) = &why {
+                        say::note(why);
+                        std::process::exit(HELD);
+                    }
+                    return Err(why.words());
+                }
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        session: &Session,
+        until: Option<Instant>,
+        signals: &mut Signals,
+    ) -> Result<Lock, Untaken> {
+        let wait = match until {
             _ if self.try_only => Wait::Never,
-            Some(seconds) => Wait::AtMost(Duration::from_secs(seconds)),
+            Some(until) => Wait::AtMost(until.saturating_duration_since(Instant::now())),
             None => Wait::Forever,
         };
         let mode = if self.shared { Mode::Shared } else { Mode::Exclusive };
         let options = LockOptions { mode, wait, ..LockOptions::default() };
-        hold(session, &self.name, options, &self.command).await
+        tokio::select! {
+            lock = session.lock_with(&self.name, options) => lock.map_err(Untaken::Not),
+            signal = signals.end() => Err(Untaken::Asked(while_waiting(signal))),
+        }
     }
 
     async fn run_on_etcd(self) -> Outcome {
@@ -107,6 +164,50 @@ impl LockArgs {
         eprintln!("synod: this server has only etcd's lock: there is no fencing token");
         let session = EtcdSession::open(&self.connect, self.session.ttl as i64).await?;
         session.lock(&self.name, &self.command).await
+    }
+}
+
+/// Why a lock was not taken.
+enum Untaken {
+    Not(Error),
+    /// This process was asked to end.
+    Asked(String),
+}
+
+impl Untaken {
+    fn words(self) -> String {
+        match self {
+            Untaken::Not(e) => e.to_string(),
+            Untaken::Asked(why) => why,
+        }
+    }
+}
+
+/// Returns at that time; never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Opens another session for one that waits, however long the cluster does not answer.
+pub(crate) async fn open_again(
+    client: &Client,
+    flags: &SessionFlags,
+    signals: &mut Signals,
+) -> Outcome<Session> {
+    let opening = async {
+        loop {
+            match client.open_session(flags.options()).await {
+                Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
+                done => return done.map_err(|e| e.to_string()),
+            }
+        }
+    };
+    tokio::select! {
+        session = opening => session,
+        signal = signals.end() => Err(while_waiting(signal)),
     }
 }
 
@@ -127,23 +228,8 @@ pub(crate) async fn open(
     }
 }
 
-/// Takes the lock, runs the command, gives the lock back.
-async fn hold(session: Session, name: &str, options: LockOptions, command: &[String]) -> Outcome {
-    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let lock = tokio::select! {
-        lock = session.lock_with(name, options) => lock.map_err(|e| e.to_string()),
-        _ = tokio::signal::ctrl_c() => Err("interrupted while waiting".into()),
-        _ = terminate.recv() => Err("terminated while waiting".into()),
-    };
-    let lock: Lock = match lock {
-        Ok(lock) => lock,
-        Err(e) => {
-            // It ends by itself at the latest when its time is up.
-            let _ = tokio::time::timeout(CLOSE_WITHIN, session.close()).await;
-            return Err(e);
-        }
-    };
+/// Runs the command, and gives the lock back.
+async fn hold(session: Session, lock: Lock, name: &str, command: &[String]) -> Outcome {
     let key = format!("{name}/{:x}", session.id());
     let holding = Holding {
         environment: vec![
@@ -156,20 +242,27 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
         says: lock.sequencer().to_string(),
     };
     let doubt = async {
-        session.closer_than(session.kill_margin()).await;
-        "the session could not be kept alive in time, others may have the lock".to_owned()
+        tokio::select! {
+            why = in_doubt(&session, "have the lock") => why,
+            () = lock.lost() => "the lock was taken from it, others may have it".to_owned(),
+        }
     };
     let ended = run_held(command, &holding, Some(&session), doubt).await;
     // What is lost cannot be given back.
     if session.is_safe() {
         let back = async {
-            lock.release().await?;
-            session.close().await
+            match lock.release().await {
+                // It was taken from it: that has been said.
+                Err(e) if !matches!(e, Error::Stale(_)) => return Err(e),
+                _ => session.close().await,
+            }
         };
         match tokio::time::timeout(CLOSE_WITHIN, back).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => eprintln!("synod: giving {name} back: {e}"),
-            Err(_) => eprintln!("synod: {name} could not be given back: it ends with its session"),
+            Ok(Err(e)) => say::note(&format!("giving {name} back: {e}")),
+            Err(_) => {
+                say::note(&format!("{name} could not be given back: it ends with its session"))
+            }
         }
     }
     let code = ended?;
@@ -178,6 +271,15 @@ async fn hold(session: Session, name: &str, options: LockOptions, command: &[Str
         std::process::exit(code);
     }
     Ok(())
+}
+
+/// Returns, with the reason, when a command must not rely on its session any more.
+pub(crate) async fn in_doubt(session: &Session, others: &str) -> String {
+    session.closer_than(session.kill_margin()).await;
+    match *session.state().borrow() {
+        SessionState::Expired => format!("the session is over, others may {others}"),
+        _ => format!("the session could not be kept alive in time, others may {others}"),
+    }
 }
 
 /// Bounds a call in time and words its error.

@@ -11,11 +11,15 @@ mod keys;
 mod leases;
 mod locks;
 mod members;
+mod office;
 mod page;
 mod query;
 mod reports;
+mod say;
 mod service;
+mod signals;
 mod status;
+mod terminal;
 mod top;
 mod txn;
 mod watchdog;
@@ -28,6 +32,7 @@ pub use leases::LeaseArgs;
 pub use locks::{LockArgs, SessionArgs};
 pub use members::{CompactArgs, MemberArgs};
 pub use query::{QueryArgs, TargetsArgs};
+pub(crate) use say::note;
 pub use service::ServiceArgs;
 pub use status::StatusArgs;
 pub use top::TopArgs;
@@ -91,6 +96,17 @@ pub enum ClientCommand {
 }
 
 impl ClientCommand {
+    /// Whether it holds something, which must not go with the reader of what it prints.
+    pub fn holds(&self) -> bool {
+        match self {
+            ClientCommand::Lock(a) => a.holds(),
+            ClientCommand::Elect(a) => a.stands(),
+            ClientCommand::Service(a) => a.registers(),
+            ClientCommand::Lease(a) => a.keeps_alive(),
+            _ => false,
+        }
+    }
+
     /// Runs it.
     pub fn run(self) -> Outcome {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -5,6 +5,7 @@ use super::super::check::CheckFlags;
 use super::super::hold::{Held, Holding};
 use super::super::locks::unix_ms;
 use super::super::reports::{PhiFlags, Reports};
+use super::super::say;
 use crate::Outcome;
 use rustix::process::Signal;
 use std::future::Future;
@@ -44,7 +45,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     fn say(&self, what: &str) {
-        eprintln!("synod: {}/{} {what}", self.service, self.instance);
+        say::note(&format!("{}/{} {what}", self.service, self.instance));
     }
 }
 
@@ -308,7 +309,7 @@ impl<'a> Agent<'a> {
         }
         if let Some((program, args)) = self.plan.command.split_first() {
             let holding = Holding { environment: self.environment(), says: String::new() };
-            match Held::spawn(program, args, &holding) {
+            match Held::spawn(program, args, &holding, Some(self.session)) {
                 Ok(child) => self.child = Some(child),
                 Err(e) => return self.refuse(&e),
             }

@@ -132,6 +132,11 @@ fn check_name(what: &str, name: &str) -> Outcome {
 }
 
 impl ServiceArgs {
+    /// Whether it is the agent of an instance, which goes on without a reader.
+    pub fn registers(&self) -> bool {
+        matches!(self.what, ServiceCommand::Register(_))
+    }
+
     pub async fn run(self) -> Outcome {
         let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
         match self.what {
