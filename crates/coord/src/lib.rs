@@ -65,8 +65,8 @@ pub use service::{
     instance_key, office, report_key, silence_key,
 };
 pub use steps::{
-    Entered, Place, SESSIONS, claim_key, enter, entered, fence, fenced, is_reserved, leave,
-    mark_held, resign, resume, session_key, withdraw,
+    Entered, Place, SESSIONS, Touches, claim_key, enter, entered, fence, fenced, is_reserved,
+    leave, mark_held, nothing_own, resign, resume, session_key, touches, withdraw,
 };
 
 use bytes::Bytes;

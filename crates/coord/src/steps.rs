@@ -1,7 +1,7 @@
 //! The transactions that a lock is made of.
 
 use crate::claim::Claim;
-use crate::elect::candidate_key;
+use crate::elect::{CANDIDATES, candidate_key};
 use crate::prefix_range;
 use crate::queue::{contenders, key_of};
 use crate::sequencer::Sequencer;
@@ -22,6 +22,49 @@ const CLAIMS: &str = "synod/claim/";
 /// what Synod itself keeps. Offices of services are locks like others.
 pub fn is_reserved(name: &[u8]) -> bool {
     name == b"synod" || name.starts_with(b"synod/") && !name.starts_with(b"synod/office/")
+}
+
+/// What the keys start with that only the calls of sessions, locks and elections write,
+/// etcd's v3lock and v3election among them. (The keys of other locks have the names that
+/// clients give them, and etcd's own clients write those themselves.)
+const OWN: [&str; 4] = [SESSIONS, CLAIMS, CANDIDATES, "synod/office/"];
+
+/// What a write of a client's touches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touches {
+    /// Only what is the clients'.
+    Theirs,
+    /// A range that what is Synod's own may lie in.
+    Both,
+    /// Only what is Synod's own.
+    Own,
+}
+
+/// What a write, or a deletion, of these keys touches.
+pub fn touches(range: &KeyRange) -> Touches {
+    if OWN.iter().any(|own| range.key.starts_with(own.as_bytes())) {
+        // What begins there and goes on elsewhere is refused with it.
+        return Touches::Own;
+    }
+    let overlaps = |own: &&str| {
+        let own = prefix_range(own.as_bytes());
+        match &range.end[..] {
+            [] => false,
+            [0] => range.key < own.end,
+            end => range.key < own.end && end > &own.key[..],
+        }
+    };
+    if OWN.iter().any(|own| overlaps(&own)) { Touches::Both } else { Touches::Theirs }
+}
+
+/// That nothing is there that is Synod's own: what a delete over its keys must show.
+pub fn nothing_own() -> Vec<Compare> {
+    let nothing = |own: &&str| Compare {
+        range: prefix_range(own.as_bytes()),
+        target: CompareTarget::Create(1),
+        result: CompareResult::Less,
+    };
+    OWN.iter().map(|own| nothing(&own)).collect()
 }
 
 /// The key of a session's record.

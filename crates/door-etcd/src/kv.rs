@@ -56,10 +56,7 @@ impl Door {
     ) -> Result<pb::PutResponse, Status> {
         let request = convert::put(r);
         check_put(&request).map_err(error::of_problem)?;
-        let (outcome, header) = match fence {
-            None => self.run(Command::Put(request)).await?,
-            Some(s) => self.run_fenced(&s, Op::Put(request)).await?,
-        };
+        let (outcome, header) = self.run_guarded(Op::Put(request), fence).await?;
         match outcome {
             Outcome::Put(prev) => {
                 Ok(pb::PutResponse { header: Some(header), prev_kv: prev.map(convert::key_value) })
@@ -77,10 +74,7 @@ impl Door {
             return Err(error::key_not_provided());
         }
         let request = convert::delete(r);
-        let (outcome, header) = match fence {
-            None => self.run(Command::Delete(request)).await?,
-            Some(s) => self.run_fenced(&s, Op::Delete(request)).await?,
-        };
+        let (outcome, header) = self.run_guarded(Op::Delete(request), fence).await?;
         match outcome {
             Outcome::Delete(deleted, prev) => Ok(pb::DeleteRangeResponse {
                 header: Some(header),
@@ -98,11 +92,10 @@ impl Door {
     ) -> Result<pb::TxnResponse, Status> {
         let serializable = only_serializable(&r);
         let txn = convert::txn_request(r, self.config().txn_ops_max)?;
-        let (outcome, header) = match fence {
-            Some(s) => self.run_fenced(&s, Op::Txn(txn)).await?,
-            None if txn.only_reads() => return self.read_txn(txn, serializable).await,
-            None => self.run(Command::Txn(txn)).await?,
-        };
+        if fence.is_none() && txn.only_reads() {
+            return self.read_txn(txn, serializable).await;
+        }
+        let (outcome, header) = self.run_guarded(Op::Txn(txn), fence).await?;
         match outcome {
             Outcome::Txn(result) => Ok(convert::txn_response(result, &header)),
             other => Err(unexpected(&other)),

@@ -2,6 +2,7 @@
 //! revision under the name; everybody else waits for the one before.
 
 use crate::door::Door;
+use crate::error;
 use crate::queue::{OwnLease, Taken};
 use bytes::Bytes;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use synod_coord::{Claim, Place};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::v3lockpb;
 use synod_etcd_proto::v3lockpb::lock_server::Lock;
+use synod_mvcc::{Command, DeleteRequest, KeyRange};
 use tonic::{Request, Response, Status};
 
 /// Time to live of the lease that a call without one gets.
@@ -64,8 +66,13 @@ impl Lock for Door {
         request: Request<v3lockpb::UnlockRequest>,
     ) -> Result<Response<v3lockpb::UnlockResponse>, Status> {
         let key = request.into_inner().key;
-        let delete = pb::DeleteRangeRequest { key, ..Default::default() };
-        let header = self.delete_range(delete, None).await?.header;
-        Ok(Response::new(v3lockpb::UnlockResponse { header }))
+        if key.is_empty() {
+            return Err(error::key_not_provided());
+        }
+        // No plain write: the key may be that of an office.
+        let range = KeyRange { key, end: Bytes::new() };
+        let delete = Command::Delete(DeleteRequest { range, prev_kv: false });
+        let (_, header) = self.run(delete).await?;
+        Ok(Response::new(v3lockpb::UnlockResponse { header: Some(header) }))
     }
 }

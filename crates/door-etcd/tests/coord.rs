@@ -457,3 +457,43 @@ async fn names_that_are_synods_own_and_calls_that_check_no_sequencer_are_refused
         v1::SessionOpenRequest { ttl_s: 9_000_000_000, lock_delay_s: 1, ..Default::default() };
     refused(doors.sessions.open(long).await, Code::OutOfRange, "too large lease TTL");
 }
+
+/// What Synod itself keeps is no plain write's; etcd's own lock calls work on it.
+#[tokio::test]
+async fn offices_and_sessions_are_not_written_past_their_calls() {
+    let mut doors = Doors::open().await;
+    let holder = doors.session("holder", 60, 0).await;
+    let office = v1::LockAcquireRequest { name: "synod/office/web".into(), ..lock(holder) };
+    let held = doors.locks.acquire(office).await.expect("free").into_inner();
+    let delete = |key: &[u8], range_end: &[u8]| pb::DeleteRangeRequest {
+        key: key.to_vec().into(),
+        range_end: range_end.to_vec().into(),
+        ..Default::default()
+    };
+    let own = format!("synod/session/{holder:x}");
+    for key in [&held.key[..], own.as_bytes(), b"synod/candidate/x/1", b"synod/claim/1/x"] {
+        let put = pb::PutRequest { key: key.to_vec().into(), ..Default::default() };
+        refused(doors.kv.put(put.clone()).await, Code::InvalidArgument, "elections only");
+        let done = doors.kv.delete_range(delete(key, b"")).await;
+        refused(done, Code::InvalidArgument, "elections only");
+        let request = Some(pb::request_op::Request::RequestPut(put));
+        let txn = pb::TxnRequest { failure: vec![pb::RequestOp { request }], ..Default::default() };
+        refused(doors.kv.txn(txn).await, Code::InvalidArgument, "elections only");
+    }
+    // Over all keys: only when nothing is held.
+    let all = || delete(b"\0", b"\0");
+    let done = doors.kv.delete_range(all()).await;
+    refused(done, Code::FailedPrecondition, "nothing was deleted");
+    assert!(doors.is_good(&held.sequencer).await);
+    doors.put("fenced", &held.sequencer).await.expect("it holds");
+    doors.release(&held.sequencer).await.expect("it held");
+    // An etcd client in the office's queue.
+    let etcds = v3lockpb::LockRequest { name: "synod/office/web".into(), lease: 0 };
+    let key = doors.etcd.lock(etcds).await.expect("free").into_inner().key;
+    let unlock = v3lockpb::UnlockRequest { key };
+    doors.etcd.unlock(unlock).await.expect("unlocked");
+    let close = v1::SessionCloseRequest { session: holder };
+    doors.sessions.close(close).await.expect("closed");
+    let deleted = doors.kv.delete_range(all()).await.expect("nothing is held").into_inner();
+    assert_eq!((deleted.deleted, doors.value().await), (1, String::new()));
+}

@@ -4,6 +4,7 @@
 mod election;
 mod fence;
 mod file;
+mod guard;
 mod lock;
 mod service;
 mod session;
