@@ -7,6 +7,7 @@ use crate::{Error, Sequencer};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
@@ -18,6 +19,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
+
+/// An endpoint that has not answered for so long is not waited for alone.
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
 /// A client of one cluster. Cheap to clone; it connects when it is used.
 #[derive(Clone)]
@@ -152,12 +156,42 @@ impl Client {
         let mut tries = 0;
         loop {
             tries += 1;
-            let (number, channel) = self.endpoints.current();
-            match self.note(number, call(channel).await) {
+            match self.hedged(&call).await {
                 Err(Error::Unavailable(_)) if tries < 2 * self.endpoints.count() => {}
                 done => return done.map(tonic::Response::into_inner),
             }
         }
+    }
+
+    /// Makes a call at the endpoint in use, and if that does not answer soon (its process
+    /// may stand still, behind a connection that is well) at the next one, too.
+    async fn hedged<T, F>(&self, call: &impl Fn(Channel) -> F) -> Result<tonic::Response<T>, Error>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let (number, channel) = self.endpoints.current();
+        let first = call(channel);
+        tokio::pin!(first);
+        if self.endpoints.count() > 1 {
+            if let Ok(done) = tokio::time::timeout(HEDGE_AFTER, &mut first).await {
+                return self.note(number, done);
+            }
+            let (other, channel) = self.endpoints.after(number);
+            let second = call(channel);
+            tokio::select! {
+                done = &mut first => return self.note(number, done),
+                done = second => match self.note(other, done) {
+                    // From now on that one is used.
+                    Ok(answer) => {
+                        self.endpoints.failed(number);
+                        return Ok(answer);
+                    }
+                    Err(Error::Unavailable(_)) => {}
+                    Err(e) => return Err(e),
+                },
+            }
+        }
+        self.note(number, first.await)
     }
 
     /// Remembers that an endpoint did not answer.

@@ -57,6 +57,12 @@ impl Endpoints {
         (number, self.channels[number].clone())
     }
 
+    /// The one that is used when this fails.
+    pub fn after(&self, number: usize) -> (usize, Channel) {
+        let next = (number + 1) % self.channels.len();
+        (next, self.channels[next].clone())
+    }
+
     /// That one did not answer: the next is used from now on, unless another call
     /// has found that out already.
     pub fn failed(&self, number: usize) {

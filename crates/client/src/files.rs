@@ -279,7 +279,7 @@ impl Files {
 
     /// What happens to a node, its children and its lock from now on.
     pub fn events(&self, at: &str) -> Events {
-        Events { client: self.shared.client.clone(), path: at.into(), stream: None }
+        self.shared.client.file_events(at)
     }
 
     /// What the cache has counted.
@@ -293,6 +293,13 @@ impl Drop for Files {
     /// together.
     fn drop(&mut self) {
         self.listens.abort();
+    }
+}
+
+impl Client {
+    /// What happens to a file, those below it and its lock from now on.
+    pub fn file_events(&self, at: &str) -> Events {
+        Events { client: self.clone(), path: at.into(), stream: None }
     }
 }
 

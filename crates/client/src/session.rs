@@ -4,7 +4,6 @@ use crate::election::{Candidacy, Candidate};
 use crate::files::Files;
 use crate::lock::{Acquisitions, Lock, LockOptions};
 use crate::{CacheLimits, Client, Error};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use synod_coord::{SessionClock, SessionState};
@@ -149,15 +148,17 @@ impl Session {
         };
         let begun = since_boot();
         // One that was opened without our knowing ends by itself.
-        let sent = AtomicU64::new(0);
         let opening = |channel| {
-            sent.store((since_boot() - begun).as_millis() as u64, Ordering::Relaxed);
             let open = open.clone();
-            async move { SessionClient::new(channel).open(open).await }
+            async move {
+                // When this call was sent, of several: the session lives from its answer.
+                let sent_ms = (since_boot() - begun).as_millis() as u64;
+                let opened = SessionClient::new(channel).open(open).await;
+                opened.map(|answer| answer.map(|opened| (sent_ms, opened)))
+            }
         };
-        let opened = client.again(opening).await?;
+        let (sent_ms, opened) = client.again(opening).await?;
         let grace_ms = options.grace.min(FOR_EVER).as_millis() as u64;
-        let sent_ms = sent.load(Ordering::Relaxed);
         let mut clock = SessionClock::new(sent_ms, opened.ttl_s as u64 * 1_000, grace_ms);
         if let Some(heartbeat) = options.heartbeat {
             clock = clock.with_heartbeat(heartbeat.as_millis() as u64);

@@ -265,3 +265,90 @@ fn events_tell_of_another_leader_and_go_on() {
     cluster.kill(one);
     assert_eq!(next(), FileEventKind::Begun);
 }
+
+/// A member whose process stands still is there for the system, and for nobody else.
+#[test]
+fn a_member_that_stands_still_is_passed_by() {
+    let cluster = Cluster::start(3);
+    let still = (cluster.leader() + 1) % 3;
+    let mut order: Vec<String> = (0..3).map(|i| cluster.endpoint(i)).collect();
+    order.rotate_left(still);
+    let at = order.join(",");
+    said(&at, &["file", "set", "f", "x"]);
+    cluster.signal(still, "-STOP");
+    let quick = |args: &[&str]| {
+        let begun = Instant::now();
+        said(&at, args);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{args:?}: {:?}", begun.elapsed());
+    };
+    quick(&["file", "get", "f"]);
+    quick(&["session", "list"]);
+    quick(&["put", "k", "v"]);
+    quick(&["lock", "l", "--", "true"]);
+    quick(&["service", "list"]);
+    cluster.signal(still, "-CONT");
+}
+
+/// The commands that follow something go on when their member is lost.
+#[test]
+fn watches_of_the_commands_go_on_at_another_member() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let at = [one, other, leader].map(|i| cluster.endpoint(i)).join(",");
+    let follow = |args: &[&str]| {
+        let child = synod(&at, args).stdout(Stdio::piped()).spawn().expect("it starts");
+        Following::of(child)
+    };
+    let mut file = follow(&["file", "watch", "n"]);
+    let mut boss = follow(&["elect", "boss"]);
+    let word = |line: &str, n| line.split_whitespace().nth(n).unwrap_or_default().to_owned();
+    assert_eq!(word(&file.line(), 1), "begun");
+    said(&at, &["elect", "boss", "first", "--", "true"]);
+    assert_eq!(word(&boss.line(), 1), "-");
+    assert_eq!(word(&boss.line(), 1), "first");
+    // The leader is lost: it tells so. Its own member is lost: another goes on.
+    cluster.kill(leader);
+    assert_eq!(word(&file.line(), 1), "failed-over");
+    cluster.spawn(leader);
+    cluster.wait_node(leader);
+    cluster.kill(one);
+    assert_eq!(word(&file.line(), 1), "begun");
+    said(&at, &["file", "set", "n", "x"]);
+    until_word(&mut file, "created");
+    said(&at, &["elect", "boss", "second", "--", "sleep", "1"]);
+    until_word(&mut boss, "second");
+}
+
+/// A command that goes on printing, ended when dropped.
+struct Following {
+    child: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Following {
+    fn of(mut child: std::process::Child) -> Following {
+        use std::io::{BufRead, BufReader};
+        let out = BufReader::new(child.stdout.take().expect("its output"));
+        let (tx, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).try_for_each(|line| tx.send(line))
+        });
+        Following { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(20)).expect("a line in time")
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn until_word(following: &mut Following, word: &str) {
+    while !following.line().split_whitespace().any(|w| w == word) {}
+}

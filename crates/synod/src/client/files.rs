@@ -1,11 +1,11 @@
 //! Small files.
 
 use super::leases::parse_id;
-use super::{Connect, show, words};
+use super::{Connect, show};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::io::{Read, Write};
-use synod_client::{FileEventKind, Sequencer};
+use synod_client::{Client, Error, FileEvent, FileEventKind, Sequencer};
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::file_client::FileClient;
 use tonic::transport::Channel;
@@ -87,6 +87,9 @@ struct SetArgs {
 
 impl FileArgs {
     pub async fn run(self) -> Outcome {
+        if let FileCommand::Watch { path, events } = &self.what {
+            return self.watch(path, *events).await;
+        }
         let files = FileClient::new(self.connect.open().await?).max_decoding_message_size(8 << 20);
         match &self.what {
             FileCommand::Get { path, stat } => self.get(files, path, *stat).await,
@@ -101,7 +104,7 @@ impl FileArgs {
                 Ok(())
             }
             FileCommand::List { path } => self.list(files, path).await,
-            FileCommand::Watch { path, events } => self.watch(files, path, *events).await,
+            FileCommand::Watch { .. } => Ok(()),
         }
     }
 
@@ -202,33 +205,42 @@ impl FileArgs {
         Ok(())
     }
 
-    async fn watch(&self, mut files: FileClient<Channel>, path: &str, most: u64) -> Outcome {
-        let request = v1::FileEventsRequest { path: path.into() };
-        let mut events = files.events(request).await.map_err(|e| words(&e))?.into_inner();
+    /// Follows it, whichever members come and go.
+    async fn watch(&self, path: &str, most: u64) -> Outcome {
+        let client = Client::connect(&self.connect.endpoints).await.map_err(|e| e.to_string())?;
+        let mut events = client.file_events(path);
         let mut seen = 0;
-        while let Some(e) = events.message().await.map_err(|e| words(&e))? {
-            let revision = e.header.map_or(0, |h| h.revision);
-            let kind = name_of(e.kind());
-            let about = match e.kind() {
-                FileEventKind::LockAcquired => {
-                    format!("{} {}", show(e.owner.as_bytes()), e.sequencer)
-                }
-                FileEventKind::LockConflict => show(e.owner.as_bytes()),
-                FileEventKind::FailedOver => String::new(),
-                _ if e.generation == 0 => e.name.clone(),
-                _ => format!("{} generation {}", e.name, e.generation),
-            };
-            let json = serde_json::json!({
-                "revision": revision, "event": kind, "name": e.name, "generation": e.generation,
-                "sequencer": e.sequencer, "owner": e.owner,
-            });
-            self.say(json, format!("{revision} {kind} {}", about.trim()).trim().to_owned());
+        loop {
+            match events.next().await {
+                Ok(event) => self.tell(&event),
+                // It was there: it comes back.
+                Err(Error::Unavailable(_)) if seen > 0 => continue,
+                Err(e) => return Err(e.to_string()),
+            }
             seen += 1;
             if most > 0 && seen >= most {
                 return Ok(());
             }
         }
-        Err("the server ended the watch".into())
+    }
+
+    fn tell(&self, e: &FileEvent) {
+        let revision = e.header.map_or(0, |h| h.revision);
+        let kind = name_of(e.kind());
+        let about = match e.kind() {
+            FileEventKind::LockAcquired => {
+                format!("{} {}", show(e.owner.as_bytes()), e.sequencer)
+            }
+            FileEventKind::LockConflict => show(e.owner.as_bytes()),
+            FileEventKind::FailedOver => String::new(),
+            _ if e.generation == 0 => e.name.clone(),
+            _ => format!("{} generation {}", e.name, e.generation),
+        };
+        let json = serde_json::json!({
+            "revision": revision, "event": kind, "name": e.name, "generation": e.generation,
+            "sequencer": e.sequencer, "owner": e.owner,
+        });
+        self.say(json, format!("{revision} {kind} {}", about.trim()).trim().to_owned());
     }
 }
 

@@ -45,9 +45,15 @@ use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
 use synod_client::Sequencer;
 use synod_coord::prefix_range;
+use synod_etcd_proto::etcdserverpb as pb;
+use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
+
+/// An endpoint that has not answered for so long is not waited for alone.
+const HEDGE_AFTER: Duration = Duration::from_millis(300);
 
 /// The client's commands.
 #[derive(Subcommand)]
@@ -177,17 +183,60 @@ pub(crate) fn endpoint(address: &str) -> Outcome<Endpoint> {
         .map_err(|e| format!("{address:?} is not HOST:PORT: {e}"))
 }
 
+/// Connects, and has the server say something of itself: whether it knows a leader. (A
+/// connection is made by the system that the server runs on.) The only endpoint is not
+/// asked: there is none to be chosen.
+async fn reach(
+    address: String,
+    endpoint: Endpoint,
+    within: Duration,
+    alone: bool,
+) -> Outcome<(Channel, bool)> {
+    let channel = endpoint.connect().await.map_err(|e| format!("{address}: {}", source(&e)))?;
+    if alone {
+        return Ok((channel, true));
+    }
+    let mut server = MaintenanceClient::new(channel.clone());
+    let status = server.status(pb::StatusRequest {});
+    match tokio::time::timeout(within, status).await {
+        Ok(Ok(status)) => Ok((channel, status.into_inner().leader != 0)),
+        Ok(Err(e)) if std::error::Error::source(&e).is_some() => {
+            Err(format!("{address}: {}", words(&e)))
+        }
+        // It does not tell (there may be access rules), but it is there.
+        Ok(Err(_)) => Ok((channel, true)),
+        Err(_) => Err(format!("{address}: no answer within {} s", within.as_secs())),
+    }
+}
+
 impl Connect {
-    /// A connection to the first endpoint that answers.
+    /// A connection to the first endpoint that answers, best one that knows a leader. One
+    /// that takes long (its process may stand still) is not waited for alone.
     pub async fn open(&self) -> Outcome<Channel> {
         let mut last = String::from("no endpoint was given");
-        for address in &self.endpoints {
-            match endpoint(address)?.connect().await {
-                Ok(channel) => return Ok(channel),
-                Err(e) => last = format!("{address}: {}", source(&e)),
+        let (mut asked, mut leaderless) = (JoinSet::new(), None);
+        let mut others = self.endpoints.iter();
+        let alone = self.endpoints.len() == 1;
+        loop {
+            let next = others.next();
+            if let Some(address) = next {
+                let (within, endpoint) = (Duration::from_secs(self.timeout), endpoint(address)?);
+                asked.spawn(reach(address.clone(), endpoint, within, alone));
+            }
+            tokio::select! {
+                done = asked.join_next() => match done {
+                    Some(Ok(Ok((channel, true)))) => return Ok(channel),
+                    Some(Ok(Ok((channel, false)))) => leaderless = leaderless.or(Some(channel)),
+                    Some(Ok(Err(e))) => last = e,
+                    Some(Err(e)) => last = e.to_string(),
+                    None => break,
+                },
+                () = tokio::time::sleep(HEDGE_AFTER), if next.is_some() => {}
             }
         }
-        Err(format!("no endpoint answers ({last}); is the cluster up? `synod up` starts one here"))
+        leaderless.ok_or_else(|| {
+            format!("no endpoint answers ({last}); is the cluster up? `synod up` starts one here")
+        })
     }
 
     pub fn json(&self) -> bool {
