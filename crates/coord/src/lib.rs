@@ -56,8 +56,8 @@ pub use elect::{
 pub use listener::{Hearing, Listener, Verdict};
 pub use phi::{PhiDetector, PhiOptions};
 pub use queue::{
-    Contender, Standing, contenders, delays, holders, is_ahead, is_free, key_of, read_queue,
-    standing, without_idle_guards,
+    Contender, Standing, behind, contenders, delays, holders, is_ahead, is_contender, is_free,
+    key_of, read_queue, standing, without_idle_guards, would_hold,
 };
 pub use sequencer::{BadSequencer, Mode, Sequencer};
 pub use service::{

@@ -34,12 +34,30 @@ impl Contender {
     }
 }
 
-/// The contenders among the keys that start with `name/`, in order. Keys further
-/// down (`name/other/…`) belong to other locks.
+/// Whether a key that starts with `name/` is one of the lock's queue. Keys further down
+/// (`name/other/…`) belong to other locks.
+pub fn is_contender(name: &[u8], key: &[u8]) -> bool {
+    key.get(name.len() + 1..).is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
+}
+
+/// Where to read on in a lock's queue behind this key, the last that was read: behind all
+/// of the other lock that it belongs to, if it does.
+pub fn behind(name: &[u8], key: &[u8]) -> Bytes {
+    let rest = key.get(name.len() + 1..).unwrap_or_default();
+    match rest.iter().position(|b| *b == b'/') {
+        Some(at) => {
+            // `name/other0`: `0` comes next to `/`.
+            let mut next = key[..name.len() + 1 + at].to_vec();
+            next.push(b'/' + 1);
+            next.into()
+        }
+        None => [key, &[0]].concat().into(),
+    }
+}
+
+/// The contenders among the keys that start with `name/`, in order.
 pub fn read_queue(name: &[u8], kvs: Vec<KeyValue>) -> Vec<Contender> {
-    let own = |kv: &KeyValue| {
-        kv.key.get(name.len() + 1..).is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/'))
-    };
+    let own = |kv: &KeyValue| is_contender(name, &kv.key);
     let contender = |kv: KeyValue| Contender { claim: Claim::decode(&kv.value), kv };
     let mut queue: Vec<Contender> = kvs.into_iter().filter(own).map(contender).collect();
     queue.sort_by(|a, b| (a.kv.create_revision, &a.kv.key).cmp(&(b.kv.create_revision, &b.kv.key)));
@@ -91,6 +109,13 @@ pub fn is_ahead(found: Option<&KeyValue>, token: i64) -> bool {
 pub fn holders(queue: &[Contender]) -> impl Iterator<Item = &Contender> {
     let holds = |c: &&Contender| !queue.iter().any(|other| blocks(queue, other, c));
     queue.iter().filter(|c| c.claim.guards().is_none()).filter(holds)
+}
+
+/// Whether who came now, and wants the lock like this, would hold it at once.
+pub fn would_hold(queue: &[Contender], mode: Mode) -> bool {
+    let kv = KeyValue { create_revision: i64::MAX, ..KeyValue::default() };
+    let me = Contender { kv, claim: Claim::new(mode, "", 0) };
+    !queue.iter().any(|other| blocks(queue, other, &me))
 }
 
 /// Whether who came now, and wants the lock alone, would hold it at once.

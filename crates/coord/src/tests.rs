@@ -398,3 +398,35 @@ fn several_renewals_fit_before_the_deadline() {
         assert!(tries >= 2, "{ttl_ms}: {tries}");
     }
 }
+
+#[test]
+fn a_queue_is_read_on_behind_the_keys_of_other_locks() {
+    let next = |key: &[u8]| behind(b"big", key).to_vec();
+    assert_eq!(next(b"big/1f"), b"big/1f\0");
+    assert_eq!(next(b"big/other/1f"), b"big/other0");
+    assert_eq!(next(b"big/other/deep/1f"), b"big/other0");
+    assert!(is_contender(b"big", b"big/1f") && !is_contender(b"big", b"big/other/1f"));
+    // Nothing of the queue stands between: a name may go on with any byte.
+    assert!(&b"big/other/\xff"[..] < &b"big/other0"[..]);
+}
+
+#[test]
+fn what_is_synods_own_is_told_from_what_is_its_clients() {
+    let range = |key: &str, end: &str| KeyRange {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        end: Bytes::copy_from_slice(end.as_bytes()),
+    };
+    for own in ["synod/office/web/1f", "synod/session/", "synod/claim/1/x", "synod/candidate/x/1"] {
+        assert_eq!(touches(&range(own, "")), Touches::Own, "{own}");
+        assert_eq!(touches(&range(own, "\0")), Touches::Own, "{own}");
+    }
+    for theirs in ["synod/office", "jobs/1f", "synod/service/web/a", "synod/handover/web"] {
+        assert_eq!(touches(&range(theirs, "")), Touches::Theirs, "{theirs}");
+    }
+    for (key, end) in [("a", "synod/office/x"), ("synod/", "synod0"), ("\0", "\0"), ("a", "\0")] {
+        assert_eq!(touches(&range(key, end)), Touches::Both, "{key:?} to {end:?}");
+    }
+    for (key, end) in [("a", "synod"), ("synod0", "\0"), ("synod/service/", "synod/service0")] {
+        assert_eq!(touches(&range(key, end)), Touches::Theirs, "{key:?} to {end:?}");
+    }
+}

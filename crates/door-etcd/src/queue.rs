@@ -9,18 +9,23 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_coord::{
-    Claim, Contender, Entered, Place, Standing, contenders, enter, entered, is_ahead, mark_held,
-    prefix_range, read_queue, resume, standing, take_office, took_office, withdraw,
-    without_idle_guards,
+    Claim, Contender, Entered, Place, Standing, behind, contenders, enter, entered, is_ahead,
+    is_contender, mark_held, prefix_range, read_queue, resume, standing, take_office, took_office,
+    withdraw, without_idle_guards,
 };
 use synod_etcd_proto::etcdserverpb as pb;
-use synod_mvcc::{Command, KeyRange, KeyValue, Outcome, RangeRequest, TxnRequest, TxnResult};
+use synod_host::HostView;
+use synod_mvcc::{
+    Command, KeyRange, KeyValue, Outcome, Published, RangeRequest, TxnRequest, TxnResult,
+};
 use tonic::Status;
 
 /// A waiter looks again after this long, whatever it has heard.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Most keys under a lock's name.
-const QUEUE_MAX: i64 = 20_000;
+/// Most keys in a lock's queue.
+const QUEUE_MAX: usize = 20_000;
+/// Keys read at once.
+const PAGE: i64 = 1_000;
 /// A node that stops says so.
 const STOPPED: &str = "etcdserver: server stopped";
 
@@ -103,6 +108,29 @@ async fn withdraw_at_last(door: Door, txn: TxnRequest) {
     }
 }
 
+/// The keys of a lock's queue. Other locks below its name may have any number of keys:
+/// they do not count, and those of one of them are passed by together.
+fn read_pages(published: &Published<HostView>, name: &[u8]) -> Result<Vec<KeyValue>, Status> {
+    let mut range = prefix_range(&contenders(name));
+    let mut all = Vec::new();
+    loop {
+        let page = RangeRequest { range: range.clone(), limit: PAGE, ..RangeRequest::default() };
+        let found = published.range(&page).map_err(error::of_store)?.map_err(error::of_state)?;
+        let next = found.kvs.last().map(|kv| behind(name, &kv.key));
+        all.extend(found.kvs.into_iter().filter(|kv| is_contender(name, &kv.key)));
+        if all.len() > QUEUE_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "synod: more than {QUEUE_MAX} keys stand under {:?}/: it is no lock's queue",
+                String::from_utf8_lossy(name)
+            )));
+        }
+        match next {
+            Some(next) if found.more => range.key = next,
+            _ => return Ok(all),
+        }
+    }
+}
+
 impl Door {
     /// Runs a transaction whose outcome must be one.
     pub(crate) async fn run_txn(
@@ -177,23 +205,10 @@ impl Door {
 
     /// The contenders for a lock, as this member has them; and at which revision.
     pub(crate) async fn queue(&self, name: &[u8]) -> Result<(Vec<Contender>, i64), Status> {
-        let published = self.handle().published();
+        let (published, name) = (self.handle().published(), name.to_vec());
         let revision = published.revision();
-        let all = RangeRequest {
-            range: prefix_range(&contenders(name)),
-            limit: QUEUE_MAX,
-            ..RangeRequest::default()
-        };
-        let name = name.to_vec();
         let read = move || {
-            let found = published.range(&all).map_err(error::of_store)?.map_err(error::of_state)?;
-            if found.more {
-                return Err(Status::resource_exhausted(format!(
-                    "synod: more than {QUEUE_MAX} keys stand under {:?}/: it is no lock's queue",
-                    String::from_utf8_lossy(&name)
-                )));
-            }
-            let mut queue = read_queue(&name, found.kvs);
+            let mut queue = read_queue(&name, read_pages(&published, &name)?);
             without_idle_guards(&mut queue, |s| matches!(published.lease(s), Ok(Some(_))));
             Ok((queue, revision))
         };

@@ -65,6 +65,12 @@ impl Doors {
         found.first().map_or(String::new(), |kv| String::from_utf8_lossy(&kv.value).into())
     }
 
+    async fn revision(&mut self) -> i64 {
+        let get = pb::RangeRequest { key: "data".into(), ..Default::default() };
+        let header = self.kv.range(get).await.expect("a read").into_inner().header;
+        header.expect("a header").revision
+    }
+
     async fn is_good(&mut self, sequencer: &str) -> bool {
         let check = v1::LockCheckRequest { sequencer: sequencer.into() };
         self.locks.check(check).await.expect("an answer").into_inner().good
@@ -496,4 +502,55 @@ async fn offices_and_sessions_are_not_written_past_their_calls() {
     doors.sessions.close(close).await.expect("closed");
     let deleted = doors.kv.delete_range(all()).await.expect("nothing is held").into_inner();
     assert_eq!((deleted.deleted, doors.value().await), (1, String::new()));
+}
+
+/// A sequencer tells how its holder holds: one that says something else is none.
+#[tokio::test]
+async fn a_sequencer_of_another_mode_fences_nothing() {
+    let mut doors = Doors::open().await;
+    let holder = doors.session("holder", 60, 0).await;
+    for (request, wrong) in [(lock(holder), "shared"), (shared(holder), "exclusive")] {
+        let held = doors.locks.acquire(request).await.expect("free").into_inner();
+        let right = if wrong == "shared" { "exclusive" } else { "shared" };
+        let other = held.sequencer.replace(right, wrong);
+        refused(doors.put("x", &other).await, Code::FailedPrecondition, "stale");
+        assert!(!doors.is_good(&other).await && doors.is_good(&held.sequencer).await);
+        doors.put("y", &held.sequencer).await.expect("it holds");
+        doors.release(&held.sequencer).await.expect("it held");
+    }
+}
+
+/// Locks whose names go on behind a lock's do not stand in its queue, however many.
+#[tokio::test]
+async fn a_lock_above_many_others() {
+    let mut doors = Doors::open().await;
+    for page in 0..21 {
+        let put = |n: usize| {
+            // One lock with half of the keys, and many with one.
+            let key = match n % 2 {
+                0 => format!("big/0/{page:02}{n:04}"),
+                _ => format!("big/1{page:02}{n:04}/a"),
+            };
+            let put = pb::PutRequest { key: key.into(), ..Default::default() };
+            let request = Some(pb::request_op::Request::RequestPut(put));
+            pb::RequestOp { request }
+        };
+        for some in 0..10 {
+            let success = (some * 100..some * 100 + 100).map(put).collect();
+            let txn = pb::TxnRequest { success, ..Default::default() };
+            doors.kv.txn(txn).await.expect("written");
+        }
+    }
+    let (one, two) = (doors.session("one", 60, 0).await, doors.session("two", 60, 0).await);
+    let big = |session| v1::LockAcquireRequest { name: "big".into(), ..lock(session) };
+    let held = doors.locks.acquire(big(one)).await.expect("nobody is in the way").into_inner();
+    assert!(doors.is_good(&held.sequencer).await);
+    let before = doors.revision().await;
+    let tried = v1::LockAcquireRequest { r#try: true, ..big(two) };
+    refused(doors.locks.acquire(tried).await, Code::Aborted, "is held by one");
+    assert_eq!(doors.revision().await, before, "who only tries writes nothing");
+    let describe = v1::LockDescribeRequest { name: "big".into() };
+    let seen = doors.locks.describe(describe).await.expect("an answer").into_inner();
+    assert_eq!((seen.holders.len(), seen.waiters.len()), (1, 0));
+    assert_eq!(seen.holders[0].key, held.key);
 }

@@ -6,7 +6,6 @@ use common::{Node, Plan, until};
 use std::time::Duration;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
-use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::file_client::FileClient;
 use synod_etcd_proto::synod::v1::file_event::Kind;
@@ -289,7 +288,6 @@ async fn what_is_ephemeral_is_not_cached_and_registrations_end_with_sessions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn etcds_calls_leave_files_alone() {
     let mut doors = Doors::open().await;
-    let a = doors.session(60).await;
     let everything = pb::DeleteRangeRequest {
         key: vec![0].into(),
         range_end: vec![0].into(),
@@ -299,14 +297,7 @@ async fn etcds_calls_leave_files_alone() {
     doors.kv.put(put("x")).await.expect("a put");
     let deleted = doors.kv.delete_range(everything.clone()).await.expect("there are no files");
     assert!(deleted.into_inner().deleted >= 1);
-    let a = {
-        // Its record went with everything else; the lease lives.
-        let lease = LeaseClient::new(doors.channel.clone())
-            .lease_time_to_live(pb::LeaseTimeToLiveRequest { id: a, keys: false })
-            .await;
-        assert!(lease.expect("an answer").into_inner().ttl > 0);
-        a
-    };
+    let a = doors.session(60).await;
     doors.set("n", "1").await.expect("free");
     assert!(doors.get("n", a).await.registered > 0);
     let key = "synod/file/node/01/n";

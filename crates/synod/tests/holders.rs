@@ -341,3 +341,18 @@ fn waiters_wait_on_over_a_loss_of_quorum() {
     signal(number(one), "KILL");
     until("the other", || other.exists());
 }
+
+#[test]
+fn who_waits_for_what_nobody_ends_is_told_so() {
+    let b = Bench::of(1);
+    assert!(run(&b.at, &["put", "nightly/last", "ok"]).status.success());
+    let lock = ["lock", "nightly", "--wait=3", "--", "true"];
+    let waited = run(&b.at, &lock);
+    assert_eq!(waited.status.code(), Some(75));
+    let words = text(&waited.stderr);
+    assert!(words.contains("key \"nightly/last\" is in the way"), "{words}");
+    // Another lock's keys are in nobody's way.
+    assert!(run(&b.at, &["del", "nightly/last"]).status.success());
+    assert!(run(&b.at, &["put", "nightly/other/last", "ok"]).status.success());
+    assert!(run(&b.at, &lock).status.success());
+}

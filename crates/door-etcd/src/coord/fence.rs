@@ -50,6 +50,21 @@ pub(crate) fn stale(s: &Sequencer) -> Status {
 }
 
 impl Door {
+    /// Whether the holder of a sequencer holds its lock in another mode: that is no
+    /// sequencer of it. What the transaction compares does not tell, and never changes.
+    pub(crate) async fn check_mode(&self, sequencer: &Sequencer) -> Result<(), Status> {
+        let (mut found, _) = self.place_of(sequencer).await?;
+        if found.is_none() {
+            // This member may be behind what the others agreed on.
+            self.read_barrier(false).await?;
+            found = self.place_of(sequencer).await?.0;
+        }
+        match found {
+            Some(claim) if claim.mode() == sequencer.mode => Ok(()),
+            _ => Err(stale(sequencer)),
+        }
+    }
+
     /// Does one operation if the sequencer is good when it is agreed on, and
     /// otherwise nothing.
     pub(crate) async fn run_fenced(
@@ -57,6 +72,7 @@ impl Door {
         sequencer: &Sequencer,
         op: Op,
     ) -> Result<(Outcome, pb::ResponseHeader), Status> {
+        self.check_mode(sequencer).await?;
         let txn = fenced(sequencer, op);
         // One level deeper than what was checked.
         check_txn(&txn, usize::MAX).map_err(error::of_problem)?;

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use std::time::Duration;
 use synod_coord::{
     Claim, Contender, Mode, Place, Sequencer, Standing, claim_key, delays, holders, is_reserved,
-    key_of, leave, standing,
+    key_of, leave, standing, would_hold,
 };
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_server::Lock;
-use synod_mvcc::{KeyRange, RangeRequest, TxnRequest};
+use synod_mvcc::{KeyRange, KeyValue, RangeRequest, TxnRequest};
 use tonic::{Code, Request, Response, Status};
 
 /// Longest name of a lock, bytes.
@@ -85,6 +85,9 @@ impl Door {
         let claim = Claim::new(mode, owner, unix_ms()).attempt(r.attempt);
         let value = (!r.value.is_empty()).then_some(r.value);
         let (name, session, guard) = (r.name.to_vec(), r.session, record.guard());
+        if r.r#try {
+            self.look_first(&name, session, mode).await?;
+        }
         let taken = self.place_for(Place { name, session, guard, claim, value }).await?;
         if let Err(e) = self.wait_within(&taken, r.r#try, r.wait_ms).await {
             taken.give_up().await?;
@@ -95,6 +98,18 @@ impl Door {
         let sequencer =
             Sequencer { token, mode, session, name: taken.place.name.clone() }.to_string();
         Ok(v1::LockAcquireResponse { header, sequencer, token, key: taken.keep() })
+    }
+
+    /// Whoever only tries a lock that is held writes nothing.
+    async fn look_first(&self, name: &[u8], session: i64, mode: Mode) -> Result<(), Status> {
+        self.read_barrier(false).await?;
+        let (queue, _) = self.queue(name).await?;
+        // It may be an earlier try of the same call.
+        let own = key_of(name, session);
+        if queue.iter().any(|c| c.kv.key == own) || would_hold(&queue, mode) {
+            return Ok(());
+        }
+        Err(Status::aborted(held_by(name, &queue)))
     }
 
     /// A place of this call's own: a new one, or that of an earlier call for the same
@@ -180,13 +195,37 @@ impl Door {
     async fn check_lock(&self, text: &str) -> Result<v1::LockCheckResponse, Status> {
         let s = sequencer(text)?;
         self.read_barrier(false).await?;
-        let (queue, revision) = self.queue(&s.name).await?;
-        let key = key_of(&s.name, s.session);
-        let mine = queue.iter().find(|c| c.kv.key == key && c.kv.lease == s.session);
-        let good = mine.is_some_and(|c| c.claim.guards().is_none() && c.claim.mode() == s.mode)
-            && standing(&queue, &key, s.token) == Standing::Holds;
-        let header = Some(self.header(revision, self.handle().term()));
-        Ok(v1::LockCheckResponse { header, good })
+        let (found, header) = self.place_of(&s).await?;
+        let good = match found {
+            Some(claim) if claim.mode() != s.mode => false,
+            // Once it was granted it is held as long as the key is there.
+            Some(claim) if claim.held_ms > 0 => true,
+            // The note of that may be on its way.
+            Some(_) => {
+                let (queue, _) = self.queue(&s.name).await?;
+                standing(&queue, &key_of(&s.name, s.session), s.token) == Standing::Holds
+            }
+            None => false,
+        };
+        Ok(v1::LockCheckResponse { header: Some(header), good })
+    }
+
+    /// What the place of this sequencer claims, as this member has it; `None`: it is gone,
+    /// or this member has not heard of it.
+    pub(super) async fn place_of(
+        &self,
+        s: &Sequencer,
+    ) -> Result<(Option<Claim>, pb::ResponseHeader), Status> {
+        let range = KeyRange { key: key_of(&s.name, s.session), end: Bytes::new() };
+        let (found, header) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+        let mine = |kv: &KeyValue| kv.create_revision == s.token && kv.lease == s.session;
+        let Some(kv) = found.kvs.into_iter().find(mine) else { return Ok((None, header)) };
+        let claim = Claim::decode(&kv.value);
+        let guards = claim.guards().is_some();
+        let mut queue = [Contender { kv, claim }];
+        self.read_claims(&s.name, &mut queue).await?;
+        let [Contender { claim, .. }] = queue;
+        Ok(((!guards).then_some(claim), header))
     }
 
     /// The key of a candidate shows its value: what it claims stands elsewhere.
@@ -269,6 +308,7 @@ fn party(c: &Contender) -> v1::LockParty {
         owner: owner(c),
         asked_ms: c.claim.asked_ms,
         held_ms: c.claim.held_ms,
+        key: c.kv.key.clone(),
     }
 }
 

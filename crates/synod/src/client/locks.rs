@@ -9,6 +9,7 @@ use super::signals::{Signals, while_waiting};
 use super::{Connect, say, show};
 use crate::Outcome;
 use clap::{Args, Subcommand};
+use std::convert::Infallible;
 use std::time::Duration;
 use synod_client::{
     Client, Error, Lock, LockOptions, Mode, Session, SessionOptions, SessionState, Wait,
@@ -22,6 +23,8 @@ pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a session is asked for again.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// A wait that takes so long may be in vain.
+const TELL_AFTER: Duration = Duration::from_secs(1);
 /// Exit code when somebody else has the lock (`EX_TEMPFAIL`: it may be tried again).
 const HELD: i32 = 75;
 
@@ -112,7 +115,7 @@ impl LockArgs {
             return self.run_on_etcd().await;
         };
         loop {
-            match self.take(&session, until, &mut signals).await {
+            match self.take(&client, &session, until, &mut signals).await {
                 Ok(lock) => return hold(session, lock, &self.name, &self.command).await,
                 // It held nothing: its place in the queue is lost, and it takes another.
                 Err(Untaken::Not(Error::SessionOver)) if !self.try_only => {
@@ -138,6 +141,7 @@ impl LockArgs {
 
     async fn take(
         &self,
+        client: &Client,
         session: &Session,
         until: Option<Instant>,
         signals: &mut Signals,
@@ -151,6 +155,7 @@ impl LockArgs {
         let options = LockOptions { mode, wait, ..LockOptions::default() };
         tokio::select! {
             lock = session.lock_with(&self.name, options) => lock.map_err(Untaken::Not),
+            never = tell_obstacle(client, &self.name) => match never {},
             signal = signals.end() => Err(Untaken::Asked(while_waiting(signal))),
         }
     }
@@ -181,6 +186,21 @@ impl Untaken {
             Untaken::Asked(why) => why,
         }
     }
+}
+
+/// Says so if what is in the way ends by itself with no session: then nobody's end will
+/// free the lock.
+async fn tell_obstacle(client: &Client, name: &str) -> Infallible {
+    tokio::time::sleep(TELL_AFTER).await;
+    if let Ok(seen) = client.describe(name).await
+        && let Some(key) = seen.holders.iter().find(|h| h.session == 0).map(|h| show(&h.key))
+    {
+        say::note(&format!(
+            "waiting for lock {name:?}: key {key:?} is in the way, and no session ends it \
+             (`synod del {key}` does)"
+        ));
+    }
+    std::future::pending().await
 }
 
 /// Returns at that time; never, if there is none.

@@ -58,11 +58,16 @@ fn wait(ms: u64) -> Result<Duration, Status> {
     }
 }
 
-fn sequencer(text: &str) -> Result<Option<Sequencer>, Status> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
-}
-
 impl Door {
+    async fn file_sequencer(&self, text: &str) -> Result<Option<Sequencer>, Status> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let sequencer = parse(text)?;
+        self.check_mode(&sequencer).await?;
+        Ok(Some(sequencer))
+    }
+
     pub(super) async fn set_file(
         &self,
         r: v1::FileSetRequest,
@@ -77,7 +82,7 @@ impl Door {
             (false, generation) if generation > 0 => Expect::Generation(generation),
             _ => return Err(bad("either a generation (above 0) is expected, or no node")),
         };
-        let sequencer = sequencer(&r.sequencer)?;
+        let sequencer = self.file_sequencer(&r.sequencer).await?;
         let until = Instant::now() + wait(r.wait_ms)?;
         // A node that has a generation has nodes above it, too.
         if r.parents && !matches!(expect, Expect::Generation(_)) {
@@ -105,7 +110,7 @@ impl Door {
             _ => return Err(bad("a generation is above 0")),
         };
         let until = Instant::now() + wait(r.wait_ms)?;
-        let sequencer = sequencer(&r.sequencer)?;
+        let sequencer = self.file_sequencer(&r.sequencer).await?;
         let write = Write { path, change: Change::Delete, expect, session: 0, sequencer };
         let done = self.write_file(write, until).await?;
         Ok(v1::FileDeleteResponse { header: Some(done.header) })
