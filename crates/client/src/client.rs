@@ -23,6 +23,11 @@ use tonic::{Request, Status, Streaming};
 /// An endpoint that has not answered for so long is not waited for alone.
 const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
+/// Sessions that are listed by one call, and the longest answer, bytes: each tells the
+/// keys of all that it holds.
+const SESSIONS_AT_ONCE: i64 = 500;
+const SESSIONS_BYTES_MAX: usize = 256 << 20;
+
 /// A client of one cluster. Cheap to clone; it connects when it is used.
 #[derive(Clone)]
 pub struct Client {
@@ -67,10 +72,21 @@ impl Client {
 
     /// All sessions of the cluster.
     pub async fn sessions(&self) -> Result<Vec<v1::SessionInfo>, Error> {
-        let list = |channel| async move {
-            SessionClient::new(channel).list(v1::SessionListRequest {}).await
-        };
-        Ok(self.again(list).await?.sessions)
+        let mut all: Vec<v1::SessionInfo> = Vec::new();
+        loop {
+            let after = all.last().map_or(0, |s| s.session);
+            let page = v1::SessionListRequest { limit: SESSIONS_AT_ONCE, after };
+            let list = |channel| async move {
+                let client = SessionClient::new(channel);
+                client.max_decoding_message_size(SESSIONS_BYTES_MAX).list(page).await
+            };
+            let found = self.again(list).await?;
+            let more = found.more && !found.sessions.is_empty();
+            all.extend(found.sessions);
+            if !more {
+                return Ok(all);
+            }
+        }
     }
 
     /// An instance of a service reports its own health, for its check of kind `ttl`.

@@ -31,11 +31,14 @@ pub(crate) fn routes(door: &Door) -> Routes {
     // etcd's own margin over the largest request: what else is in a message.
     let most = door.config().request_bytes_max + (512 << 10);
     let d = || door.clone();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()
-        // Compiled into this binary: it decodes, or no test passes.
-        .expect("the descriptors of this build");
+    let reflection = || {
+        let all = tonic_reflection::server::Builder::configure();
+        all.register_encoded_file_descriptor_set(DESCRIPTORS)
+    };
+    // Compiled into this binary: they decode, or no test passes.
+    let newer = reflection().build_v1().expect("the descriptors of this build");
+    // Many tools ask by the older name only.
+    let older = reflection().build_v1alpha().expect("the descriptors of this build");
     Routes::new(KvServer::new(d()).max_decoding_message_size(most))
         .add_service(LeaseServer::new(d()).max_decoding_message_size(most))
         .add_service(ClusterServer::new(d()).max_decoding_message_size(most))
@@ -49,7 +52,8 @@ pub(crate) fn routes(door: &Door) -> Routes {
         .add_service(SynodElectionServer::new(d()).max_decoding_message_size(most))
         .add_service(ServiceServer::new(d()).max_decoding_message_size(most))
         .add_service(HealthServer::new(d()))
-        .add_service(reflection)
+        .add_service(newer)
+        .add_service(older)
         .prepare()
 }
 

@@ -252,7 +252,7 @@ async fn sessions_live_while_they_are_kept_alive_and_are_listed() {
     let answer = answers.message().await.expect("an answer").expect("one for each");
     assert_eq!((answer.session, answer.ttl_s), (b, 0), "it is over");
     doors.locks.acquire(lock(a)).await.expect("free");
-    let list = doors.sessions.list(v1::SessionListRequest {}).await.expect("a list");
+    let list = doors.sessions.list(v1::SessionListRequest::default()).await.expect("a list");
     let list = list.into_inner().sessions;
     assert_eq!(list.len(), 1, "{list:?}");
     assert_eq!((list[0].name.as_str(), list[0].lock_delay_s, list[0].ttl_s), ("kept", 3, 2));
@@ -355,7 +355,7 @@ async fn a_call_that_is_made_again_finds_its_own_place_and_no_other() {
     let again = doors.locks.acquire(candidate).await.expect("its own").into_inner();
     assert_eq!(again.sequencer, first.sequencer);
     doors.release(&first.sequencer).await.expect("it held it");
-    let left = doors.sessions.list(v1::SessionListRequest {}).await.expect("a list");
+    let left = doors.sessions.list(v1::SessionListRequest::default()).await.expect("a list");
     assert!(left.into_inner().sessions[0].keys.is_empty(), "nothing is left behind");
 }
 
@@ -553,4 +553,26 @@ async fn a_lock_above_many_others() {
     let seen = doors.locks.describe(describe).await.expect("an answer").into_inner();
     assert_eq!((seen.holders.len(), seen.waiters.len()), (1, 0));
     assert_eq!(seen.holders[0].key, held.key);
+}
+
+#[tokio::test]
+async fn sessions_are_listed_page_by_page() {
+    let mut doors = Doors::open().await;
+    let mut opened = Vec::new();
+    for n in 0..5 {
+        opened.push(doors.session(&format!("s{n}"), 60, 0).await);
+    }
+    let (mut listed, mut after, mut pages) = (Vec::new(), 0, 0);
+    loop {
+        let page = v1::SessionListRequest { limit: 2, after };
+        let found = doors.sessions.list(page).await.expect("a list").into_inner();
+        listed.extend(found.sessions.iter().map(|s| s.session));
+        (after, pages) = (*listed.last().expect("sessions"), pages + 1);
+        if !found.more {
+            break;
+        }
+    }
+    opened.sort();
+    listed.sort();
+    assert_eq!((listed, pages), (opened, 3));
 }

@@ -227,7 +227,7 @@ async fn reflection_lists_the_services() {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()
     };
-    let answers = ServerReflectionClient::new(channel)
+    let answers = ServerReflectionClient::new(channel.clone())
         .server_reflection_info(tokio_stream::once(request))
         .await;
     let first = answers.expect("a stream").into_inner().message().await.expect("an answer");
@@ -240,4 +240,13 @@ async fn reflection_lists_the_services() {
     for name in ["KV", "Watch", "Lease", "Cluster", "Maintenance", "Auth"] {
         assert!(names.contains(&&*format!("etcdserverpb.{name}")), "{names:?}");
     }
+    // Under the name by which older tools ask.
+    use tonic_reflection::pb::v1alpha as older;
+    let list = older::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request =
+        older::ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut client = older::server_reflection_client::ServerReflectionClient::new(channel);
+    let answers = client.server_reflection_info(tokio_stream::once(request)).await;
+    let first = answers.expect("a stream").into_inner().message().await.expect("an answer");
+    assert!(format!("{first:?}").contains("synod.v1.Lock"), "{first:?}");
 }

@@ -187,10 +187,18 @@ impl Door {
         Ok(header)
     }
 
-    async fn list(&self) -> Result<v1::SessionListResponse, Status> {
+    async fn list(&self, r: v1::SessionListRequest) -> Result<v1::SessionListResponse, Status> {
+        if r.limit < 0 || r.after < 0 {
+            return Err(Status::invalid_argument("synod: neither limit nor after is negative"));
+        }
         self.read_barrier(false).await?;
-        let range = prefix_range(SESSIONS.as_bytes());
-        let (found, header) = self.read(RangeRequest { range, ..RangeRequest::default() }).await?;
+        let mut range = prefix_range(SESSIONS.as_bytes());
+        if r.after != 0 {
+            range.key = [&session_key(r.after)[..], &[0]].concat().into();
+        }
+        let page = RangeRequest { range, limit: r.limit, ..RangeRequest::default() };
+        let (found, header) = self.read(page).await?;
+        let more = found.more;
         let published = self.handle().published();
         let clock = self.handle().lease_clock();
         let mut sessions = Vec::new();
@@ -210,7 +218,7 @@ impl Door {
                 keys: lease.keys.into_iter().filter(|k| *k != kv.key).collect(),
             });
         }
-        Ok(v1::SessionListResponse { header: Some(header), sessions })
+        Ok(v1::SessionListResponse { header: Some(header), sessions, more })
     }
 }
 
@@ -248,8 +256,8 @@ impl Session for Door {
 
     async fn list(
         &self,
-        _: Request<v1::SessionListRequest>,
+        request: Request<v1::SessionListRequest>,
     ) -> Result<Response<v1::SessionListResponse>, Status> {
-        Door::list(self).await.map(Response::new)
+        Door::list(self, request.into_inner()).await.map(Response::new)
     }
 }
