@@ -44,7 +44,7 @@ pub use files::{Events, Files, SetOptions};
 pub use lock::{Lock, LockOptions, Wait};
 pub use session::{Session, SessionOptions};
 pub use synod_coord::file::{CacheLimits, CacheStats, Child, Expect, Node};
-pub use synod_coord::{Mode, Sequencer, SessionState};
+pub use synod_coord::{Mode, Newest, Sequencer, SessionState};
 pub use synod_etcd_proto::synod::v1::FileEvent;
 pub use synod_etcd_proto::synod::v1::file_event::Kind as FileEventKind;
 

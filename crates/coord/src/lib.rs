@@ -39,6 +39,7 @@ mod clock;
 mod elect;
 pub mod file;
 mod listener;
+mod newest;
 mod phi;
 mod queue;
 mod sequencer;
@@ -54,6 +55,7 @@ pub use elect::{
     outranked, read_candidates, take_office, took_office,
 };
 pub use listener::{Hearing, Listener, Verdict};
+pub use newest::Newest;
 pub use phi::{PhiDetector, PhiOptions};
 pub use queue::{
     Contender, Standing, behind, contenders, delays, holders, is_ahead, is_contender, is_free,

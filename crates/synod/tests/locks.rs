@@ -10,7 +10,9 @@ use common::{Cluster, Etcd, block_on, etcdctls};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use synod_client::{Client, Error, LockOptions, Session, SessionOptions, SessionState, Wait};
+use synod_client::{
+    Client, Error, LockOptions, Newest, Session, SessionOptions, SessionState, Wait,
+};
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
 
@@ -387,6 +389,36 @@ fn a_waiter_goes_on_at_another_member() {
         let (second, session) = second.await.expect("the task");
         second.expect("its turn").release().await.expect("it was held");
         session.close().await.expect("closed");
+    });
+}
+
+/// Who follows what holders write knows a late one by what it has seen.
+#[test]
+fn a_recipient_of_a_watch_refuses_a_late_holder_without_a_call() {
+    let cluster = Cluster::start(1);
+    block_on(async {
+        let client = Client::connect([cluster.endpoint(0)]).await.expect("endpoints");
+        let open = async || client.open_session(SessionOptions::default()).await.expect("open");
+        let (one, two) = (open().await, open().await);
+        let mut ledger = client.follow("ledger");
+        let first = one.lock("l").await.expect("free");
+        let late = first.sequencer().to_string();
+        let mut newest = Newest::default();
+        let mut writes = async |what: String| {
+            let (seen, written) = tokio::join!(ledger.next(), async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                client.put("ledger", what, 0).await
+            });
+            written.expect("written");
+            let seen = text(&seen.expect("an event"));
+            newest.admit(&seen.parse().expect("a sequencer"))
+        };
+        assert!(writes(late.clone()).await);
+        first.release().await.expect("it held");
+        let second = two.lock("l").await.expect("free");
+        assert!(writes(second.sequencer().to_string()).await);
+        // It comes late, and nothing has checked it on the way.
+        assert!(!writes(late).await);
     });
 }
 
