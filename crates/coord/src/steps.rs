@@ -54,7 +54,7 @@ pub fn touches(range: &KeyRange) -> Touches {
             end => range.key < own.end && end > &own.key[..],
         }
     };
-    if OWN.iter().any(|own| overlaps(&own)) { Touches::Both } else { Touches::Theirs }
+    if OWN.iter().any(overlaps) { Touches::Both } else { Touches::Theirs }
 }
 
 /// That nothing is there that is Synod's own: what a delete over its keys must show.
@@ -64,7 +64,7 @@ pub fn nothing_own() -> Vec<Compare> {
         target: CompareTarget::Create(1),
         result: CompareResult::Less,
     };
-    OWN.iter().map(|own| nothing(&own)).collect()
+    OWN.iter().map(nothing).collect()
 }
 
 /// The key of a session's record.

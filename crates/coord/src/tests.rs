@@ -407,7 +407,7 @@ fn a_queue_is_read_on_behind_the_keys_of_other_locks() {
     assert_eq!(next(b"big/other/deep/1f"), b"big/other0");
     assert!(is_contender(b"big", b"big/1f") && !is_contender(b"big", b"big/other/1f"));
     // Nothing of the queue stands between: a name may go on with any byte.
-    assert!(&b"big/other/\xff"[..] < &b"big/other0"[..]);
+    assert!(b"big/other/\xff"[..] < b"big/other0"[..]);
 }
 
 #[test]

@@ -273,7 +273,7 @@ async fn hold(session: Session, lock: Lock, name: &str, command: &[String]) -> O
         let back = async {
             match lock.release().await {
                 // It was taken from it: that has been said.
-                Err(e) if !matches!(e, Error::Stale(_)) => return Err(e),
+                Err(e) if !matches!(e, Error::Stale(_)) => Err(e),
                 _ => session.close().await,
             }
         };

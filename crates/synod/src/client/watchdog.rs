@@ -186,7 +186,9 @@ impl Watchdog {
             }
             Err(e) => {
                 say::note(&format!("the watchdog has ended, and so must the command: {e}"));
-                self.pid.map(end_all);
+                if let Some(pid) = self.pid {
+                    end_all(pid);
+                }
                 tokio::time::sleep(REST).await;
             }
         }
