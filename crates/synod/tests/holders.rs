@@ -268,8 +268,11 @@ fn what_a_shell_learns_from_the_exit_code() {
     until("the lock", || text(&run(&b.at, &["lock", "l", "--show"]).stdout).contains("holds"));
     assert_eq!(codes(&["lock", "l", "--try", "--", "true"]), Some(75));
     assert_eq!(codes(&["lock", "l", "--wait=1", "--", "true"]), Some(75));
-    let refused = run(&b.at, &["lock", "l", "--ttl", "0", "--", "true"]);
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!(codes(&["lock", "l", "--ttl", "0", "--", "true"]), Some(2));
+    for wrong in [["--ttl", "0"], ["--heartbeat", "0"], ["--phi", "nan"], ["--phi", "-1"]] {
+        let args = [&["service", "register", "s"][..], &wrong, &["--", "true"]].concat();
+        assert_eq!(codes(&args), Some(2), "{wrong:?}");
+    }
 }
 
 /// The command reads from the terminal, and its group is ended with it.

@@ -16,11 +16,18 @@ const AFTER_FAILURE: Duration = Duration::from_millis(200);
 pub(crate) struct PhiFlags {
     /// How sure one must be that an instance's reports (--check ttl:) have stopped, before
     /// their time to live is over: at 3, wrong once in 1,000 late reports; 0: wait for that
-    #[arg(long, default_value_t = 8.0, value_name = "PHI")]
+    #[arg(long, default_value_t = 8.0, value_name = "PHI", value_parser = parse_phi)]
     phi: f64,
     /// A silence that is longer than usual by so much is no sign yet
     #[arg(long, default_value_t = 200, value_name = "MS")]
     phi_pause: u64,
+}
+
+fn parse_phi(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(phi) if phi >= 0.0 => Ok(phi),
+        _ => Err("a number that is not negative".into()),
+    }
 }
 
 impl PhiFlags {

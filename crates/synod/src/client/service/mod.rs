@@ -111,10 +111,16 @@ struct Register {
     #[arg(long, value_name = "COMMAND")]
     on_demote: Option<String>,
     /// Time after which an instance whose agent is silent is replaced
-    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
+    #[arg(
+        long, default_value_t = 1, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     ttl: u64,
     /// How often the agent says that it lives, so that it is seen to be silent before that
-    #[arg(long, default_value_t = 333, value_name = "MS")]
+    #[arg(
+        long, default_value_t = 333, value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(10..)
+    )]
     heartbeat: u64,
     /// What to run while it is active (after --); when it ends, another instance takes over
     #[arg(last = true)]
