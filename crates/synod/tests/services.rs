@@ -271,3 +271,17 @@ fn a_command_ends_in_order_before_the_next_begins() {
     until("b has begun", || log(dir.path()).len() >= 3);
     assert_eq!(log(dir.path())[..3], ["begun a", "stopped a", "begun b"]);
 }
+
+/// What a hook started does not go on when its agent gives the office back.
+#[test]
+fn a_hook_that_is_cut_short_ends_with_all_that_it_started() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let hook = r#"echo begun >>"$LOG"; sh -c 'sleep 2; echo "promoted late" >>"$LOG"'; true"#;
+    let agent = Agent::start(&at, dir.path(), "a", &["--on-promote", hook]);
+    until("its hook", || !log(dir.path()).is_empty());
+    drop(agent);
+    std::thread::sleep(Duration::from_millis(2_500));
+    let log = log(dir.path());
+    assert!(!log.contains(&"promoted late".to_owned()), "{log:?}");
+}

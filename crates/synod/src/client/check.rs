@@ -1,6 +1,7 @@
 //! Checks of the health of a service's instance or a candidate.
 
 use super::reports::Reports;
+use super::shell::{self, LeftBehind};
 use crate::Outcome;
 use clap::Args;
 use http_body_util::Empty;
@@ -126,14 +127,7 @@ impl Check {
             }
             Check::Http { authority, path } => get(authority, path).await,
             Check::Command(command) => {
-                let mut shell = tokio::process::Command::new("sh");
-                shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
-                let status = shell.kill_on_drop(true).status().await;
-                match status {
-                    Ok(status) if status.success() => Ok(()),
-                    Ok(status) => Err(format!("{command}: {status}")),
-                    Err(e) => Err(format!("sh: {e}")),
-                }
+                shell::run(command, &[], Stdio::null(), LeftBehind::Ends).await
             }
         }
     }

@@ -18,6 +18,7 @@ mod reports;
 mod say;
 mod service;
 mod signals;
+mod shell;
 mod status;
 mod terminal;
 mod top;

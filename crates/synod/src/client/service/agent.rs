@@ -6,10 +6,12 @@ use super::super::hold::{Held, Holding};
 use super::super::locks::unix_ms;
 use super::super::reports::{PhiFlags, Reports};
 use super::super::say;
+use super::super::shell::{self, LeftBehind};
 use crate::Outcome;
 use rustix::process::Signal;
 use std::future::Future;
 use std::pin::Pin;
+use std::process::Stdio;
 use std::time::Duration;
 use synod_client::{Client, Error, Lock, LockOptions, Session, SessionOptions, SessionState};
 use synod_coord::{
@@ -352,13 +354,10 @@ impl<'a> Agent<'a> {
     }
 
     async fn hook(&self, command: &str) -> Outcome {
-        let mut shell = tokio::process::Command::new("sh");
-        shell.args(["-c", command]).stdin(std::process::Stdio::null()).kill_on_drop(true);
-        shell.envs(self.environment());
-        match tokio::time::timeout(HOOK_WITHIN, shell.status()).await {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(format!("{command}: {status}")),
-            Ok(Err(e)) => Err(format!("sh: {e}")),
+        let environment = self.environment();
+        let run = shell::run(command, &environment, Stdio::inherit(), LeftBehind::Stays);
+        match tokio::time::timeout(HOOK_WITHIN, run).await {
+            Ok(done) => done,
             Err(_) => Err(format!("{command}: not done within {} s", HOOK_WITHIN.as_secs())),
         }
     }
