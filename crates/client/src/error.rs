@@ -20,6 +20,8 @@ pub enum Error {
     Stale(String),
     /// A file is not what the writer expected. Nothing was written.
     Changed(String),
+    /// Another session is this instance of the service.
+    Taken(String),
     /// Others' caches have not let go of a file in time. Nothing was written.
     Cached(String),
     /// The cluster refused for another reason.
@@ -35,6 +37,7 @@ impl fmt::Display for Error {
             | Error::Stale(e)
             | Error::NoCandidate(e)
             | Error::Changed(e)
+            | Error::Taken(e)
             | Error::Cached(e) => write!(f, "{e}"),
             Error::SessionOver => write!(f, "the session is over, and with it what it held"),
             Error::Refused(status) => write!(f, "{}", status.message()),
@@ -64,6 +67,7 @@ impl From<Status> for Error {
             {
                 Error::Changed(words)
             }
+            Code::AlreadyExists if words.contains("cannot be registered") => Error::Taken(words),
             Code::NotFound if words.contains("there is no session") => Error::SessionOver,
             Code::NotFound if words.contains("there is no node") => Error::Changed(words),
             _ => Error::Refused(Status::new(status.code(), words)),

@@ -1,4 +1,4 @@
-//! A client for Synod's sessions, locks, elections and small files.
+//! A client for Synod's sessions, locks, elections, services and small files.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), synod_client::Error> {
@@ -35,6 +35,7 @@ mod error;
 mod files;
 mod holding;
 mod lock;
+mod services;
 mod session;
 
 pub use client::{Client, Follower, fenced};
@@ -42,9 +43,12 @@ pub use election::{Candidacy, Candidate, Leadership, Observer, Stop};
 pub use error::Error;
 pub use files::{Events, Files, SetOptions};
 pub use lock::{Lock, LockOptions, Wait};
+pub use services::ServiceHealth;
 pub use session::{Session, SessionOptions};
 pub use synod_coord::file::{CacheLimits, CacheStats, Child, Expect, Node};
-pub use synod_coord::{Mode, Newest, Sequencer, SessionState};
+pub use synod_coord::{
+    Instance, InstanceRecord, Mode, Newest, Sequencer, ServiceMode, SessionState,
+};
 pub use synod_etcd_proto::synod::v1::FileEvent;
 pub use synod_etcd_proto::synod::v1::file_event::Kind as FileEventKind;
 

@@ -42,6 +42,7 @@ mod listener;
 mod newest;
 mod phi;
 mod queue;
+mod registry;
 mod sequencer;
 mod service;
 mod steps;
@@ -61,10 +62,14 @@ pub use queue::{
     Contender, Standing, behind, contenders, delays, holders, is_ahead, is_contender, is_free,
     key_of, read_queue, standing, without_idle_guards, would_hold,
 };
+pub use registry::{
+    Instance, Unregistered, check_service_name, follower, hands_over, need_not_wait,
+    read_instances, register,
+};
 pub use sequencer::{BadSequencer, Mode, Sequencer};
 pub use service::{
-    Duty, Health, InstanceRecord, Report, Role, SERVICES, SILENCES, ServiceMode, handover_key,
-    instance_key, office, report_key, silence_key,
+    Duty, Health, InstanceRecord, OFFICES, Report, Role, SERVICES, SILENCES, ServiceMode,
+    handover_key, instance_key, office, report_key, silence_key,
 };
 pub use steps::{
     Entered, Place, SESSIONS, Touches, claim_key, enter, entered, fence, fenced, is_reserved,

@@ -8,6 +8,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use synod_base::planted;
 
 /// What the keys of the instances' records start with.
@@ -18,9 +19,12 @@ pub fn instance_key(service: &str, instance: &str) -> String {
     format!("{SERVICES}{service}/{instance}")
 }
 
+/// What the names of services' offices start with.
+pub const OFFICES: &str = "synod/office/";
+
 /// The lock that the active instance of a service holds.
 pub fn office(service: &str) -> String {
-    format!("synod/office/{service}")
+    format!("{OFFICES}{service}")
 }
 
 /// The key by which an operator asks the active instance to step down; its value
@@ -76,6 +80,15 @@ pub enum ServiceMode {
     /// All healthy ones.
     #[serde(rename = "active/active")]
     ActiveActive,
+}
+
+impl fmt::Display for ServiceMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ServiceMode::ActivePassive => "active/passive",
+            ServiceMode::ActiveActive => "active/active",
+        })
+    }
 }
 
 /// What the cell knows of an instance.
@@ -136,6 +149,17 @@ impl Health {
         self.healthy
     }
 
+    /// Whether it is believed to be healthy, though the last check failed.
+    pub fn is_in_doubt(&self) -> bool {
+        self.healthy == Some(true) && !self.run.0
+    }
+
+    /// It fails, for sure: no further checks are needed. Whether that is news.
+    pub fn fails(&mut self) -> bool {
+        self.run = (false, self.fall);
+        self.healthy.replace(false) != Some(false)
+    }
+
     /// A check ended. What is believed from now on, if that changed.
     pub fn checked(&mut self, passed: bool) -> Option<bool> {
         self.run = if self.run.0 == passed { (passed, self.run.1 + 1) } else { (passed, 1) };
@@ -188,6 +212,11 @@ impl Role {
     /// It shall leave the office to others for a while.
     pub fn steps_aside(&mut self, until_ms: u64) {
         self.rests_until_ms = self.rests_until_ms.max(until_ms);
+    }
+
+    /// Another has followed: it need not leave the office to others any longer.
+    pub fn returns(&mut self) {
+        self.rests_until_ms = 0;
     }
 
     /// Until when it leaves the office to others.

@@ -329,6 +329,19 @@ fn health_believes_what_lasts() {
 }
 
 #[test]
+fn health_in_doubt_is_looked_at_again_soon_and_what_is_sure_is_believed() {
+    let mut health = Health::new(1, 3);
+    assert!(health.checked(false).is_none() && !health.is_in_doubt(), "nothing to lose yet");
+    assert!(health.checked(true).is_some() && !health.is_in_doubt());
+    assert!(health.checked(false).is_none() && health.is_in_doubt());
+    assert!(health.checked(true).is_none() && !health.is_in_doubt());
+    // For sure: one word is enough, and it is said once.
+    assert!(health.fails() && !health.fails() && !health.is_in_doubt());
+    assert_eq!((health.healthy(), health.checked(false)), (Some(false), None));
+    assert_eq!(health.checked(true), Some(true));
+}
+
+#[test]
 fn an_instance_serves_when_it_is_healthy_and_in_office() {
     let mut role = Role::new(ServiceMode::ActivePassive);
     assert_eq!(role.duty(0), Duty::Rest);
@@ -340,6 +353,10 @@ fn an_instance_serves_when_it_is_healthy_and_in_office() {
     assert_eq!((role.duty(499), role.duty(500)), (Duty::Rest, Duty::Serve));
     role.holds(false);
     assert_eq!(role.duty(500), Duty::Contend);
+    role.steps_aside(900);
+    assert_eq!(role.duty(600), Duty::Rest);
+    role.returns();
+    assert_eq!(role.duty(600), Duty::Contend, "another has followed");
     role.is_healthy(false);
     assert_eq!(role.duty(500), Duty::Rest);
     let mut role = Role::new(ServiceMode::ActiveActive);

@@ -102,7 +102,11 @@ const OWN_PATHS: &[(&str, &str)] = &[
     ("/synod/v1/election/resign", "/synod.v1.Election/Resign"),
     ("/synod/v1/election/withdraw", "/synod.v1.Election/Withdraw"),
     ("/synod/v1/election/observe", "/synod.v1.Election/Observe"),
+    ("/synod/v1/service/register", "/synod.v1.Service/Register"),
     ("/synod/v1/service/report", "/synod.v1.Service/Report"),
+    ("/synod/v1/service/list", "/synod.v1.Service/List"),
+    ("/synod/v1/service/health", "/synod.v1.Service/Health"),
+    ("/synod/v1/service/failover", "/synod.v1.Service/Failover"),
 ];
 
 const ETCD_PREFIXES: [&str; 3] = ["/v3/", "/v3beta/", "/v3alpha/"];

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use synod_base::Rng;
 use synod_client::{Client, SessionOptions};
-use synod_coord::{InstanceRecord, PhiDetector, PhiOptions, instance_key, report_key};
+use synod_coord::{InstanceRecord, PhiDetector, PhiOptions, report_key};
 use tokio::process::Command;
 
 /// Arguments of `synod bench detector`.
@@ -146,8 +146,8 @@ async fn listen(args: &DetectorArgs, condition: Condition) -> Outcome<Vec<u64>> 
     let session = client.open_session(SessionOptions::named("bench")).await;
     let session = session.map_err(|e| e.to_string())?;
     let service = format!("bench-{}", std::process::id());
-    let record = InstanceRecord::default().encode();
-    let registered = client.put(&instance_key(&service, INSTANCE), record, session.id()).await;
+    let record = InstanceRecord::default();
+    let registered = client.register(&service, INSTANCE, session.id(), &record).await;
     registered.map_err(|e| e.to_string())?;
     let mut reports = client.follow(&report_key(&service, INSTANCE));
     let own = std::env::current_exe().map_err(|e| format!("where is this program? {e}"))?;
