@@ -2,10 +2,16 @@
 
 mod common;
 
-use common::Cluster;
+#[path = "../../client/examples/services.rs"]
+mod example;
+
+use common::http::http;
+use common::{Cluster, block_on};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use synod_etcd_proto::synod::v1;
+use synod_etcd_proto::synod::v1::lock_client::LockClient;
 
 fn synod(endpoints: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
@@ -284,4 +290,156 @@ fn a_hook_that_is_cut_short_ends_with_all_that_it_started() {
     std::thread::sleep(Duration::from_millis(2_500));
     let log = log(dir.path());
     assert!(!log.contains(&"promoted late".to_owned()), "{log:?}");
+}
+
+/// The second agent of an instance that is there is refused; so is one that wants another
+/// mode. What is there stays as it is.
+#[test]
+fn an_instance_is_there_once_and_a_service_has_one_mode() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let _a = Agent::start(&at, dir.path(), "a", &[]);
+    until("a", || active(&at).as_deref() == Some("a"));
+    let refused = |args: &[&str], why: &str| {
+        let all = [&["service", "register", "web", "--instance"][..], args].concat();
+        let begun = Instant::now();
+        let done = run(&at, &all);
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        assert!(text(&done.stderr).contains(why), "{done:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    };
+    refused(&["a", "--", "sleep", "60"], "is this instance");
+    refused(
+        &["b", "--mode", "active/active", "--", "sleep", "60"],
+        "the service is active/passive",
+    );
+    refused(&["b/c"], "printable");
+    assert_eq!(active(&at).as_deref(), Some("a"));
+    let health = run(&at, &["service", "health", "web"]);
+    assert_eq!(text(&health.stdout), "1 active, 1 healthy, 1 instances\n");
+    // Nor is what is healthy meant by `web` what another service of such a name has.
+    assert_eq!(text(&run(&at, &["service", "list", "we"]).stdout), "");
+}
+
+/// Whoever gave the office back, its holder is not active any longer.
+#[test]
+fn an_active_instance_that_loses_the_office_stops() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let promoted = format!(r#"{PROMOTED}; echo "$SYNOD_SEQUENCER" >"$LOG.sequencer""#);
+    let more = ["--on-promote", &promoted[..], "--ttl", "60"];
+    let _a = Agent::start(&at, dir.path(), "a", &more);
+    until("a", || active(&at).as_deref() == Some("a"));
+    let _b = Agent::start(&at, dir.path(), "b", &more);
+    until("b", || with(&at, " healthy").len() == 2);
+    let sequencer = std::fs::read_to_string(dir.path().join("log.sequencer")).expect("its own");
+    let release = v1::LockReleaseRequest { sequencer: sequencer.trim().to_owned() };
+    block_on(async { LockClient::new(cluster.channel(0)).release(release).await.expect("free") });
+    until("b is active", || active(&at).as_deref() == Some("b"));
+    until("a is passive", || log(dir.path()).contains(&"demoted a".to_owned()));
+    let beat = || std::fs::read_to_string(dir.path().join("log.a")).expect("a's heartbeat");
+    let last = beat();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(beat(), last, "a's command runs on");
+}
+
+/// After an operator's handover, those that made room for it are there again.
+#[test]
+fn a_handover_leaves_no_hole() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let mut a = Agent::start(&at, dir.path(), "a", &[]);
+    until("a", || active(&at).as_deref() == Some("a"));
+    let _b = Agent::start(&at, dir.path(), "b", &[]);
+    until("b is healthy", || with(&at, " healthy").len() == 2);
+    assert!(run(&at, &["service", "failover", "web", "--to", "b"]).status.success());
+    assert!(run(&at, &["service", "failover", "web", "--to", "a"]).status.success());
+    std::thread::sleep(Duration::from_millis(500));
+    a.kill();
+    let begun = Instant::now();
+    until("b", || active(&at).as_deref() == Some("b"));
+    assert!(begun.elapsed() < Duration::from_millis(3_500), "{:?}", begun.elapsed());
+}
+
+/// What is no answer has another exit code than the answer no, and comes in time.
+#[test]
+fn a_cluster_without_a_quorum_is_not_a_service_without_an_instance() {
+    let mut cluster = Cluster::start(3);
+    let at = cluster.endpoints();
+    let code = |args: &[&str]| {
+        let begun = Instant::now();
+        let done = run(&at, args).status.code();
+        assert!(begun.elapsed() < Duration::from_secs(9), "{args:?}: {:?}", begun.elapsed());
+        done
+    };
+    assert_eq!(code(&["service", "health", "web"]), Some(1));
+    assert_eq!(code(&["service", "failover", "web"]), Some(1));
+    cluster.kill(0);
+    cluster.kill(1);
+    for what in ["health", "list", "failover"] {
+        assert_eq!(code(&["service", what, "web", "--timeout", "2",]), Some(69), "{what}");
+    }
+}
+
+/// A silence needs no further failures, however many `--fall` asks for; and the list
+/// tells the latest reason.
+#[test]
+fn a_silence_is_believed_at_once_and_reasons_are_kept_up_to_date() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let more = ["--check", "ttl:60", "--fall", "600", "--rise", "1"];
+    let _agent = Agent::start(&at, dir.path(), "a", &more);
+    until("its record", || !with(&at, "passive").is_empty());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let client = runtime.block_on(synod_client::Client::connect([&at])).expect("an endpoint");
+    let report = |health: Result<(), &str>| {
+        runtime.block_on(client.report("web", "a", health)).expect("reported");
+    };
+    until("its office", || {
+        std::thread::sleep(Duration::from_millis(80));
+        report(Ok(()));
+        active(&at).is_some()
+    });
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        report(Ok(()));
+    }
+    let begun = Instant::now();
+    until("its silence", || with(&at, "failing: its reports have stopped") == ["a"]);
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
+    report(Err("ill"));
+    until("its reason", || with(&at, "failing: it reports: ill") == ["a"]);
+    report(Err("disk full"));
+    until("its next reason", || with(&at, "failing: it reports: disk full") == ["a"]);
+}
+
+/// The client crate's calls, and the same over JSON.
+#[test]
+fn services_without_an_agent() {
+    let cluster = Cluster::start(1);
+    block_on(example::show(&[cluster.endpoint(0)])).expect("the example");
+    let ask = |path: &str, body: &str| -> serde_json::Value {
+        let path = format!("/synod/v1/{path}");
+        let (_, answer) = http(&cluster.endpoint(0), "POST", &path, body);
+        serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{path}: {answer:?}: {e}"))
+    };
+    let session =
+        ask("session/open", r#"{"ttl_s": 60}"#)["session"].as_str().expect("an id").to_owned();
+    let register = |more: &str| {
+        let own = format!(r#"{{"service": "web", "instance": "a", "session": "{session}"{more}}}"#);
+        ask("service/register", &own)
+    };
+    let done = register(r#", "mode": "ACTIVE_ACTIVE", "health": "HEALTHY", "active": true"#);
+    assert!(done["header"].is_object(), "{done}");
+    let list = ask("service/list", "{}");
+    assert_eq!(list["instances"][0]["mode"], "ACTIVE_ACTIVE", "{list}");
+    assert_eq!(list["instances"][0]["active"], true, "{list}");
+    assert_eq!(ask("service/health", r#"{"service": "web"}"#)["healthy"], 1);
+    let moved = ask("service/failover", r#"{"service": "web"}"#);
+    assert!(moved["message"].as_str().is_some_and(|m| m.contains("active/active")), "{moved}");
+    let nobody = ask(
+        "service/register",
+        r#"{"service": "web", "instance": "b", "session": "7", "mode": "ACTIVE_ACTIVE"}"#,
+    );
+    assert!(nobody["message"].as_str().is_some_and(|m| m.contains("no session")), "{nobody}");
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use synod_coord::Health;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How an instance's health is checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +35,7 @@ pub(crate) struct CheckFlags {
     /// without any it is healthy as long as this process runs
     #[arg(long, value_name = "CHECK")]
     pub check: Vec<Check>,
-    /// Time between checks, and for one check
+    /// Time between checks (half of it while one fails that has passed), and for one check
     #[arg(long, default_value_t = 500, value_name = "MS")]
     every: u64,
     /// Checks in a row that must pass before it is healthy
@@ -51,30 +52,40 @@ impl CheckFlags {
         Health::new(self.rise, self.fall)
     }
 
-    /// Runs all checks again and again: the failure's words, or none. `reports`: what
-    /// a check of kind `ttl` goes by.
+    /// The time to live of reports, if it is checked: the shortest.
+    pub fn ttl(&self) -> Option<Duration> {
+        let ttl = |c: &Check| if let Check::Ttl(ttl) = c { Some(*ttl) } else { None };
+        self.check.iter().filter_map(ttl).min()
+    }
+
+    /// Runs all checks again and again, twice as often while one fails that has passed
+    /// before: the failure's words, or none. `reports`: what a check of kind `ttl` goes by.
     pub fn run(&self, reports: Option<Reports>) -> mpsc::Receiver<Outcome> {
         let (tx, rx) = mpsc::channel(1);
         let (checks, every) = (self.check.clone(), Duration::from_millis(self.every.max(10)));
+        let mut health = self.health();
         tokio::spawn(async move {
-            let mut rounds = tokio::time::interval(every);
-            rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                rounds.tick().await;
-                let mut result = Ok(());
-                for check in &checks {
-                    result = check.run(every, reports.as_ref()).await;
-                    if result.is_err() {
-                        break;
-                    }
-                }
+                let begun = Instant::now();
+                let result = round(&checks, every, reports.as_ref()).await;
+                health.checked(result.is_ok());
                 if tx.send(result).await.is_err() {
                     return;
                 }
+                let pause = if health.is_in_doubt() { every / 2 } else { every };
+                tokio::time::sleep_until(begun + pause).await;
             }
         });
         rx
     }
+}
+
+/// All checks, up to the first that fails.
+async fn round(checks: &[Check], within: Duration, reports: Option<&Reports>) -> Outcome {
+    for check in checks {
+        check.run(within, reports).await?;
+    }
+    Ok(())
 }
 
 impl FromStr for Check {

@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use synod_client::Client;
 use synod_coord::{PhiDetector, PhiOptions, Report, report_key};
+use tokio::sync::mpsc;
 
+/// Between two looks whether it has fallen silent.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Pause before the reports are followed anew.
 const AFTER_FAILURE: Duration = Duration::from_millis(200);
 
@@ -43,6 +46,8 @@ impl PhiFlags {
 struct Heard {
     begun: Instant,
     last: Option<(u64, Report)>,
+    /// Since when it is silent, in words, if it is.
+    silent: Option<String>,
     rhythm: PhiDetector,
 }
 
@@ -54,7 +59,7 @@ impl Reports {
     /// Follows the reports of an instance from now on; older ones say nothing.
     pub fn follow(client: &Client, service: &str, instance: &str, phi: &PhiFlags) -> Reports {
         let rhythm = PhiDetector::new(phi.options());
-        let heard = Heard { begun: Instant::now(), last: None, rhythm };
+        let heard = Heard { begun: Instant::now(), last: None, silent: None, rhythm };
         let reports = Reports(Arc::new(Mutex::new(heard)));
         let mut written = client.follow(&report_key(service, instance));
         let all = reports.clone();
@@ -79,13 +84,36 @@ impl Reports {
         let now = heard.begun.elapsed().as_millis() as u64;
         heard.rhythm.heard(now);
         heard.last = Some((now, report));
+        heard.silent = None;
+    }
+
+    /// That the instance has fallen silent, each time that it does; never without a time
+    /// to live. It is looked at often, and what is heard needs no further looks: the
+    /// detector has weighed how sure it is.
+    pub fn silences(&self, ttl: Option<Duration>) -> mpsc::Receiver<String> {
+        let (tx, rx) = mpsc::channel(1);
+        let all = self.clone();
+        tokio::spawn(async move {
+            let Some(ttl) = ttl else { return tx.closed().await };
+            let mut told = false;
+            while !tx.is_closed() {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let silent = all.heard().silence(ttl);
+                let before = std::mem::replace(&mut told, silent.is_some());
+                if let Some(why) = silent.filter(|_| !before)
+                    && tx.send(why).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+        rx
     }
 
     /// Whether the instance is well, by its last report and by when that came.
     pub fn judge(&self, ttl: Duration) -> Outcome {
-        let heard = self.heard();
-        let now = heard.begun.elapsed().as_millis() as u64;
-        let Some((at, report)) = &heard.last else {
+        let mut heard = self.heard();
+        let Some((_, report)) = &heard.last else {
             return Err("it has not reported yet".into());
         };
         if !report.healthy {
@@ -94,14 +122,24 @@ impl Reports {
                 false => format!("it reports: {}", report.why),
             });
         }
-        let silence = now.saturating_sub(*at);
-        if u128::from(silence) > ttl.as_millis() {
-            return Err(format!("no report for {silence} ms"));
+        heard.silence(ttl).map_or(Ok(()), Err)
+    }
+}
+
+impl Heard {
+    /// Why it is taken to be silent, if it is: in the words of when that was found.
+    fn silence(&mut self, ttl: Duration) -> Option<String> {
+        let now = self.begun.elapsed().as_millis() as u64;
+        let silence = now.saturating_sub(self.last.as_ref()?.0);
+        if self.silent.is_none() {
+            if u128::from(silence) > ttl.as_millis() {
+                self.silent = Some(format!("no report for {silence} ms"));
+            } else if self.rhythm.is_suspect(now) {
+                let phi = self.rhythm.phi(now);
+                self.silent =
+                    Some(format!("its reports have stopped for {silence} ms (phi {phi:.1})"));
+            }
         }
-        if heard.rhythm.is_suspect(now) {
-            let phi = heard.rhythm.phi(now);
-            return Err(format!("its reports have stopped for {silence} ms (phi {phi:.1})"));
-        }
-        Ok(())
+        self.silent.clone()
     }
 }

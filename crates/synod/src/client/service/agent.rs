@@ -3,10 +3,10 @@
 
 use super::super::check::CheckFlags;
 use super::super::hold::{Held, Holding};
-use super::super::locks::unix_ms;
 use super::super::reports::{PhiFlags, Reports};
 use super::super::say;
 use super::super::shell::{self, LeftBehind};
+use super::record::{Registered, publish, register};
 use crate::Outcome;
 use rustix::process::Signal;
 use std::future::Future;
@@ -15,18 +15,22 @@ use std::process::Stdio;
 use std::time::Duration;
 use synod_client::{Client, Error, Lock, LockOptions, Session, SessionOptions, SessionState};
 use synod_coord::{
-    Duty, Health, InstanceRecord, Role, ServiceMode, handover_key, instance_key, office,
+    Duty, Health, InstanceRecord, Role, ServiceMode, handover_key, need_not_wait, office,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// For how long an instance that stepped aside leaves the office to others.
+/// For how long an instance that stepped aside leaves the office to others, at most.
 const ASIDE: Duration = Duration::from_secs(5);
 /// How long a hook may take.
 const HOOK_WITHIN: Duration = Duration::from_secs(30);
+/// Pause before who cannot contend tries again.
+const AFTER_REFUSAL_MS: u64 = 1_000;
+/// Between two looks whether another has followed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Pause before a call to the cluster is made again.
-const AFTER_FAILURE: Duration = Duration::from_millis(200);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// How long the cluster is waited for when a lock is given back.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,13 +50,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn say(&self, what: &str) {
+    pub fn say(&self, what: &str) {
         say::note(&format!("{}/{} {what}", self.service, self.instance));
     }
 }
 
 /// Why an agent's session ended.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Interrupted,
     Lost,
@@ -62,6 +66,8 @@ enum End {
 /// down (for whom), and the interruption.
 struct Inbox {
     checks: mpsc::Receiver<Result<(), String>>,
+    /// That it reports itself no more (check kind `ttl`), for sure.
+    silences: mpsc::Receiver<String>,
     handovers: mpsc::Receiver<String>,
     interrupt: watch::Receiver<bool>,
 }
@@ -71,16 +77,18 @@ struct Inbox {
 pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
     let reports = Reports::follow(&client, &plan.service, &plan.instance, &plan.phi);
     let mut inbox = Inbox {
+        silences: reports.silences(plan.checks.ttl()),
         checks: plan.checks.run(Some(reports)),
         handovers: follow_handovers(client.clone(), &plan),
         interrupt: interruptions()?,
     };
     let mut health = plan.checks.health();
-    let mut said = String::new();
+    let (mut said, mut before) = (String::new(), None);
     loop {
         let options = SessionOptions {
             ttl: plan.ttl,
             heartbeat: Some(plan.heartbeat),
+            // What is active stops at the deadline; a session is worth nothing then.
             grace: Duration::ZERO,
             ..SessionOptions::named(&format!("{}/{}", plan.service, plan.instance))
         };
@@ -102,12 +110,41 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
             }
         };
         said.clear();
-        let end = Agent::new(&client, &plan, &session).live(&mut inbox, &mut health).await;
-        if end == End::Interrupted {
-            let _ = tokio::time::timeout(RELEASE_WITHIN, session.close()).await;
-            return Ok(());
+        let end = one_life(&client, &plan, &session, before, &mut inbox, &mut health).await;
+        before = Some(session.id());
+        // It has stopped what it did: if anything is held still, the next may have it.
+        let closing = tokio::time::timeout(RELEASE_WITHIN, session.close());
+        if end != Ok(End::Lost) {
+            let _ = closing.await;
+            return end.map(drop);
         }
+        tokio::spawn(closing);
         plan.say("lost its session");
+    }
+}
+
+/// What the agent does with one session.
+async fn one_life(
+    client: &Client,
+    plan: &Plan,
+    session: &Session,
+    before: Option<i64>,
+    inbox: &mut Inbox,
+    health: &mut Health,
+) -> Outcome<End> {
+    let record = InstanceRecord {
+        address: plan.address.clone(),
+        mode: plan.mode,
+        healthy: health.healthy(),
+        ..InstanceRecord::default()
+    };
+    let registered = tokio::select! {
+        registered = register(client, plan, session, before, &record) => registered?,
+        _ = inbox.interrupt.wait_for(|i| *i) => return Ok(End::Interrupted),
+    };
+    match registered {
+        Registered::Yes => Ok(Agent::new(client, plan, session, record).live(inbox, health).await),
+        Registered::Lost => Ok(End::Lost),
     }
 }
 
@@ -149,32 +186,49 @@ fn follow_handovers(client: Client, plan: &Plan) -> mpsc::Receiver<String> {
 
 type Contending<'a> = Pin<Box<dyn Future<Output = Result<Lock, Error>> + 'a>>;
 
+/// Something that is waited for, if there is anything.
+type Awaited<'a> = Option<Pin<Box<dyn Future<Output = ()> + 'a>>>;
+
 /// One life of an instance: as long as its session.
 struct Agent<'a> {
+    client: &'a Client,
     plan: &'a Plan,
     session: &'a Session,
     role: Role,
     begun: Instant,
     office: Option<Lock>,
+    /// The office's end that nobody here caused.
+    deposed: Awaited<'a>,
+    /// The end of stepping aside for another.
+    followed: Awaited<'a>,
     active: bool,
     child: Option<Held>,
     record: watch::Sender<InstanceRecord>,
 }
 
 impl<'a> Agent<'a> {
-    fn new(client: &Client, plan: &'a Plan, session: &'a Session) -> Agent<'a> {
-        let record = InstanceRecord {
-            address: plan.address.clone(),
-            mode: plan.mode,
-            since_ms: unix_ms(),
-            ..InstanceRecord::default()
-        };
+    fn new(
+        client: &'a Client,
+        plan: &'a Plan,
+        session: &'a Session,
+        record: InstanceRecord,
+    ) -> Agent<'a> {
         let record = watch::Sender::new(record);
-        let key = instance_key(&plan.service, &plan.instance);
-        tokio::spawn(publish(client.clone(), key, session.id(), record.subscribe()));
-        let role = Role::new(plan.mode);
-        let (begun, office, child) = (Instant::now(), None, None);
-        Agent { plan, session, role, begun, office, active: false, child, record }
+        let name = (plan.service.clone(), plan.instance.clone());
+        tokio::spawn(publish(client.clone(), name, session.id(), record.subscribe()));
+        Agent {
+            client,
+            plan,
+            session,
+            role: Role::new(plan.mode),
+            begun: Instant::now(),
+            office: None,
+            deposed: None,
+            followed: None,
+            active: false,
+            child: None,
+            record,
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -183,10 +237,7 @@ impl<'a> Agent<'a> {
 
     /// Tells the cell, in the background: nothing here may wait for it.
     fn tell(&self, change: impl FnOnce(&mut InstanceRecord)) {
-        self.record.send_modify(|record| {
-            change(record);
-            record.since_ms = unix_ms();
-        });
+        self.record.send_modify(change);
     }
 
     async fn live(mut self, inbox: &mut Inbox, health: &mut Health) -> End {
@@ -233,20 +284,27 @@ impl<'a> Agent<'a> {
                 won = maybe(&mut contending) => {
                     contending = None;
                     match won {
-                        Ok(lock) => {
-                            self.office = Some(lock);
-                            self.role.holds(true);
-                        }
+                        Ok(lock) => self.enter(lock),
                         Err(Error::SessionOver) => return End::Lost,
                         Err(e) => {
                             self.plan.say(&format!("cannot contend: {e}"));
-                            self.role.steps_aside(self.now_ms() + 1_000);
+                            self.role.steps_aside(self.now_ms() + AFTER_REFUSAL_MS);
                         }
                     }
                 }
-                Some(result) = inbox.checks.recv() => {
-                    if let Some(healthy) = health.checked(result.is_ok()) {
-                        self.believes(healthy, result.err().as_deref().unwrap_or(""));
+                () = maybe(&mut self.deposed) => {
+                    self.plan.say("has lost the office: it was taken from it");
+                    // Others may be active already.
+                    self.demote(Signal::KILL).await;
+                }
+                () = maybe(&mut self.followed) => {
+                    self.followed = None;
+                    self.role.returns();
+                }
+                Some(result) = inbox.checks.recv() => self.checked(result, health),
+                Some(why) = inbox.silences.recv() => {
+                    if health.fails() {
+                        self.believes(false, &why);
                     }
                 }
                 code = ended(&mut self.child, self.session) => {
@@ -264,12 +322,33 @@ impl<'a> Agent<'a> {
         }
     }
 
+    /// It has the office.
+    fn enter(&mut self, lock: Lock) {
+        let (client, sequencer) = (self.client, lock.sequencer().clone());
+        self.deposed = Some(Box::pin(async move { client.lost(&sequencer).await }));
+        self.office = Some(lock);
+        self.role.holds(true);
+    }
+
+    /// A check ended.
+    fn checked(&mut self, result: Outcome, health: &mut Health) {
+        let why = result.err().unwrap_or_default();
+        match health.checked(why.is_empty()) {
+            Some(healthy) => self.believes(healthy, &why),
+            // It fails as before, but for another reason.
+            None if health.healthy() == Some(false) && !why.is_empty() => {
+                self.tell(|record| record.why = short(&why));
+            }
+            None => {}
+        }
+    }
+
     fn believes(&mut self, healthy: bool, why: &str) {
         self.role.is_healthy(healthy);
         self.plan.say(if healthy { "is healthy" } else { "is failing" });
         self.tell(|record| {
             record.healthy = Some(healthy);
-            record.why = why.chars().take(200).collect();
+            record.why = short(why);
         });
     }
 
@@ -278,6 +357,8 @@ impl<'a> Agent<'a> {
         let concerned = self.office.is_some() || !to.is_empty();
         if concerned && to != self.plan.instance {
             self.role.steps_aside(self.now_ms() + ASIDE.as_millis() as u64);
+            let (client, plan, to) = (self.client, self.plan, to.to_owned());
+            self.followed = Some(Box::pin(async move { followed(client, plan, &to).await }));
         }
     }
 
@@ -296,13 +377,14 @@ impl<'a> Agent<'a> {
 
     async fn promote(&mut self, interrupt: &watch::Receiver<bool>) {
         self.active = true;
-        let mut interrupt = interrupt.clone();
+        let (mut interrupt, mut deposed) = (interrupt.clone(), self.deposed.take());
         if let Some(hook) = &self.plan.on_promote {
             let done = tokio::select! {
                 done = self.hook(hook) => done,
                 () = self.session.closer_than(self.session.kill_margin()) => {
                     Err("the session is in doubt".into())
                 }
+                () = maybe(&mut deposed) => Err("the office was taken from it".into()),
                 _ = interrupt.wait_for(|i| *i) => Err("interrupted".into()),
             };
             if let Err(e) = done {
@@ -316,6 +398,7 @@ impl<'a> Agent<'a> {
                 Err(e) => return self.refuse(&e),
             }
         }
+        self.deposed = deposed;
         let token = self.office.as_ref().map_or(0, Lock::token);
         self.plan.say(&format!("is active, token {token}"));
         self.tell(|record| (record.active, record.token) = (true, token));
@@ -344,6 +427,7 @@ impl<'a> Agent<'a> {
             }
             self.plan.say("is passive");
         }
+        self.deposed = None;
         self.role.holds(false);
         self.tell(|record| (record.active, record.token) = (false, 0));
         if let Some(lock) = self.office.take()
@@ -364,8 +448,8 @@ impl<'a> Agent<'a> {
 }
 
 /// The future's end; never, if there is none.
-async fn maybe(contending: &mut Option<Contending<'_>>) -> Result<Lock, Error> {
-    match contending {
+async fn maybe<F: Future + Unpin>(awaited: &mut Option<F>) -> F::Output {
+    match awaited {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
@@ -385,24 +469,19 @@ async fn ended(child: &mut Option<Held>, session: &Session) -> String {
     }
 }
 
-/// Writes the record whenever it changes, until the session is over.
-async fn publish(
-    client: Client,
-    key: String,
-    session: i64,
-    mut record: watch::Receiver<InstanceRecord>,
-) {
+/// Returns when another has followed, or cannot any more.
+async fn followed(client: &Client, plan: &Plan, to: &str) {
     loop {
-        let value = record.borrow_and_update().encode();
-        match client.put(&key, value, session).await {
-            Ok(()) => {
-                if record.changed().await.is_err() {
-                    return;
-                }
-            }
-            Err(Error::Unavailable(_)) => tokio::time::sleep(AFTER_FAILURE).await,
-            // The lease is gone.
-            Err(_) => return,
+        tokio::time::sleep(LOOK_EVERY).await;
+        let all = client.instances(Some(&plan.service)).await;
+        if all.is_ok_and(|all| need_not_wait(&all, &plan.instance, to)) {
+            return;
         }
     }
+}
+
+/// What is wrong, as long as the record may tell it.
+fn short(why: &str) -> String {
+    let end = (0..=why.len().min(200)).rev().find(|at| why.is_char_boundary(*at));
+    why[..end.unwrap_or(0)].to_owned()
 }

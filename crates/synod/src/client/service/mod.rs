@@ -1,19 +1,22 @@
 //! `synod service`: instances of services, their health, and which is active.
 
 mod agent;
+mod record;
 
+use super::Connect;
 use super::check::CheckFlags;
 use super::locks::bounded;
 use super::reports::PhiFlags;
-use super::{Connect, show};
 use crate::Outcome;
 use agent::Plan;
 use clap::{Args, Subcommand, ValueEnum};
 use std::time::Duration;
-use synod_client::Client;
-use synod_coord::{
-    InstanceRecord, SERVICES, SILENCES, ServiceMode, handover_key, instance_key, silence_key,
-};
+use synod_client::{Client, Error, Instance};
+use synod_coord::{ServiceMode, check_service_name};
+use tonic::Code;
+
+/// Exit code of a command that the cluster did not answer (as sysexits.h has it).
+const NO_ANSWER: i32 = 69;
 
 /// Arguments of `synod service`.
 #[derive(Args)]
@@ -34,7 +37,8 @@ enum ServiceCommand {
         /// The service
         name: Option<String>,
     },
-    /// Whether a service has an active instance (exit code 0) or not (1)
+    /// Whether a service has an active instance (exit code 0) or not (1); 69: the cluster
+    /// does not answer
     Health {
         /// The service
         name: String,
@@ -127,16 +131,6 @@ struct Register {
     command: Vec<String>,
 }
 
-fn check_name(what: &str, name: &str) -> Outcome {
-    let plain = |c: char| c.is_ascii_graphic() && c != '/';
-    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
-        return Err(format!(
-            "{what} {name:?}: 1 to 128 printable ASCII characters, without / and blanks"
-        ));
-    }
-    Ok(())
-}
-
 impl ServiceArgs {
     /// Whether it is the agent of an instance, which goes on without a reader.
     pub fn registers(&self) -> bool {
@@ -148,8 +142,8 @@ impl ServiceArgs {
         match self.what {
             ServiceCommand::Register(r) => {
                 let instance = r.instance.unwrap_or_else(super::locks::own_name);
-                check_name("service", &r.name)?;
-                check_name("instance", &instance)?;
+                check_service_name("service", &r.name)?;
+                check_service_name("instance", &instance)?;
                 let plan = Plan {
                     service: r.name,
                     instance,
@@ -176,70 +170,50 @@ impl ServiceArgs {
                 bounded(&self.connect, report).await
             }
             ServiceCommand::Failover { name, to, within } => {
-                failover(&client, &name, to.as_deref(), Duration::from_secs(within)).await
+                failover(&self.connect, &client, &name, to.as_deref(), Duration::from_secs(within))
+                    .await
             }
         }
     }
 }
 
-/// An instance, and what the cell knows of it.
-struct Known {
-    service: String,
-    instance: String,
-    record: InstanceRecord,
-    /// Why its agent is taken to be silent, if it is.
-    silent: Option<String>,
-}
-
-impl Known {
-    /// Whether it is one of those that clients should be sent to. Of an active one of
-    /// active/passive a silence says nothing for certain, and there is no other.
-    fn is_active(&self) -> bool {
-        let alone = self.record.mode == ServiceMode::ActivePassive;
-        self.record.active && (alone || self.silent.is_none())
-    }
-
-    fn is_healthy(&self) -> bool {
-        self.record.healthy == Some(true) && self.silent.is_none()
-    }
-}
-
-async fn instances(client: &Client, name: Option<&str>) -> Outcome<Vec<Known>> {
-    let below = |all: &str, key: String| name.map_or(all.to_owned(), |_| key);
-    let records = below(SERVICES, instance_key(name.unwrap_or_default(), ""));
-    let silences = below(SILENCES, silence_key(name.unwrap_or_default(), ""));
-    let found = client.list(&records).await.map_err(|e| e.to_string())?;
-    let silent = client.list(&silences).await.map_err(|e| e.to_string())?;
-    let known = |(key, value): (bytes::Bytes, bytes::Bytes)| {
-        let own = key.get(SERVICES.len()..)?;
-        let mark = silent.iter().find(|(key, _)| key.get(SILENCES.len()..) == Some(own));
-        let key = show(own);
-        let (service, instance) = key.split_once('/')?;
-        Some(Known {
-            service: service.to_owned(),
-            instance: instance.to_owned(),
-            record: InstanceRecord::decode(&value)?,
-            silent: mark.map(|(_, why)| show(why).to_string()),
-        })
+/// Makes a call; a cluster that does not answer ends the program with a code of its own,
+/// for those who must tell it from an answer that is no.
+async fn answered<T>(within: Duration, call: impl Future<Output = Result<T, Error>>) -> Outcome<T> {
+    let why = match tokio::time::timeout(within, call).await {
+        Ok(Err(e @ Error::Unavailable(_))) => e.to_string(),
+        Err(_) => format!("no answer within {} s; has the cluster a quorum?", within.as_secs()),
+        Ok(Err(Error::Refused(s))) if s.code() == Code::Unimplemented => {
+            return Err("this server knows no services: it is not Synod".into());
+        }
+        Ok(done) => return done.map_err(|e| e.to_string()),
     };
-    Ok(found.into_iter().filter_map(known).collect())
+    eprintln!("synod: {why}");
+    std::process::exit(NO_ANSWER)
+}
+
+impl Connect {
+    fn within(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
 }
 
 async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome {
-    for known in instances(client, name).await? {
-        let Known { service, instance, record: r, silent } = &known;
+    for i in answered(connect.within(), client.instances(name)).await? {
+        let Instance { service, instance, record: r, silent, .. } = &i;
         if connect.json() {
             println!(
                 "{}",
                 serde_json::json!({
                     "service": service, "instance": instance, "address": r.address,
-                    "mode": r.mode, "healthy": r.healthy, "active": known.is_active(), "token": r.token,
+                    "mode": r.mode, "healthy": r.healthy, "active": i.is_active(), "token": r.token,
                     "why": r.why, "silent": silent, "since_ms": r.since_ms,
+                    "session": format!("{:x}", i.session),
                 })
             );
             continue;
         }
-        let role = if known.is_active() { "active" } else { "passive" };
+        let role = if i.is_active() { "active" } else { "passive" };
         let health = match (silent, r.healthy) {
             (Some(why), _) => format!("silent: {why}"),
             (None, None) => "unknown".to_owned(),
@@ -252,57 +226,38 @@ async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome
 }
 
 async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
-    let all = instances(client, Some(name)).await?;
-    let count = |is: fn(&Known) -> bool| all.iter().filter(|known| is(known)).count();
-    let (active, healthy) = (count(Known::is_active), count(Known::is_healthy));
+    let h = answered(connect.within(), client.service_health(name)).await?;
     if connect.json() {
-        let total = all.len();
         println!(
             "{}",
-            serde_json::json!({ "active": active, "healthy": healthy, "instances": total })
+            serde_json::json!({
+                "active": h.active, "healthy": h.healthy, "instances": h.instances,
+            })
         );
     } else {
-        println!("{active} active, {healthy} healthy, {} instances", all.len());
+        println!("{} active, {} healthy, {} instances", h.active, h.healthy, h.instances);
     }
-    if active == 0 {
+    if h.active == 0 {
         return Err(format!("service {name} has no active instance"));
     }
     Ok(())
 }
 
-async fn failover(client: &Client, name: &str, to: Option<&str>, within: Duration) -> Outcome {
-    let all = instances(client, Some(name)).await?;
-    let active =
-        all.iter().find(|k| k.record.active && k.record.mode == ServiceMode::ActivePassive);
-    let Some(Known { instance: before, .. }) = active else {
-        return Err(if all.is_empty() {
-            format!("there is no service {name}")
-        } else if all.iter().any(|k| k.record.mode == ServiceMode::ActiveActive) {
-            format!("service {name} is active/active: all its healthy instances are active")
-        } else {
-            format!("service {name} has no active instance that could step down")
-        });
-    };
-    let fit = |i: &str| i != before && all.iter().any(|k| k.instance == i && k.is_healthy());
-    match to {
-        Some(to) if to == before => return Err(format!("{to} is active already")),
-        Some(to) if !fit(to) => return Err(format!("{name} has no healthy instance {to}")),
-        None if !all.iter().any(|k| fit(&k.instance)) => {
-            return Err(format!("{name} has no other healthy instance"));
-        }
-        _ => {}
+async fn failover(
+    connect: &Connect,
+    client: &Client,
+    name: &str,
+    to: Option<&str>,
+    within: Duration,
+) -> Outcome {
+    // Whether the cluster answers is known before it is waited for.
+    answered(connect.within(), client.service_health(name)).await?;
+    let moving = client.failover(name, to, within);
+    let (after, token) = answered(within + connect.within(), moving).await?;
+    if connect.json() {
+        println!("{}", serde_json::json!({ "instance": after, "token": token }));
+    } else {
+        println!("{after} is active by token {token}");
     }
-    let asked = client.put(&handover_key(name), to.unwrap_or_default().to_owned(), 0).await;
-    asked.map_err(|e| e.to_string())?;
-    let until = tokio::time::Instant::now() + within;
-    while tokio::time::Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = instances(client, Some(name)).await?;
-        let next = |k: &&Known| k.record.active && k.instance != *before;
-        if let Some(Known { instance: after, record, .. }) = now.iter().find(next) {
-            println!("{after} is active by token {}", record.token);
-            return Ok(());
-        }
-    }
-    Err(format!("{before} was asked to step down, and nobody followed within {within:?}"))
+    Ok(())
 }
