@@ -1,9 +1,10 @@
-//! Active/passive services whose active instance's agent is killed, again and again:
-//! how long until another is active, and whether two ever are.
+//! Active/passive services whose active instance fails, again and again: its agent is
+//! killed, or its check refused. How long until another is active, and whether two ever
+//! are.
 
 use super::{Output, histogram};
 use crate::Outcome;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,8 +13,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use synod_base::Rng;
 use synod_client::Client;
-use synod_coord::{InstanceRecord, instance_key};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// How long anything may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,15 +31,28 @@ pub struct ServiceArgs {
         value_name = "HOST:PORT"
     )]
     endpoints: Vec<String>,
-    /// How often to kill the agent of the active instance (kill -9)
+    /// How often the active instance fails
     #[arg(long, default_value_t = 200)]
     kills: usize,
+    /// What fails of it
+    #[arg(long, value_enum, default_value_t = Kill::Agent)]
+    kill: Kill,
     /// Instances of the service, each with an agent of its own
     #[arg(long, default_value_t = 3)]
     instances: usize,
     /// How to print the result
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+/// How an active instance fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kill {
+    /// Its agent is killed (kill -9)
+    Agent,
+    /// Nobody listens any more where its check (tcp) connects to
+    Check,
 }
 
 /// Arguments of what the agents run.
@@ -51,6 +66,7 @@ pub struct WorkerArgs {
 struct Switches {
     load: &'static str,
     instances: usize,
+    kill: Kill,
     kills: u64,
     p50_ms: f64,
     p90_ms: f64,
@@ -109,11 +125,38 @@ fn read(log: &Path) -> Vec<Began> {
     whole.lines().filter_map(line).collect()
 }
 
+/// What an instance's check connects to.
+struct Listening {
+    port: u16,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    /// Listens at this port, or at any if it is 0.
+    async fn at(port: u16) -> Outcome<Listening> {
+        let words = |e: std::io::Error| format!("cannot listen: {e}");
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(words)?;
+        let port = listener.local_addr().map_err(words)?.port();
+        let accept = async move { while listener.accept().await.is_ok() {} };
+        Ok(Listening { port, task: Some(tokio::spawn(accept)) })
+    }
+
+    async fn stop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            // Aborted is what it shall be.
+            let _ = task.await;
+        }
+    }
+}
+
 struct Agents {
     service: String,
     endpoints: String,
     dir: PathBuf,
     children: Vec<Child>,
+    /// Of those that are checked.
+    listening: Vec<Listening>,
 }
 
 impl Agents {
@@ -123,9 +166,13 @@ impl Agents {
 
     fn start(&self, instance: usize) -> Outcome<Child> {
         let own = std::env::current_exe().map_err(|e| format!("where is this program? {e}"))?;
+        let check =
+            self.listening.get(instance).map(|l| format!("--check=tcp:127.0.0.1:{}", l.port));
         Command::new(&own)
             .args(["service", "register", &self.service, "--endpoints", &self.endpoints])
-            .args(["--instance", &instance.to_string(), "--"])
+            .args(["--instance", &instance.to_string()])
+            .args(check)
+            .arg("--")
             .arg(&own)
             .args(["bench", "worker"])
             .arg(self.log())
@@ -140,18 +187,14 @@ impl Agents {
     async fn settle(&self, client: &Client, count: usize, began: usize) -> Outcome {
         let begun = Instant::now();
         loop {
-            let found = client.list(&instance_key(&self.service, "")).await;
-            let records = found.map_err(|e| e.to_string())?;
-            let well = |(_, value): &(bytes::Bytes, bytes::Bytes)| {
-                InstanceRecord::decode(value).is_some_and(|r| r.healthy == Some(true))
-            };
-            if records.iter().filter(|r| well(r)).count() == count
+            let found = client.instances(Some(&self.service)).await.map_err(|e| e.to_string())?;
+            if found.iter().filter(|i| i.is_healthy()).count() == count
                 && read(&self.log()).len() >= began
             {
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("the instances are not ready: {} are known", records.len()));
+                return Err(format!("the instances are not ready: {} are known", found.len()));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -173,7 +216,10 @@ pub async fn run(args: ServiceArgs) -> Outcome {
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let endpoints = args.endpoints.join(",");
     let (service, children) = (format!("bench-{id}"), Vec::new());
-    let mut agents = Agents { service, endpoints, dir, children };
+    let mut agents = Agents { service, endpoints, dir, children, listening: Vec::new() };
+    for _ in (0..args.instances).filter(|_| args.kill == Kill::Check) {
+        agents.listening.push(Listening::at(0).await?);
+    }
     for instance in 0..args.instances {
         let child = agents.start(instance)?;
         agents.children.push(child);
@@ -194,13 +240,18 @@ pub async fn run(args: ServiceArgs) -> Outcome {
     Ok(())
 }
 
-/// Kills the active instance's agent; microseconds until another works.
+/// Lets the active instance fail; microseconds until another works.
 async fn switch(agents: &mut Agents) -> Outcome<u64> {
     let log = read(&agents.log());
     let (active, began) = (log.last().map(|b| b.instance).ok_or("nobody is active")?, log.len());
     let killed = monotonic_ms();
-    let child = agents.children.get_mut(active).ok_or("an instance of another service")?;
-    child.kill().await.map_err(|e| format!("cannot kill an agent: {e}"))?;
+    match agents.listening.get_mut(active) {
+        Some(listening) => listening.stop().await,
+        None => {
+            let child = agents.children.get_mut(active).ok_or("an instance of another service")?;
+            child.kill().await.map_err(|e| format!("cannot kill an agent: {e}"))?;
+        }
+    }
     let begun = Instant::now();
     let next = loop {
         let log = read(&agents.log());
@@ -212,7 +263,10 @@ async fn switch(agents: &mut Agents) -> Outcome<u64> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    agents.children[active] = agents.start(active)?;
+    match agents.listening.get(active).map(|l| l.port) {
+        Some(port) => agents.listening[active] = Listening::at(port).await?,
+        None => agents.children[active] = agents.start(active)?,
+    }
     Ok(((next - killed).max(0.0) * 1e3) as u64)
 }
 
@@ -229,6 +283,7 @@ fn report(args: &ServiceArgs, took: &hdrhistogram::Histogram<u64>, log: &[Began]
     Switches {
         load: "service",
         instances: args.instances,
+        kill: args.kill,
         kills: took.len(),
         p50_ms: at(0.5),
         p90_ms: at(0.9),
@@ -246,9 +301,17 @@ fn print(s: &Switches, output: Output) {
         Output::Json => println!("{}", serde_json::to_string(s).unwrap_or_default()),
         Output::Text => {
             println!(
-                "{} kills of the active one of {}: {} times two were active, {} tokens did not grow, \
-                 {} switches without a kill",
-                s.kills, s.instances, s.doubles, s.stale_tokens, s.unasked
+                "{} failures ({}) of the active one of {}: {} times two were active, {} tokens did not grow, \
+                 {} switches without one",
+                s.kills,
+                match s.kill {
+                    Kill::Agent => "agent killed",
+                    Kill::Check => "check refused",
+                },
+                s.instances,
+                s.doubles,
+                s.stale_tokens,
+                s.unasked
             );
             println!(
                 "  until the next was active, ms: p50 {:.0}  p90 {:.0}  p99 {:.0}  max {:.0}",
