@@ -27,15 +27,21 @@ pub fn office(service: &str) -> String {
     format!("{OFFICES}{service}")
 }
 
+/// What the keys of operators' wishes start with.
+pub(crate) const HANDOVERS: &str = "synod/handover/";
+
 /// The key by which an operator asks the active instance to step down; its value
 /// is the instance that shall follow, or nothing.
 pub fn handover_key(service: &str) -> String {
-    format!("synod/handover/{service}")
+    format!("{HANDOVERS}{service}")
 }
+
+/// What the keys of instances' reports start with.
+pub(crate) const REPORTS: &str = "synod/report/";
 
 /// The key where an instance reports itself (check kind `ttl`): a [`Report`].
 pub fn report_key(service: &str, instance: &str) -> String {
-    format!("synod/report/{service}/{instance}")
+    format!("{REPORTS}{service}/{instance}")
 }
 
 /// What the keys start with by which the leader says of instances that their agents have

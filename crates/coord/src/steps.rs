@@ -5,6 +5,7 @@ use crate::elect::{CANDIDATES, candidate_key};
 use crate::prefix_range;
 use crate::queue::{contenders, key_of};
 use crate::sequencer::Sequencer;
+use crate::service::{HANDOVERS, OFFICES, REPORTS, SERVICES, SILENCES};
 use bytes::Bytes;
 use synod_base::planted;
 use synod_mvcc::{
@@ -21,13 +22,14 @@ const CLAIMS: &str = "synod/claim/";
 /// Whether no client may use a lock of this name: its queue would be mixed up with
 /// what Synod itself keeps. Offices of services are locks like others.
 pub fn is_reserved(name: &[u8]) -> bool {
-    name == b"synod" || name.starts_with(b"synod/") && !name.starts_with(b"synod/office/")
+    name == b"synod" || name.starts_with(b"synod/") && !name.starts_with(OFFICES.as_bytes())
 }
 
-/// What the keys start with that only the calls of sessions, locks and elections write,
-/// etcd's v3lock and v3election among them. (The keys of other locks have the names that
+/// What the keys start with that only the calls of sessions, locks, services and elections
+/// write, etcd's v3lock and v3election among them. (The keys of other locks have the names that
 /// clients give them, and etcd's own clients write those themselves.)
-const OWN: [&str; 4] = [SESSIONS, CLAIMS, CANDIDATES, "synod/office/"];
+const OWN: [&str; 8] =
+    [SESSIONS, CLAIMS, CANDIDATES, OFFICES, SERVICES, SILENCES, REPORTS, HANDOVERS];
 
 /// What a write of a client's touches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

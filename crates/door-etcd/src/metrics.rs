@@ -44,11 +44,12 @@ pub(crate) const CODE_NAMES: [&str; CODES] = [
 ];
 
 /// Calls that wait for others by design: however long they take, they are not slow.
-const WAITING: [&str; 4] = [
+const WAITING: [&str; 5] = [
     "/v3lockpb.Lock/Lock",
     "/v3electionpb.Election/Campaign",
     "/synod.v1.Lock/Acquire",
     "/synod.v1.Election/Campaign",
+    "/synod.v1.Service/Failover",
 ];
 
 /// Counts of one method.

@@ -477,7 +477,14 @@ async fn offices_and_sessions_are_not_written_past_their_calls() {
         ..Default::default()
     };
     let own = format!("synod/session/{holder:x}");
-    for key in [&held.key[..], own.as_bytes(), b"synod/candidate/x/1", b"synod/claim/1/x"] {
+    for key in [
+        &held.key[..],
+        own.as_bytes(),
+        b"synod/candidate/x/1",
+        b"synod/claim/1/x",
+        b"synod/service/web/a",
+        b"synod/handover/web",
+    ] {
         let put = pb::PutRequest { key: key.to_vec().into(), ..Default::default() };
         refused(doors.kv.put(put.clone()).await, Code::InvalidArgument, "elections only");
         let done = doors.kv.delete_range(delete(key, b"")).await;

@@ -7,6 +7,7 @@ mod example;
 
 use common::http::http;
 use common::{Cluster, block_on};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -442,4 +443,28 @@ fn services_without_an_agent() {
         r#"{"service": "web", "instance": "b", "session": "7", "mode": "ACTIVE_ACTIVE"}"#,
     );
     assert!(nobody["message"].as_str().is_some_and(|m| m.contains("no session")), "{nobody}");
+}
+
+/// An agent whose reader goes away goes on, and its instance can be demoted.
+#[test]
+fn an_agent_outlives_the_reader_of_what_it_says() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let healthy = dir.path().join("a.up");
+    std::fs::write(&healthy, "").expect("a file");
+    let check = format!("exec:test -e {}", healthy.display());
+    let args = ["service", "register", "web", "--instance", "a", "--check", &check];
+    let more = ["--every", "50", "--on-demote", "echo demoted >>\"$LOG\""];
+    let mut command = synod(&at, &[&args[..], &more].concat());
+    command.env("LOG", dir.path().join("log")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut agent = Agent { child: command.spawn().expect("it starts"), healthy };
+    let mut line = String::new();
+    let said = agent.child.stderr.take().expect("piped");
+    BufReader::new(said).read_line(&mut line).expect("a line");
+    assert!(line.contains("is healthy"), "{line}");
+    until("its office", || active(&at).is_some());
+    std::fs::remove_file(&agent.healthy).expect("removed");
+    until("its demotion", || log(dir.path()) == ["demoted"]);
+    until("its failure", || with(&at, "failing") == ["a"]);
+    assert!(agent.child.try_wait().expect("its state").is_none(), "it has ended");
 }

@@ -29,7 +29,7 @@ fn deletes_over_own(op: &Op) -> Result<bool, Status> {
         Touches::Theirs => Ok(false),
         Touches::Both => Ok(true),
         Touches::Own => Err(Status::invalid_argument(
-            "synod: these keys are written by the calls for sessions, locks and elections only, \
+            "synod: these keys are written by the calls for sessions, locks, services and elections only, \
              Synod's and etcd's; nothing was written",
         )),
     }
