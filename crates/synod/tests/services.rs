@@ -279,14 +279,17 @@ fn a_command_ends_in_order_before_the_next_begins() {
     assert_eq!(log(dir.path())[..3], ["begun a", "stopped a", "begun b"]);
 }
 
-/// What a hook started does not go on when its agent gives the office back.
+/// What a hook started does not go on when its agent gives the office back, or is killed.
 #[test]
 fn a_hook_that_is_cut_short_ends_with_all_that_it_started() {
     let cluster = Cluster::start(1);
     let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
     let hook = r#"echo begun >>"$LOG"; sh -c 'sleep 2; echo "promoted late" >>"$LOG"'; true"#;
-    let agent = Agent::start(&at, dir.path(), "a", &["--on-promote", hook]);
+    let mut agent = Agent::start(&at, dir.path(), "a", &["--on-promote", hook]);
     until("its hook", || !log(dir.path()).is_empty());
+    agent.kill();
+    let agent = Agent::start(&at, dir.path(), "a", &["--on-promote", hook]);
+    until("its next hook", || log(dir.path()).iter().filter(|l| *l == "begun").count() == 2);
     drop(agent);
     std::thread::sleep(Duration::from_millis(2_500));
     let log = log(dir.path());

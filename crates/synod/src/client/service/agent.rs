@@ -377,19 +377,10 @@ impl<'a> Agent<'a> {
 
     async fn promote(&mut self, interrupt: &watch::Receiver<bool>) {
         self.active = true;
-        let (mut interrupt, mut deposed) = (interrupt.clone(), self.deposed.take());
-        if let Some(hook) = &self.plan.on_promote {
-            let done = tokio::select! {
-                done = self.hook(hook) => done,
-                () = self.session.closer_than(self.session.kill_margin()) => {
-                    Err("the session is in doubt".into())
-                }
-                () = maybe(&mut deposed) => Err("the office was taken from it".into()),
-                _ = interrupt.wait_for(|i| *i) => Err("interrupted".into()),
-            };
-            if let Err(e) = done {
-                return self.refuse(&format!("could not be promoted: {e}"));
-            }
+        if let Some(hook) = &self.plan.on_promote
+            && let Err(e) = self.on_promote(hook, interrupt.clone()).await
+        {
+            return self.refuse(&format!("could not be promoted: {e}"));
         }
         if let Some((program, args)) = self.plan.command.split_first() {
             let holding = Holding { environment: self.environment(), says: String::new() };
@@ -398,7 +389,6 @@ impl<'a> Agent<'a> {
                 Err(e) => return self.refuse(&e),
             }
         }
-        self.deposed = deposed;
         let token = self.office.as_ref().map_or(0, Lock::token);
         self.plan.say(&format!("is active, token {token}"));
         self.tell(|record| (record.active, record.token) = (true, token));
@@ -421,7 +411,7 @@ impl<'a> Agent<'a> {
         }
         if std::mem::take(&mut self.active) {
             if let Some(hook) = &self.plan.on_demote
-                && let Err(e) = self.hook(hook).await
+                && let Err(e) = self.on_demote(hook).await
             {
                 self.plan.say(&format!("on-demote: {e}"));
             }
@@ -437,12 +427,45 @@ impl<'a> Agent<'a> {
         }
     }
 
-    async fn hook(&self, command: &str) -> Outcome {
+    /// Runs the hook like a command that is held: guarded by a watchdog, and killed with
+    /// all that it started unless it succeeds.
+    async fn on_promote(&mut self, hook: &str, mut interrupt: watch::Receiver<bool>) -> Outcome {
+        let holding = Holding { environment: self.environment(), says: String::new() };
+        let args = ["-c".to_owned(), format!("exec </dev/null; {hook}")];
+        let mut held = Held::spawn("sh", &args, &holding, Some(self.session))?;
+        let late = Instant::now() + HOOK_WITHIN;
+        let why = loop {
+            tokio::select! {
+                status = held.child.wait() => match status {
+                    Ok(status) if status.success() => return Ok(()),
+                    Ok(status) => break format!("{hook}: {status}"),
+                    Err(e) => break format!("sh: {e}"),
+                },
+                () = held.watchdog.keep_quiet(Some(self.session)) => {}
+                () = self.session.closer_than(self.session.kill_margin()) => {
+                    break "the session is in doubt".to_owned();
+                }
+                () = maybe(&mut self.deposed) => break "the office was taken from it".to_owned(),
+                _ = interrupt.wait_for(|i| *i) => break "interrupted".to_owned(),
+                () = tokio::time::sleep_until(late) => break self.late(hook),
+            }
+        };
+        held.end(Signal::KILL, self.session).await;
+        Err(why)
+    }
+
+    /// A hook took too long.
+    fn late(&self, hook: &str) -> String {
+        format!("{hook}: not done within {} s", HOOK_WITHIN.as_secs())
+    }
+
+    /// Runs the other hook: nobody guards it, and nothing but its time cuts it short.
+    async fn on_demote(&self, command: &str) -> Outcome {
         let environment = self.environment();
         let run = shell::run(command, &environment, Stdio::inherit(), LeftBehind::Stays);
         match tokio::time::timeout(HOOK_WITHIN, run).await {
             Ok(done) => done,
-            Err(_) => Err(format!("{command}: not done within {} s", HOOK_WITHIN.as_secs())),
+            Err(_) => Err(self.late(command)),
         }
     }
 }
