@@ -433,17 +433,19 @@ fn what_is_synods_own_is_told_from_what_is_its_clients() {
         key: Bytes::copy_from_slice(key.as_bytes()),
         end: Bytes::copy_from_slice(end.as_bytes()),
     };
-    for own in ["synod/office/web/1f", "synod/session/", "synod/claim/1/x", "synod/candidate/x/1"] {
+    let services = ["synod/service/web/a", "synod/handover/web", "synod/silence/", "synod/report/"];
+    let locks = ["synod/office/web/1f", "synod/session/", "synod/claim/1/x", "synod/candidate/x/1"];
+    for own in locks.iter().chain(&services) {
         assert_eq!(touches(&range(own, "")), Touches::Own, "{own}");
         assert_eq!(touches(&range(own, "\0")), Touches::Own, "{own}");
     }
-    for theirs in ["synod/office", "jobs/1f", "synod/service/web/a", "synod/handover/web"] {
+    for theirs in ["synod/office", "jobs/1f", "synod/file/x", "synod/other"] {
         assert_eq!(touches(&range(theirs, "")), Touches::Theirs, "{theirs}");
     }
     for (key, end) in [("a", "synod/office/x"), ("synod/", "synod0"), ("\0", "\0"), ("a", "\0")] {
         assert_eq!(touches(&range(key, end)), Touches::Both, "{key:?} to {end:?}");
     }
-    for (key, end) in [("a", "synod"), ("synod0", "\0"), ("synod/service/", "synod/service0")] {
+    for (key, end) in [("a", "synod"), ("synod0", "\0"), ("synod/other/", "synod/other0")] {
         assert_eq!(touches(&range(key, end)), Touches::Theirs, "{key:?} to {end:?}");
     }
 }
