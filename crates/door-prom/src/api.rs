@@ -1,8 +1,9 @@
 //! Prometheus's HTTP API, as Grafana, promtool and curl use it.
 
+use crate::exposition::Meaning;
 use crate::fan::Fan;
 use crate::federate;
-use crate::form::Form;
+use crate::form::{Asker, Form};
 use crate::json::{self, Failure, Success, labels, list, plain, respond, text};
 use crate::push;
 use crate::read;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use synod_promql::{
     Kind, Labels, Limits, NAME, Query, duration_text, evaluate_noted, parse, parse_selector,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Steps of a range query, at most.
 const STEPS_MAX: i64 = 11_000;
@@ -32,14 +34,27 @@ impl Monitor {
         path.starts_with("/api/v1/")
             || path.starts_with("/-/")
             || path == "/federate"
+            || path == "/graph"
             || path.starts_with("/metrics/job")
     }
 
     /// Answers a request to one of its paths. Queries may take long, so they run beside
     /// the runtime's tasks.
-    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+    pub async fn answer(&self, mut request: Request<Bytes>) -> Response<Bytes> {
         let (monitor, begun) = (self.clone(), Instant::now());
-        let answering = tokio::task::spawn_blocking(move || monitor.answer_now(&request));
+        // Whoever leaves drops this.
+        let asker = Asker::default();
+        let _stay = asker.stays();
+        request.extensions_mut().insert(asker);
+        let turn = match self.turn(request.uri().path()).await {
+            Ok(turn) => turn,
+            Err(late) => return respond(Err(late)),
+        };
+        let answering = tokio::task::spawn_blocking(move || {
+            let answer = monitor.answer_now(&request);
+            drop(turn);
+            answer
+        });
         let answered = answering.await;
         let well = answered
             .as_ref()
@@ -52,6 +67,23 @@ impl Monitor {
                 kind: "internal",
                 why: format!("answering failed: {e}"),
             })),
+        }
+    }
+
+    /// Waits for a query's turn: they must not take the processors from the node's core.
+    async fn turn(&self, path: &str) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+        if !matches!(path, "/api/v1/query" | "/api/v1/query_range") {
+            return Ok(None);
+        }
+        let turns = self.0.turns.clone().acquire_owned();
+        match tokio::time::timeout(self.0.settings.query_timeout, turns).await {
+            // It is never closed.
+            Ok(turn) => Ok(turn.ok()),
+            Err(_) => Err(Failure {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                kind: "timeout",
+                why: "query timed out in query queue".into(),
+            }),
         }
     }
 
@@ -82,6 +114,16 @@ impl Monitor {
             "/api/v1/otlp/v1/metrics" if request.method() == Method::POST => {
                 return push::otlp::answer(self, request);
             }
+            // Alerts link to where Prometheus shows an expression.
+            "/graph" => {
+                let form = Form::of(request, &[]);
+                let query = form.get("g0.expr").unwrap_or_default();
+                return Response::builder()
+                    .status(StatusCode::FOUND)
+                    .header("location", format!("/api/v1/query?query={}", encoded(query)))
+                    .body(Bytes::new())
+                    .unwrap_or_default();
+            }
             "/federate" if request.method() == Method::GET => {
                 return federate::answer(self, request);
             }
@@ -102,7 +144,7 @@ impl Monitor {
             return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
         }
         let body: &[u8] = if post { request.body() } else { &[] };
-        let form = Form::new(request.uri().query().unwrap_or_default(), body);
+        let form = Form::of(request, body);
         respond(self.data(path, &form))
     }
 
@@ -154,7 +196,7 @@ impl Monitor {
     }
 
     /// This node's series and those of others, unless the request wants this node's alone.
-    fn fan(&self, form: &Form, timeout: Duration) -> Result<Fan<'_>, Failure> {
+    pub(crate) fn fan(&self, form: &Form, timeout: Duration) -> Result<Fan<'_>, Failure> {
         let local = match form.get("nodes").unwrap_or("all") {
             "all" => false,
             "local" => true,
@@ -164,7 +206,7 @@ impl Monitor {
                 return Err(Failure::bad_data(why));
             }
         };
-        Ok(Fan::new(self, local, Instant::now() + timeout))
+        Ok(Fan::new(self, local, form.asker(), Instant::now() + timeout))
     }
 
     fn query(&self, form: &Form, range: bool) -> Result<Success, Failure> {
@@ -293,7 +335,19 @@ impl Monitor {
     fn metadata(&self, form: &Form) -> Result<String, Failure> {
         let limit = form.limit().map_err(Failure::bad_data)?;
         let wanted = form.get("metric");
-        let meanings = self.meanings();
+        let mut meanings = self.meanings();
+        let source = self.fan(form, self.0.settings.query_timeout)?;
+        let asked = wanted.map(|name| format!("&metric={}", encoded(name))).unwrap_or_default();
+        let elsewhere = source.ask(
+            |peer| {
+                let url = format!("{}/api/v1/metadata?nodes=local{asked}", peer.url);
+                Request::get(url).body(Bytes::new())
+            },
+            meanings_of,
+        );
+        for (name, meaning) in elsewhere.into_iter().flatten() {
+            meanings.entry(name).or_insert(meaning);
+        }
         let chosen = meanings.iter().filter(|(name, _)| wanted.is_none_or(|w| w == **name));
         let mut out = String::from("{");
         for (i, (name, m)) in chosen.take(limit).enumerate() {
@@ -469,6 +523,25 @@ fn build_info() -> String {
         "{{\"version\":\"3.0.0\",\"revision\":\"synod-{version}\",\"branch\":\"\",\"buildUser\":\"\",\
          \"buildDate\":\"\",\"goVersion\":\"\"}}"
     )
+}
+
+/// A text as a parameter of an address.
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// What another node's answer to `/api/v1/metadata` says.
+fn meanings_of(body: &[u8]) -> Result<Vec<(String, Meaning)>, String> {
+    let answer: serde_json::Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let data = answer["data"].as_object().ok_or("it has no data")?;
+    let text = |m: &serde_json::Value, what: &str| m[what].as_str().unwrap_or_default().to_owned();
+    let meaning = |(name, all): (&String, &serde_json::Value)| {
+        let m = all.get(0)?;
+        let kind = text(m, "type");
+        let (help, unit) = (text(m, "help"), text(m, "unit"));
+        Some((name.clone(), Meaning { kind, help, unit }))
+    };
+    Ok(data.iter().filter_map(meaning).collect())
 }
 
 /// Names beyond the classic alphabet come as `U__` with `_XX_` for a character and `__`

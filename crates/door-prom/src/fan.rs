@@ -6,6 +6,7 @@
 //! saw it most often, and from others where that one has a hole: samples of two nodes are
 //! not mixed closer than that, since their clocks differ, and a counter must not go back.
 
+use crate::form::Asker;
 use crate::push::histogram::received;
 use crate::push::wire::{
     LabelMatcher, QueryResult, ReadQuery, ReadRequest, ReadResponse, WrittenSample,
@@ -86,14 +87,15 @@ pub(crate) struct Fan<'a> {
     monitor: &'a Monitor,
     peers: Vec<Peer>,
     until: Instant,
+    asker: Asker,
     warnings: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Fan<'a> {
-    /// `local`: this node alone.
-    pub fn new(monitor: &'a Monitor, local: bool, until: Instant) -> Fan<'a> {
+    /// `local`: this node alone. For as long as the client waits, but not beyond `until`.
+    pub fn new(monitor: &'a Monitor, local: bool, asker: &Asker, until: Instant) -> Fan<'a> {
         let peers = if local { Vec::new() } else { monitor.peers() };
-        Fan { monitor, peers, until, warnings: Mutex::default() }
+        Fan { monitor, peers, until, asker: asker.clone(), warnings: Mutex::default() }
     }
 
     /// What the answer does not hold, and why.
@@ -174,7 +176,7 @@ impl<'a> Fan<'a> {
         let body = ReadRequest { queries: vec![query] }.encode_to_vec();
         let body: Bytes = snap::raw::Encoder::new().compress_vec(&body).unwrap_or_default().into();
         let request = |peer: &Peer| {
-            Request::post(format!("{}/api/v1/read", peer.url))
+            Request::post(format!("{}/api/v1/read?nodes=local", peer.url))
                 .header(header::CONTENT_TYPE, "application/x-protobuf")
                 .header(header::CONTENT_ENCODING, "snappy")
                 .body(body.clone())
@@ -203,7 +205,7 @@ impl Source for Fan<'_> {
     }
 
     fn gives_up(&self) -> bool {
-        Instant::now() > self.until
+        self.asker.has_left() || Instant::now() > self.until
     }
 }
 

@@ -1,5 +1,5 @@
-//! Federation: the latest sample of each series that is asked for, with its time, for
-//! another Prometheus to scrape. Native histograms are in the protobuf form only.
+//! Federation: the latest sample of each series that is asked for, of all nodes, with its
+//! time, for another Prometheus to scrape. Native histograms are in the protobuf form only.
 
 use crate::form::Form;
 use crate::json::{plain, value_text};
@@ -30,7 +30,7 @@ type Told = (StatusCode, String);
 
 /// Answers `GET /federate`.
 pub(crate) fn answer(monitor: &Monitor, request: &Request<Bytes>) -> Response<Bytes> {
-    let form = Form::new(request.uri().query().unwrap_or_default(), &[]);
+    let form = Form::of(request, &[]);
     let latest = match latest(monitor, &form) {
         Ok(latest) => latest,
         Err((status, why)) => return plain(status, "text/plain; charset=utf-8", why + "\n"),
@@ -81,16 +81,22 @@ enum Value {
 fn latest(monitor: &Monitor, form: &Form) -> Result<Vec<Latest>, Told> {
     let now = now_ms();
     let from = now - monitor.0.settings.query.lookback;
+    let source = monitor.fan(form, monitor.0.settings.query_timeout);
+    let source = source.map_err(|e| (e.status, e.why))?;
     let mut all: Vec<Latest> = Vec::new();
     for text in form.all("match[]") {
         let matchers =
             parse_selector(text).map_err(|e| (StatusCode::BAD_REQUEST, format!("{text}: {e}")))?;
-        let found = monitor.select(&matchers, from + 1, now);
+        let found = source.select(&matchers, from + 1, now);
         let found = found.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))?;
         all.extend(found.into_iter().filter_map(latest_of));
     }
     all.sort_by(|a, b| (a.labels.get(NAME), &a.labels).cmp(&(b.labels.get(NAME), &b.labels)));
     all.dedup_by(|a, b| a.labels == b.labels);
+    for why in source.warnings() {
+        // The form has no place for it.
+        tracing::warn!(error = why, "what is federated lacks what a node has seen");
+    }
     Ok(all)
 }
 

@@ -1,17 +1,57 @@
 //! Parameters of requests: of the address and of a form alike.
 
+use bytes::Bytes;
+use http::Request;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-/// Names and values, in their order.
-pub(crate) struct Form(Vec<(String, String)>);
+/// Whether somebody still waits for the answer to a request.
+#[derive(Clone, Default)]
+pub(crate) struct Asker(Arc<AtomicBool>);
+
+impl Asker {
+    /// It leaves when this is dropped.
+    pub fn stays(&self) -> Stay {
+        Stay(self.clone())
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`Asker::stays`].
+pub(crate) struct Stay(Asker);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Names and values, in their order; and whose they are.
+pub(crate) struct Form(Vec<(String, String)>, Asker);
 
 impl Form {
+    /// Those of the address, and of the body if that is a form.
+    pub fn of(request: &Request<Bytes>, body: &[u8]) -> Form {
+        let form = Form::new(request.uri().query().unwrap_or_default(), body);
+        Form(form.0, request.extensions().get().cloned().unwrap_or_default())
+    }
+
+    /// Who waits for the answer.
+    pub fn asker(&self) -> &Asker {
+        &self.1
+    }
+
     pub fn new(query: &str, body: &[u8]) -> Form {
         let owned = |(n, v): (std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)| {
             (n.into_owned(), v.into_owned())
         };
         let address = form_urlencoded::parse(query.as_bytes()).map(owned);
-        Form(form_urlencoded::parse(body).map(owned).chain(address).collect())
+        let all = form_urlencoded::parse(body).map(owned).chain(address).collect();
+        Form(all, Asker::default())
     }
 
     /// The first value of that name.

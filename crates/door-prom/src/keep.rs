@@ -286,7 +286,7 @@ impl Writer<'_> {
         while let (Some(log), Some(batch)) = (&mut self.log, self.waiting.first()) {
             match log.write(batch, self.shared.kept.in_blocks.load(Ordering::Relaxed)) {
                 Ok(()) => drop(self.waiting.remove(0)),
-                Err(e) => self.fails(&e.to_string()),
+                Err(e) => self.fails(&in_words(&e)),
             }
         }
         if self.waiting.iter().map(Batch::bytes).sum::<usize>() > WAITING_BYTES_MAX {
@@ -316,6 +316,17 @@ impl Writer<'_> {
             }
             Err(why) => self.fails(&why),
         }
+    }
+}
+
+/// Why the log is not written: the journal's own words are for the keyspace.
+fn in_words(e: &JournalError) -> String {
+    match e {
+        JournalError::Io { doing, file, source } => format!(
+            "{doing} {file}: {source}; it is tried again, and what is taken until then is in memory \
+             alone"
+        ),
+        other => other.to_string(),
     }
 }
 

@@ -1,5 +1,7 @@
-//! Remote-read: samples, not streamed chunks.
+//! Remote-read: samples, not streamed chunks; of all nodes, unless `nodes=local` asks for this
+//! one's, as the nodes ask each other.
 
+use crate::form::Form;
 use crate::json::plain;
 use crate::push::histogram::written;
 use crate::push::unpacked;
@@ -37,12 +39,15 @@ pub(crate) fn remote(monitor: &Monitor, request: &Request<Bytes>) -> Response<By
 fn read(monitor: &Monitor, request: &Request<Bytes>) -> Result<Bytes, Told> {
     let body = unpacked(request.body())?;
     let asked = ReadRequest::decode(&*body).map_err(|e| bad(e.to_string()))?;
+    let form = Form::of(request, &[]);
+    let source = monitor.fan(&form, monitor.0.settings.query_timeout);
+    let source = source.map_err(|e| (e.status, e.why))?;
     let (mut results, mut count) = (Vec::new(), 0);
     for query in asked.queries {
         let matchers: Result<Vec<Matcher>, String> = query.matchers.iter().map(matcher).collect();
         let matchers = matchers.map_err(bad)?;
         let (from, to) = (query.start_timestamp_ms, query.end_timestamp_ms);
-        let found = monitor.select(&matchers, from, to);
+        let found = source.select(&matchers, from, to);
         let mut found = found.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))?;
         found.sort_by(|a, b| a.labels.cmp(&b.labels));
         count += found.iter().map(Series::weight).sum::<usize>();
@@ -50,6 +55,10 @@ fn read(monitor: &Monitor, request: &Request<Bytes>) -> Result<Bytes, Told> {
             return Err(bad(format!("the answer would have more than {SAMPLES_MAX} samples")));
         }
         results.push(QueryResult { timeseries: found.into_iter().map(time_series).collect() });
+    }
+    for why in source.warnings() {
+        // The form has no place for it.
+        tracing::warn!(error = why, "what is read lacks what a node has seen");
     }
     let body = ReadResponse { results }.encode_to_vec();
     let packed = snap::raw::Encoder::new().compress_vec(&body);

@@ -6,9 +6,11 @@
 
 use crate::client::Client;
 use crate::config::{Config, RemoteWrite};
+use crate::exposition::Meaning;
 use crate::push::histogram::{WrittenHistogram, written};
 use crate::push::wire::{
-    Label, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2, WrittenSample,
+    KINDS, Label, Metadata, Metadata1, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2,
+    WrittenSample,
 };
 use crate::push::{VERSION1, VERSION2};
 use crate::relabel::relabel;
@@ -16,11 +18,11 @@ use crate::store::{Monitor, now_ms};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use prost::Message;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use synod_promql::{Histogram, HistogramSample, Labels};
+use std::time::{Duration, Instant};
+use synod_promql::{Histogram, HistogramSample, Labels, NAME};
 use synod_tsdb::SeriesId;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -31,6 +33,8 @@ const WAITING_MAX: usize = 2_000_000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How often a receiver is told again what a metric is.
+const MEANINGS_EVERY: Duration = Duration::from_secs(60);
 /// Names of series that are remembered as they are sent.
 const NAMES_MAX: usize = 500_000;
 
@@ -221,6 +225,7 @@ pub(crate) async fn manage(monitor: Monitor) {
                     outbox: outbox.clone(),
                     names: HashMap::new(),
                     named_by: config.clone(),
+                    meant: HashMap::new(),
                     failed: false,
                 },
                 Err(why) => {
@@ -249,6 +254,8 @@ struct Sender {
     names: HashMap<SeriesId, Option<Labels>>,
     /// The configuration whose external labels they have.
     named_by: Arc<Config>,
+    /// When it was told last what a metric is, by its name.
+    meant: HashMap<String, Instant>,
     failed: bool,
 }
 
@@ -384,11 +391,37 @@ impl Sender {
             count += (content.0.len() + content.1.len()) as u64;
             all.push((labels, content));
         }
+        let meanings = self.monitor.meanings();
         let body = match self.settings.version2 {
-            true => version2(all).encode_to_vec(),
-            false => version1(all).encode_to_vec(),
+            true => version2(all, &meanings).encode_to_vec(),
+            false => {
+                let metadata = self.metadata(&all, &meanings);
+                version1(all, metadata).encode_to_vec()
+            }
         };
         (packed(&body), count)
+    }
+
+    /// What the receiver was not told of late of the metrics that these are of.
+    fn metadata(&mut self, all: &[(Labels, Content)], meanings: &Meanings) -> Vec<Metadata1> {
+        if self.meant.len() > NAMES_MAX {
+            self.meant.clear();
+        }
+        let mut said = Vec::new();
+        for (labels, _) in all {
+            let Some((name, meaning)) = meaning_of(meanings, labels.get(NAME)) else { continue };
+            if self.meant.get(name).is_some_and(|told| told.elapsed() < MEANINGS_EVERY) {
+                continue;
+            }
+            self.meant.insert(name.to_owned(), Instant::now());
+            said.push(Metadata1 {
+                kind: kind_of(meaning),
+                name: name.to_owned(),
+                help: meaning.help.clone(),
+                unit: meaning.unit.clone(),
+            });
+        }
+        said
     }
 
     /// A series' labels as they are sent.
@@ -421,7 +454,7 @@ pub fn packed_write(all: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) ->
     let one = |(labels, samples): (Labels, Vec<(i64, f64)>)| {
         (labels, (samples.into_iter().map(sample).collect(), Vec::new()))
     };
-    packed(&version1(all.into_iter().map(one).collect()).encode_to_vec())
+    packed(&version1(all.into_iter().map(one).collect(), Vec::new()).encode_to_vec())
 }
 
 fn packed(body: &[u8]) -> Bytes {
@@ -429,7 +462,23 @@ fn packed(body: &[u8]) -> Bytes {
     snap::raw::Encoder::new().compress_vec(body).unwrap_or_default().into()
 }
 
-fn version1(all: Vec<(Labels, Content)>) -> WriteRequest {
+type Meanings = BTreeMap<String, Meaning>;
+
+/// What is known of a series' metric: of a classic histogram's parts, or a counter's total,
+/// it is known by the family's name.
+fn meaning_of<'a>(meanings: &'a Meanings, series: &str) -> Option<(&'a str, &'a Meaning)> {
+    let parts = ["_bucket", "_sum", "_count", "_total"];
+    let family = parts.into_iter().find_map(|part| series.strip_suffix(part));
+    let known = |name: &str| meanings.get_key_value(name).map(|(name, m)| (&**name, m));
+    known(series).or_else(|| known(family?))
+}
+
+/// Its type's number.
+fn kind_of(meaning: &Meaning) -> i32 {
+    KINDS.iter().position(|kind| *kind == meaning.kind).unwrap_or(0) as i32
+}
+
+fn version1(all: Vec<(Labels, Content)>, metadata: Vec<Metadata1>) -> WriteRequest {
     let label = |(n, v): (&str, &str)| Label { name: n.to_owned(), value: v.to_owned() };
     let series = |(labels, (samples, histograms)): (Labels, Content)| TimeSeries {
         labels: labels.iter().map(label).collect(),
@@ -437,10 +486,10 @@ fn version1(all: Vec<(Labels, Content)>) -> WriteRequest {
         exemplars: Vec::new(),
         histograms,
     };
-    WriteRequest { timeseries: all.into_iter().map(series).collect() }
+    WriteRequest { timeseries: all.into_iter().map(series).collect(), metadata }
 }
 
-fn version2(all: Vec<(Labels, Content)>) -> WriteRequest2 {
+fn version2(all: Vec<(Labels, Content)>, meanings: &Meanings) -> WriteRequest2 {
     let mut numbers: HashMap<String, u32> = HashMap::from([(String::new(), 0)]);
     let mut symbols = vec![String::new()];
     let mut number = |text: &str| {
@@ -458,13 +507,13 @@ fn version2(all: Vec<(Labels, Content)>) -> WriteRequest2 {
         for (name, value) in labels.iter() {
             labels_refs.extend([number(name), number(value)]);
         }
-        timeseries.push(TimeSeries2 {
-            labels_refs,
-            samples,
-            histograms,
-            exemplars: vec![],
-            metadata: None,
+        let metadata = meaning_of(meanings, labels.get(NAME)).map(|(_, meaning)| Metadata {
+            kind: kind_of(meaning),
+            help_ref: number(&meaning.help),
+            unit_ref: number(&meaning.unit),
         });
+        let exemplars = Vec::new();
+        timeseries.push(TimeSeries2 { labels_refs, samples, histograms, exemplars, metadata });
     }
     WriteRequest2 { symbols, timeseries }
 }

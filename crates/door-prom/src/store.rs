@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_promql::{Histogram, Labels, Matcher, STALE, Sample, Series, Source};
 use synod_tsdb::{Exemplar, Gather, Head, Limits, NoExemplar, Refused, SeriesId, Taken};
+use tokio::sync::Semaphore;
 
 /// How far ahead of this node's clock a sample may be, ms.
 const AHEAD_MAX: i64 = 600_000;
@@ -119,8 +120,15 @@ pub(crate) struct Shared {
     pub taken: AtomicU64,
     /// Why the log is not written any more.
     pub failed: Mutex<Option<String>>,
+    /// Of queries that run at a time.
+    pub turns: Arc<Semaphore>,
     /// They end when their channel does.
     threads: Mutex<Vec<(Sender<()>, JoinHandle<()>)>>,
+}
+
+/// Twice the processors, since some wait for other nodes.
+fn queries_at_once() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2)
 }
 
 pub(crate) fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,6 +168,7 @@ impl Monitor {
             ready: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             failed: Mutex::default(),
+            turns: Arc::new(Semaphore::new(queries_at_once())),
             threads: Mutex::default(),
         });
         let (stop, stopped) = channel();

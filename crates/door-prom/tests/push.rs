@@ -233,6 +233,87 @@ async fn remote_write_2_counts_what_it_took() {
     }
 }
 
+#[derive(Clone, prost::Message)]
+struct Request1 {
+    #[prost(message, repeated, tag = "1")]
+    timeseries: Vec<Series1>,
+    #[prost(message, repeated, tag = "3")]
+    metadata: Vec<Metadata1>,
+}
+
+#[derive(Clone, prost::Message)]
+struct Series1 {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label1>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, prost::Message)]
+struct Label1 {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, prost::Message)]
+struct Metadata1 {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(string, tag = "2")]
+    metric_family_name: String,
+    #[prost(string, tag = "4")]
+    help: String,
+    #[prost(string, tag = "5")]
+    unit: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remote_write_1_says_what_a_metric_is_and_no_label_twice() {
+    let door = Door::open("");
+    let series = |labels: &[(&str, &str)]| Series1 {
+        labels: labels
+            .iter()
+            .map(|(n, v)| Label1 { name: (*n).to_owned(), value: (*v).to_owned() })
+            .collect(),
+        samples: vec![Sample { value: 2.5, timestamp: now_ms() }],
+    };
+    let request = Request1 {
+        timeseries: vec![
+            series(&[("__name__", "good"), ("a", "1")]),
+            series(&[("__name__", "bad"), ("a", "1"), ("a", "2")]),
+        ],
+        metadata: vec![Metadata1 {
+            kind: 2,
+            metric_family_name: "good".into(),
+            help: "What is good.".into(),
+            unit: String::new(),
+        }],
+    };
+    let body = snap::raw::Encoder::new().compress_vec(&request.encode_to_vec()).expect("packed");
+    let answer = door.send(Method::POST, "/api/v1/write", &[], body).await;
+    let why = text(answer.body());
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{why}");
+    assert!(why.contains("a series of \"bad\" has two labels \"a\""), "{why}");
+    door.sees("good", &[("{\"__name__\":\"good\",\"a\":\"1\"}", "2.5")]).await;
+    door.sees("bad", &[]).await;
+    let known = text(door.send(Method::GET, "/api/v1/metadata", &[], "").await.body());
+    let wanted = r#""good":[{"type":"gauge","help":"What is good.","unit":""}]"#;
+    assert!(known.contains(wanted), "{known}");
+}
+
+/// Where an alert's link leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expression_of_a_link_is_shown() {
+    let door = Door::open("");
+    let answer = door.send(Method::GET, "/graph?g0.expr=up+%3D%3D+0&g0.tab=1", &[], "").await;
+    assert_eq!(answer.status(), StatusCode::FOUND);
+    let to = answer.headers()["location"].to_str().expect("text").to_owned();
+    let shown = text(door.send(Method::GET, &to, &[], "").await.body());
+    assert!(shown.contains(r#""status":"success""#), "{to}: {shown}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn others_read_by_federation_and_remote_read() {
     let door = Door::open("global: {external_labels: {region: eu}}\n");

@@ -5,12 +5,30 @@ mod common;
 
 use common::Cluster;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// Signals do what they do to a program that a shell starts in the foreground, however
+/// the tests were started: what was ignored then (`nohup`, `&`) would be so here.
+#[allow(unsafe_code)]
+fn from_a_shell(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            // SAFETY: what a signal does by default runs no code of this process.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: it takes no memory and no locks, and only makes system calls.
+    unsafe { command.pre_exec(reset) };
+    command
+}
+
 fn synod(endpoints: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
+    let mut command = from_a_shell(env!("CARGO_BIN_EXE_synod"));
     // Before `--`, behind which all is the command's.
     command.args([args[0], "--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
     command
@@ -116,7 +134,9 @@ impl Bench {
     fn typed(&self, script: &str) -> Process {
         let bin = Path::new(env!("CARGO_BIN_EXE_synod")).parent().expect("a folder");
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
-        let mut command = Command::new("script");
+        // Whoever waits for a line waits for this.
+        let mut command = from_a_shell("timeout");
+        command.args(["--foreground", "60", "script"]);
         command.args(["-qefc", script, "/dev/null"]).env("SHELL", "/bin/sh");
         command.env("PATH", path).env("SYNOD_ENDPOINTS", &self.at).env("DIR", self.dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -110,6 +110,16 @@ fn a_real_prometheus_scrapes_federates_writes_and_reads() {
     let (status, told) = http(&first, "PUT", "/metrics/job/pushed/from/real", "only_here 42\n");
     assert_eq!(status, 200, "{told}");
     until(real, "only_here{job=\"pushed\"}", "42");
+    // Whichever node is asked, it answers for all.
+    let typed = "# TYPE typed_here counter\n# HELP typed_here So.\ntyped_here 1\n";
+    assert_eq!(http(&first, "PUT", "/metrics/job/pushed/typed/yes", typed).0, 200);
+    for node in 0..3 {
+        let ask = |path: &str| http(&cluster.endpoint(node), "GET", path, "").1;
+        let page = ask("/federate?match%5B%5D=only_here");
+        assert!(page.lines().any(|l| l.starts_with("only_here{") && l.contains(" 42 ")), "{page}");
+        let known = ask("/api/v1/metadata?metric=typed_here");
+        assert!(known.contains(r#"{"type":"counter","help":"So.","unit":""}"#), "{known}");
+    }
 }
 
 #[test]

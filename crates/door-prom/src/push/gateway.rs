@@ -4,7 +4,7 @@
 
 use crate::exposition::{self, labels_of};
 use crate::fan::{Fan, Peer};
-use crate::form::Form;
+use crate::form::{Asker, Form};
 use crate::json::plain;
 use crate::push::families::{self, Family};
 use crate::store::{Monitor, now_ms};
@@ -127,7 +127,7 @@ fn act(monitor: &Monitor, request: &Request<Bytes>) -> Result<StatusCode, Told> 
 /// A group is what was pushed last, to whichever node: the others forget what they have
 /// of it, or its families of these names. A node that does not hear of it is logged.
 fn tell_others(monitor: &Monitor, path: &str, families: Option<&[String]>) {
-    let fan = Fan::new(monitor, false, Instant::now() + TOLD_WITHIN);
+    let fan = Fan::new(monitor, false, &Asker::default(), Instant::now() + TOLD_WITHIN);
     let mut query = form_urlencoded::Serializer::new(String::from("nodes=local"));
     if let Some(names) = families {
         query.append_pair("families", &names.join(","));

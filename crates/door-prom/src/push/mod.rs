@@ -101,7 +101,7 @@ fn take(monitor: &Monitor, request: &Request<Bytes>) -> Result<(Done, bool), Tol
         of_version2(monitor, WriteRequest2::decode(&*body).map_err(bad)?, &mut done)
             .map_err(|why| (StatusCode::BAD_REQUEST, why))?
     } else {
-        of_version1(WriteRequest::decode(&*body).map_err(bad)?, &mut done)
+        of_version1(monitor, WriteRequest::decode(&*body).map_err(bad)?, &mut done)
     };
     append(monitor, batch, &mut done);
     Ok((done, version2))
@@ -138,10 +138,36 @@ fn sound(labels: &Labels, all: &[WrittenHistogram], done: &mut Done) -> Vec<(i64
     found
 }
 
-fn of_version1(written: WriteRequest, done: &mut Done) -> Vec<Series> {
+/// The labels of a series; `None`: one is named twice, so that nobody knows which series it
+/// is.
+fn once_each<'a>(pairs: &[(&'a str, &'a str)], done: &mut Done) -> Option<Labels> {
+    let mut names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|w| w[0] == w[1]) {
+        let metric = pairs.iter().find(|(name, _)| *name == NAME).map_or("", |(_, name)| name);
+        done.refuse(format!("a series of {metric:?} has two labels {:?}", twice[0]));
+        return None;
+    }
+    Some(Labels::new(pairs.iter().copied()))
+}
+
+/// What a request of either version says of a metric.
+fn learn(monitor: &Monitor, name: &str, kind: i32, help: &str, unit: &str) {
+    let kind = usize::try_from(kind).ok().and_then(|kind| wire::KINDS.get(kind)).copied();
+    let says = [("TYPE", kind.unwrap_or_default()), ("HELP", help), ("UNIT", unit)];
+    for (what, says) in says.into_iter().filter(|(_, says)| !says.is_empty()) {
+        monitor.learn(what, name, says);
+    }
+}
+
+fn of_version1(monitor: &Monitor, written: WriteRequest, done: &mut Done) -> Vec<Series> {
+    for meta in written.metadata.iter().filter(|meta| !meta.name.is_empty()) {
+        learn(monitor, &meta.name, meta.kind, &meta.help, &meta.unit);
+    }
     let mut all = Vec::with_capacity(written.timeseries.len());
     for series in written.timeseries {
-        let labels = Labels::new(series.labels.iter().map(|l| (&*l.name, &*l.value)));
+        let pairs: Vec<_> = series.labels.iter().map(|l| (&*l.name, &*l.value)).collect();
+        let Some(labels) = once_each(&pairs, done) else { continue };
         let histograms = sound(&labels, &series.histograms, done);
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
         let exemplar = |e: &wire::WrittenExemplar| Exemplar {
@@ -173,29 +199,21 @@ fn of_version2(
         if !refs.len().is_multiple_of(2) {
             return Err("a series refers to a label without a value".to_owned());
         }
-        let pairs: Result<Vec<(&str, &str)>, String> =
-            refs.chunks_exact(2).map(|pair| Ok((symbol(pair[0])?, symbol(pair[1])?))).collect();
-        Ok(Labels::new(pairs?))
+        let pair = |pair: &[u32]| Ok((symbol(pair[0])?, symbol(pair[1])?));
+        refs.chunks_exact(2).map(pair).collect::<Result<Vec<(&str, &str)>, String>>()
     };
     let mut all = Vec::with_capacity(written.timeseries.len());
     for series in written.timeseries {
-        let labels = labels_of(&series.labels_refs)?;
+        let Some(labels) = once_each(&labels_of(&series.labels_refs)?, done) else { continue };
         let histograms = sound(&labels, &series.histograms, done);
         if let Some(meta) = &series.metadata {
-            let kind = wire::KINDS.get(meta.kind as usize).copied().unwrap_or_default();
-            let says = [
-                ("TYPE", kind),
-                ("HELP", symbol(meta.help_ref)?),
-                ("UNIT", symbol(meta.unit_ref)?),
-            ];
-            for (what, says) in says.into_iter().filter(|(_, says)| !says.is_empty()) {
-                monitor.learn(what, labels.get(NAME), says);
-            }
+            let (help, unit) = (symbol(meta.help_ref)?, symbol(meta.unit_ref)?);
+            learn(monitor, labels.get(NAME), meta.kind, help, unit);
         }
         let samples = series.samples.iter().map(|s| (s.timestamp, s.value)).collect();
         let mut exemplars = Vec::with_capacity(series.exemplars.len());
         for e in &series.exemplars {
-            let labels = labels_of(&e.labels_refs)?;
+            let labels = Labels::new(labels_of(&e.labels_refs)?);
             exemplars.push(Exemplar { labels, value: e.value, at: e.timestamp });
         }
         all.push(Series { labels, samples, histograms, exemplars });

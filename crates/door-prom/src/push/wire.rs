@@ -12,6 +12,21 @@ pub(crate) const KINDS: [&str; 8] =
 pub(crate) struct WriteRequest {
     #[prost(message, repeated, tag = "1")]
     pub timeseries: Vec<TimeSeries>,
+    #[prost(message, repeated, tag = "3")]
+    pub metadata: Vec<Metadata1>,
+}
+
+/// `prometheus.MetricMetadata`.
+#[derive(Clone, Message)]
+pub(crate) struct Metadata1 {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "4")]
+    pub help: String,
+    #[prost(string, tag = "5")]
+    pub unit: String,
 }
 
 /// `prometheus.TimeSeries`.

@@ -185,6 +185,7 @@ impl Eval<'_> {
         // A bad factor matters only at a step that has samples.
         let bad = Cell::new(None);
         let of_numbers = |step: usize, window: &[Sample], end: i64| match name {
+            _ if self.gives_up_before(window.len()) => None,
             "rate" => extrapolated(window, end, range, true, true),
             "increase" => extrapolated(window, end, range, true, false),
             "delta" => extrapolated(window, end, range, false, false),

@@ -73,6 +73,10 @@ impl Series {
     }
 }
 
+/// Samples of windows that are looked at between two questions whether to give up: well
+/// below a millisecond.
+const ASK_EVERY: usize = 1 << 17;
+
 /// Where series come from.
 pub trait Source {
     /// The series that all matchers take, with their samples in `from..=to`.
@@ -175,6 +179,9 @@ pub(crate) struct Eval<'a> {
     /// The whole query's.
     outer: Query,
     taken: Cell<usize>,
+    /// Samples of windows that were looked at since somebody asked whether to give up.
+    looked_at: Cell<usize>,
+    given_up: Cell<bool>,
     notes: RefCell<BTreeSet<Note>>,
 }
 
@@ -207,7 +214,8 @@ pub fn evaluate_noted(
     limits: Limits,
 ) -> Result<(Answer, Vec<Note>), Error> {
     let notes = RefCell::default();
-    let eval = Eval { source, limits, outer: query, taken: Cell::new(0), notes };
+    let (taken, looked_at, given_up) = (Cell::new(0), Cell::new(0), Cell::new(false));
+    let eval = Eval { source, limits, outer: query, taken, looked_at, given_up, notes };
     let answer = eval.answer(node, query)?;
     Ok((answer, eval.notes.into_inner().into_iter().collect()))
 }
@@ -281,11 +289,23 @@ impl Eval<'_> {
             let why = "query processing would load too many samples into memory in query execution";
             return Err(Error::execution(why));
         }
-        if self.source.gives_up() {
+        if self.given_up.get() || self.source.gives_up() {
             let why = "query timed out in expression evaluation".into();
             return Err(Error { kind: ErrorKind::Timeout, span: None, why });
         }
         Ok(())
+    }
+
+    /// Whether it is to give up, asked now and then, before so many more samples are looked
+    /// at. Then there is no value, and the next thing that is counted tells.
+    pub(crate) fn gives_up_before(&self, samples: usize) -> bool {
+        let looked_at = self.looked_at.get() + samples + 1;
+        self.looked_at.set(looked_at);
+        if looked_at >= ASK_EVERY {
+            self.looked_at.set(0);
+            self.given_up.set(self.given_up.get() || self.source.gives_up());
+        }
+        self.given_up.get()
     }
 
     /// Counts a histogram that was made against the limit. Beyond it there is none, and the

@@ -37,6 +37,30 @@ fn memory(lines: &[&str]) -> Memory {
     Memory(lines.iter().map(series).collect())
 }
 
+/// Time is over when it was asked so often.
+struct Impatient(Cell<usize>);
+
+impl Source for Impatient {
+    fn select(&self, _: &[Matcher], _: i64, _: i64) -> Result<Vec<Series>, String> {
+        Ok(Vec::new())
+    }
+
+    fn gives_up(&self) -> bool {
+        self.0.set(self.0.get().saturating_sub(1));
+        self.0.get() == 0
+    }
+}
+
+#[test]
+fn a_query_gives_up_amid_its_windows() {
+    // Nothing is counted while these are gone through: 86,400 windows of as many samples.
+    let node =
+        parse("max_over_time(max_over_time(vector(time())[1d:1s])[1d:1s])").expect("a query");
+    let source = Impatient(Cell::new(100));
+    let given_up = evaluate(&node, Query::instant(1_000_000_000), &source, Limits::default());
+    assert_eq!(given_up.expect_err("no answer").kind, ErrorKind::Timeout);
+}
+
 fn shown(answer: Answer) -> Vec<String> {
     let of = |s: Series| {
         let values: Vec<String> = s.samples.iter().map(|s| format!("{}", s.value)).collect();
