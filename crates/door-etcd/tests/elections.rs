@@ -248,13 +248,9 @@ async fn the_same_as_json_and_an_instance_reports_itself() {
     let report = r#"{"service":"web","instance":"a","healthy":true}"#;
     let (code, text) = node.post("/synod/v1/service/report", "", report).await;
     assert!(code == 404 && text.contains("no instance"), "{code} {text}");
-    let put = pb::PutRequest {
-        key: "synod/service/web/a".into(),
-        value: r#"{"mode":"active/passive","healthy":null,"active":false,"since_ms":1}"#.into(),
-        lease: session,
-        ..Default::default()
-    };
-    doors.kv.put(put).await.expect("registered");
+    let register = format!(r#"{{"service":"web","instance":"a","session":"{session}"}}"#);
+    let (code, text) = node.post("/synod/v1/service/register", "", &register).await;
+    assert_eq!(code, 200, "{text}");
     let (code, text) = doors.node.post("/synod/v1/service/report", "", report).await;
     assert_eq!(code, 200, "{text}");
     let get = pb::RangeRequest { key: "synod/report/web/a".into(), ..Default::default() };

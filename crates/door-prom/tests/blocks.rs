@@ -199,7 +199,8 @@ async fn a_damaged_log_is_set_aside_and_the_blocks_stay() {
     let first = fill(dir.path(), &monitor).await;
     monitor.close();
     let files = std::fs::read_dir(dir.path().join("series")).expect("the folder");
-    for file in files.map(|e| e.expect("an entry").path()).filter(|p| p.is_file()) {
+    let is_segment = |p: &std::path::PathBuf| p.extension().is_some_and(|e| e == "seg");
+    for file in files.map(|e| e.expect("an entry").path()).filter(is_segment) {
         let mut bytes = std::fs::read(&file).expect("a segment");
         bytes[200..600].fill(0x55);
         std::fs::write(&file, bytes).expect("a segment");
