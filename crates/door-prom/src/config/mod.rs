@@ -256,7 +256,12 @@ impl Config {
     /// What is in effect, as YAML, without anything secret.
     pub(crate) fn shown(&self) -> String {
         let every = |d: Duration| duration_text(d.as_millis() as i64);
-        let mut out = format!("global:\n  evaluation_interval: {}\n", every(self.evaluation_every));
+        let mut out = String::from("global:\n");
+        // Without a file there are no rules but the shipped ones, which have intervals of
+        // their own.
+        if !self.evaluation_every.is_zero() {
+            let _ = writeln!(out, "  evaluation_interval: {}", every(self.evaluation_every));
+        }
         if !self.external_labels.is_empty() {
             out += "  external_labels:\n";
         }
@@ -291,7 +296,9 @@ impl Config {
             // Whoever puts a password into an address does not mean to show it.
             let url: http::Uri = one.url.parse().unwrap_or_default();
             let scheme = url.scheme_str().unwrap_or("http");
-            let shown = format!("{scheme}://{}{}", url.host().unwrap_or_default(), url.path());
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            let host = url.host().unwrap_or_default();
+            let shown = format!("{scheme}://{host}{port}{}", url.path());
             let _ = writeln!(out, "- name: {}\n  url: {}", quoted(&one.name), quoted(&shown));
         }
         out

@@ -87,6 +87,14 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
+fn what_is_in_effect_can_be_read_back() {
+    assert!(parse(&Config::default().shown()).is_ok(), "{}", Config::default().shown());
+    let text = "remote_write: [{url: 'http://u:hush@h.example:9090/x'}]\n";
+    let shown = parse(text).expect(text).shown();
+    assert!(shown.contains("http://h.example:9090/x") && !shown.contains("hush"), "{shown}");
+}
+
+#[test]
 fn an_empty_file_is_a_configuration() {
     for text in ["", "# nothing\n", "global: {}\n"] {
         assert!(parse(text).expect(text).jobs.is_empty());

@@ -450,8 +450,10 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
     };
     let full = metric_name(&name, &unit, kind);
     monitor.learn("TYPE", &full, kind);
-    if !description.is_empty() {
-        monitor.learn("HELP", &full, &description);
+    for (what, says) in [("HELP", &description), ("UNIT", &unit)] {
+        if !says.is_empty() {
+            monitor.learn(what, &full, says);
+        }
     }
     let base = base.with(NAME, &full);
     let sums = monitor.sums();
