@@ -335,7 +335,7 @@ impl Monitor {
     fn metadata(&self, form: &Form) -> Result<String, Failure> {
         let limit = form.limit().map_err(Failure::bad_data)?;
         let wanted = form.get("metric");
-        let mut meanings = self.meanings();
+        let mut meanings = self.meanings().clone();
         let source = self.fan(form, self.0.settings.query_timeout)?;
         let asked = wanted.map(|name| format!("&metric={}", encoded(name))).unwrap_or_default();
         let elsewhere = source.ask(

@@ -32,7 +32,7 @@ const ONLY_MEMORY: i64 = 3 * 3_600_000;
 
 /// What a monitor keeps besides the head.
 pub(crate) struct Kept {
-    /// Not set: there can be none, for now.
+    /// Not set while there can be none: it is tried again.
     blocks: OnceLock<Blocks>,
     /// What is older is in blocks, so that the log may forget it.
     in_blocks: AtomicI64,

@@ -391,7 +391,8 @@ impl Sender {
             count += (content.0.len() + content.1.len()) as u64;
             all.push((labels, content));
         }
-        let meanings = self.monitor.meanings();
+        let monitor = self.monitor.clone();
+        let meanings = monitor.meanings();
         let body = match self.settings.version2 {
             true => version2(all, &meanings).encode_to_vec(),
             false => {

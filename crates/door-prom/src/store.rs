@@ -332,8 +332,9 @@ impl Monitor {
         }
     }
 
-    pub(crate) fn meanings(&self) -> BTreeMap<String, Meaning> {
-        self.0.meanings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is known of families, by their names. Whoever holds it keeps pages from being learnt from.
+    pub(crate) fn meanings(&self) -> RwLockReadGuard<'_, BTreeMap<String, Meaning>> {
+        self.0.meanings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the log is not written any more, if so.
