@@ -245,6 +245,8 @@ pub struct Cell<S: Store> {
     pub(crate) last_sync: Tick,
     /// The latest status of the core, refreshed each turn.
     pub(crate) status: Status,
+    /// The protocol made a step since `status` was asked for.
+    stepped: bool,
     pub(crate) now: Tick,
     /// The state moved on and the protocol does not know yet.
     pub(crate) applied_news: bool,
@@ -293,6 +295,7 @@ impl<S: Store> Cell<S> {
             syncing: false,
             last_sync: now,
             status,
+            stepped: false,
             now,
             applied_news: false,
             core_out: Vec::new(),
@@ -334,17 +337,17 @@ impl<S: Store> Cell<S> {
 
     /// Ends a turn: what was gathered goes to the protocol at once.
     pub fn turn(&mut self, out: &mut Vec<CellOutput>) {
-        self.status = self.core.status();
+        self.refresh();
         self.flush_requests(out);
         self.flush_reads(out);
         self.report_ended_transfers(out);
         self.maybe_sync(out);
-        self.status = self.core.status();
+        self.refresh();
     }
 
     fn tick(&mut self, out: &mut Vec<CellOutput>) {
         self.drive(Input::Tick, out);
-        self.status = self.core.status();
+        self.refresh();
         self.expire_requests(out);
         self.lead_duties(out);
         self.pump_transfers(out);
@@ -373,10 +376,18 @@ impl<S: Store> Cell<S> {
         }
     }
 
+    /// Sees where the protocol stands now.
+    pub(crate) fn refresh(&mut self) {
+        if std::mem::take(&mut self.stepped) {
+            self.status = self.core.status();
+        }
+    }
+
     /// One step of the protocol, with what it wants done.
     pub(crate) fn drive(&mut self, input: Input, out: &mut Vec<CellOutput>) {
         let mut outputs = std::mem::take(&mut self.core_out);
         self.core.step(self.now, input, &mut outputs);
+        self.stepped = true;
         for output in outputs.drain(..) {
             match output {
                 Output::Write { seq, record } => out.push(CellOutput::Write { seq, record }),

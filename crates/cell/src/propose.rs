@@ -227,7 +227,7 @@ impl<S: Store> Cell<S> {
         id: ForwardId,
         items: Vec<(u64, Work)>,
     ) {
-        self.status = self.core.status();
+        self.refresh();
         let leads = term == self.status.term && self.leads();
         // Whoever sent it knows that this node leads that ballot, or led it: then
         // the message may be a second copy, and the first one stands in the log.

@@ -15,10 +15,15 @@ use std::sync::Arc;
 /// Most entries of a node.
 const FANOUT: usize = 8;
 
+/// A key and its value. Shared as one: a path is copied at most changes, with all pairs
+/// of its leaf.
+type Pair = Arc<(Bytes, Bytes)>;
+
+/// A child's separator is the key of a pair (that it had as its first when it was cut off).
 #[derive(Clone)]
 enum Node {
-    Leaf(Vec<(Bytes, Bytes)>),
-    Inner(Vec<(Bytes, Arc<Node>)>),
+    Leaf(Vec<Pair>),
+    Inner(Vec<(Pair, Arc<Node>)>),
 }
 
 /// See the file's header.
@@ -33,8 +38,8 @@ impl Default for PMap {
     }
 }
 
-fn child_of(children: &[(Bytes, Arc<Node>)], key: &[u8]) -> usize {
-    children.partition_point(|(k, _)| &k[..] <= key).saturating_sub(1)
+fn child_of(children: &[(Pair, Arc<Node>)], key: &[u8]) -> usize {
+    children.partition_point(|(first, _)| &first.0[..] <= key).saturating_sub(1)
 }
 
 impl Node {
@@ -46,14 +51,14 @@ impl Node {
     }
 
     /// Cuts off the upper half of a node that grew too large.
-    fn split(&mut self) -> Option<(Bytes, Arc<Node>)> {
+    fn split(&mut self) -> Option<(Pair, Arc<Node>)> {
         if self.len() <= FANOUT {
             return None;
         }
         match self {
             Node::Leaf(pairs) => {
                 let upper = pairs.split_off(FANOUT / 2);
-                Some((upper[0].0.clone(), Arc::new(Node::Leaf(upper))))
+                Some((upper[0].clone(), Arc::new(Node::Leaf(upper))))
             }
             Node::Inner(children) => {
                 let upper = children.split_off(FANOUT / 2);
@@ -62,15 +67,15 @@ impl Node {
         }
     }
 
-    fn insert(&mut self, key: Bytes, value: Bytes) -> Option<(Bytes, Arc<Node>)> {
+    fn insert(&mut self, pair: Pair) -> Option<(Pair, Arc<Node>)> {
         match self {
-            Node::Leaf(pairs) => match pairs.binary_search_by(|(k, _)| k.cmp(&key)) {
-                Ok(at) => pairs[at].1 = value,
-                Err(at) => pairs.insert(at, (key, value)),
+            Node::Leaf(pairs) => match pairs.binary_search_by(|p| p.0.cmp(&pair.0)) {
+                Ok(at) => pairs[at] = pair,
+                Err(at) => pairs.insert(at, pair),
             },
             Node::Inner(children) => {
-                let at = child_of(children, &key);
-                if let Some(upper) = Arc::make_mut(&mut children[at].1).insert(key, value) {
+                let at = child_of(children, &pair.0);
+                if let Some(upper) = Arc::make_mut(&mut children[at].1).insert(pair) {
                     children.insert(at + 1, upper);
                 }
             }
@@ -81,7 +86,7 @@ impl Node {
     fn remove(&mut self, key: &[u8]) {
         match self {
             Node::Leaf(pairs) => {
-                if let Ok(at) = pairs.binary_search_by(|(k, _)| k[..].cmp(key)) {
+                if let Ok(at) = pairs.binary_search_by(|p| p.0[..].cmp(key)) {
                     pairs.remove(at);
                 }
             }
@@ -104,7 +109,7 @@ impl PMap {
         loop {
             match node {
                 Node::Leaf(pairs) => {
-                    let at = pairs.binary_search_by(|(k, _)| k[..].cmp(key)).ok()?;
+                    let at = pairs.binary_search_by(|p| p.0[..].cmp(key)).ok()?;
                     return Some(&pairs[at].1);
                 }
                 Node::Inner(children) => node = &children[child_of(children, key)].1,
@@ -114,8 +119,8 @@ impl PMap {
 
     /// Sets `key`.
     pub(crate) fn insert(&mut self, key: Bytes, value: Bytes) {
-        if let Some(upper) = Arc::make_mut(&mut self.root).insert(key, value) {
-            let lower = (Bytes::new(), Arc::clone(&self.root));
+        if let Some(upper) = Arc::make_mut(&mut self.root).insert(Arc::new((key, value))) {
+            let lower = (Pair::default(), Arc::clone(&self.root));
             self.root = Arc::new(Node::Inner(vec![lower, upper]));
         }
     }
@@ -163,7 +168,7 @@ impl<'a> Range<'a> {
             match node {
                 Node::Leaf(pairs) => {
                     let before =
-                        at.map_or(pairs.len(), |at| pairs.partition_point(|(k, _)| &k[..] < at));
+                        at.map_or(pairs.len(), |at| pairs.partition_point(|p| &p.0[..] < at));
                     self.stack.push((node, before));
                     return;
                 }
