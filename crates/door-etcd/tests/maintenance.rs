@@ -108,6 +108,55 @@ async fn alarms_are_raised_told_and_cleared() {
     assert_eq!(node.http("GET", "/livez", "").await.0, 200);
 }
 
+/// Many write as fast as they can: the alarm is raised when the quota is used up, not when
+/// it is looked at next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_hardly_overshot() {
+    const QUOTA: u64 = 4 << 20;
+    const VALUE: usize = 100_000;
+    const WRITERS: u64 = 8;
+    let mut plan = Plan::alone();
+    plan.cell.quota_bytes = QUOTA;
+    let node = plan.start().await;
+    node.ready().await;
+    let channel = node.channel().await;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                for n in 0.. {
+                    if let Err(status) =
+                        put(&channel, &format!("{writer}/{n}"), vec![0; VALUE]).await
+                    {
+                        return (n, status);
+                    }
+                }
+                unreachable!("writes without end")
+            })
+        })
+        .collect();
+    let mut written = 0;
+    for writer in writers {
+        let (count, status) = writer.await.expect("a writer");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        written += count * VALUE as u64;
+    }
+    // What was on its way when it was used up, and before the alarm was agreed on.
+    let late = 4 * WRITERS * VALUE as u64;
+    assert!((QUOTA * 9 / 10..QUOTA + late).contains(&written), "{written} bytes for {QUOTA}");
+
+    let all = pb::DeleteRangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        ..Default::default()
+    };
+    let gone = KvClient::new(channel.clone()).delete_range(all).await.expect("space is made");
+    let revision = gone.into_inner().header.expect("a header").revision;
+    let compaction = pb::CompactionRequest { revision, physical: true };
+    KvClient::new(channel.clone()).compact(compaction).await.expect("compacted");
+    common::until("writes again", async || put(&channel, "again", vec![1]).await.is_ok()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_counts_exactly_and_reads_back() {
     let (_plan, _node, channel) = start().await;

@@ -35,6 +35,7 @@ pub struct Plan {
     pub peer: SocketAddr,
     pub first: Vec<(String, String)>,
     pub state: ClusterState,
+    pub cell: CellLimits,
 }
 
 impl Plan {
@@ -51,7 +52,7 @@ impl Plan {
     ) -> Plan {
         first.push((name.into(), format!("http://{peer}")));
         let dir = tempfile::tempdir().expect("a directory");
-        Plan { dir, name: name.into(), peer, first, state }
+        Plan { dir, name: name.into(), peer, first, state, cell: CellLimits::default() }
     }
 
     pub fn url(&self) -> String {
@@ -69,7 +70,7 @@ impl Plan {
             cluster_state: self.state,
             token: "test".into(),
             protocol: None,
-            cell: CellLimits::default(),
+            cell: self.cell.clone(),
             lease_ttl_min: 1,
             cache_bytes: 8 << 20,
             segment_bytes: 1 << 20,

@@ -53,10 +53,11 @@ struct Cost {
     /// How long it took to open all sessions.
     opened_s: f64,
     /// CPU of all servers in percent of one core: without sessions, and what came
-    /// with them.
+    /// with them and their connections.
     idle_cpu_percent: f64,
     cpu_percent: f64,
-    /// Memory of all servers: without sessions, and what came with them.
+    /// Memory of all servers: without sessions, and what came with them and their
+    /// connections.
     idle_memory_mib: f64,
     memory_mib: f64,
     /// Sessions that were not safe at the end.
@@ -68,12 +69,15 @@ pub async fn run(args: SessionArgs) -> Outcome {
     if servers.count() == 0 {
         return Err(format!("no process of this machine listens at {}", args.endpoints.join(",")));
     }
-    let clients = connect(&args).await?;
-    // One session connects each of them, and what the servers make once is made.
+    // What the servers make once is made by a session on each of them.
+    let mut clients = connect(&args.endpoints).await?;
     let warm = open(&clients, clients.len(), &args).await?;
     tokio::time::sleep(SETTLE).await;
     let (idle_cpu_percent, idle_memory_mib) = watch(&servers, args.seconds).await;
     let begun = Instant::now();
+    for _ in 1..args.connections {
+        clients.extend(connect(&args.endpoints).await?);
+    }
     let sessions = open(&clients, args.sessions, &args).await?;
     let opened_s = begun.elapsed().as_secs_f64();
     tokio::time::sleep(SETTLE).await;
@@ -97,12 +101,11 @@ pub async fn run(args: SessionArgs) -> Outcome {
     Ok(())
 }
 
-async fn connect(args: &SessionArgs) -> Outcome<Vec<Client>> {
-    let mut clients = Vec::new();
-    for _ in 0..args.connections.max(1) {
-        for endpoint in &args.endpoints {
-            clients.push(Client::connect([endpoint]).await.map_err(|e| e.to_string())?);
-        }
+/// A connection to each.
+async fn connect(endpoints: &[String]) -> Outcome<Vec<Client>> {
+    let mut clients = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        clients.push(Client::connect([endpoint]).await.map_err(|e| e.to_string())?);
     }
     Ok(clients)
 }
