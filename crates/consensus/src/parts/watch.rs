@@ -68,12 +68,23 @@ impl Watch {
     /// Whether a vote for another would disturb the leader that this node
     /// follows (or, with leases, break what it promised).
     pub fn alive(&self, now: Tick, limits: &Limits) -> bool {
-        let recent = |since: Tick| now.since(since) < limits.election_ms;
         if limits.lease_reads {
-            // This node may have promised a lease just before it restarted.
-            return recent(self.heard.unwrap_or(self.started));
+            return self.bound(now, limits);
         }
+        let recent = |since: Tick| now.since(since) < limits.election_ms;
         self.leader.is_some() && !self.dropped && self.heard.is_some_and(recent)
+    }
+
+    /// Whether a leader may answer reads on the strength of what this node promised it:
+    /// then it neither votes for another nor stands itself (Raft thesis, 6.4.1), dropped
+    /// connection or not.
+    pub fn bound(&self, now: Tick, limits: &Limits) -> bool {
+        limits.lease_reads && now < self.bound_until(limits)
+    }
+
+    fn bound_until(&self, limits: &Limits) -> Tick {
+        // It may have promised a lease just before it restarted.
+        self.heard.unwrap_or(self.started).plus(limits.election_ms)
     }
 
     /// How long nothing was heard, in milliseconds.
@@ -113,7 +124,8 @@ impl Watch {
         self.dropped = true;
         self.gone = Some(peer);
         self.eager = EAGER;
-        let early = now.plus(rng.below(limits.heartbeat_ms.max(1)));
+        let from = if limits.lease_reads { now.max(self.bound_until(limits)) } else { now };
+        let early = from.plus(rng.below(limits.heartbeat_ms.max(1)));
         self.deadline = self.deadline.min(early);
     }
 

@@ -50,7 +50,7 @@ impl Paxos {
         }
         self.tick_fetch();
         self.ask_again();
-        if self.now < self.watch.deadline {
+        if self.now < self.watch.deadline || self.watch.bound(self.now, &self.limits) {
             return self.retry_reads();
         }
         let early = self.watch.dropped && self.watch.leader.is_some();

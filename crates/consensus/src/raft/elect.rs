@@ -55,7 +55,7 @@ impl Raft {
         {
             return self.campaign(CampaignReason::Alone, false);
         }
-        if self.now < self.watch.deadline {
+        if self.now < self.watch.deadline || self.watch.bound(self.now, &self.limits) {
             return self.retry_reads();
         }
         let early = self.watch.dropped && self.watch.leader.is_some();

@@ -66,7 +66,7 @@ impl Zab {
         if self.alone() && self.looking.is_none() && self.may_campaign() && !self.leader_alive() {
             return self.discover(CampaignReason::Alone);
         }
-        if self.now < self.watch.deadline {
+        if self.now < self.watch.deadline || self.watch.bound(self.now, &self.limits) {
             self.retry_reads();
             return self.tick_looking();
         }
