@@ -300,7 +300,7 @@ impl World {
 
     fn fault(&mut self) {
         let id = self.any();
-        match self.rng.below(8) {
+        match self.rng.below(9) {
             0 | 1 if self.nodes[&id].up() => self.crash(id),
             0..4 if !self.nodes[&id].up() => self.restart(id),
             2 => {
@@ -324,7 +324,15 @@ impl World {
                     (self.ticket, Some(self.any()).filter(|_| self.ticket.is_multiple_of(2)));
                 self.step(id, Input::Transfer { ticket, to });
             }
-            _ => self.change_members(),
+            7 => self.change_members(),
+            _ => {
+                // A connection closes while both its ends live.
+                let other = self.leader().unwrap_or(id);
+                self.step(id, Input::Disconnected(other));
+                if self.rng.one_in(2) {
+                    self.step(other, Input::Disconnected(id));
+                }
+            }
         }
     }
 
