@@ -103,6 +103,13 @@ fn test(args: &[&str]) -> Result<(), String> {
             "services",
             "scale",
             "suspicion",
+            "snapshots",
+            "starts",
+            "slow",
+            "files",
+            "up",
+            "commands",
+            "differential",
         ]
         .map(|s| ["--test", s]);
         let door = ["test", "-p", "synod", "--locked", "--no-fail-fast"];

@@ -66,7 +66,7 @@ struct RestoreArgs {
     #[arg(long, default_value = "synod-cluster")]
     initial_cluster_token: String,
     /// How the new cell agrees: raft, paxos or zab; need not be what the old one ran
-    #[arg(long, default_value_t)]
+    #[arg(long, env = "SYNOD_PROTOCOL", default_value_t)]
     protocol: Protocol,
     /// How far the revision moves up, so that none that clients may have seen after
     /// the snapshot comes again
