@@ -8,6 +8,7 @@ use synod_coord::key_of;
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::kv_client::KvClient;
 use synod_etcd_proto::etcdserverpb::watch_client::WatchClient;
+use synod_etcd_proto::mvccpb::KeyValue;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -21,13 +22,15 @@ impl Client {
     /// answers it does not return: then the session's deadline counts.
     pub async fn lost(&self, sequencer: &Sequencer) {
         let key = key_of(&sequencer.name, sequencer.session);
-        while !matches!(self.gone(&key, sequencer.token).await, Ok(true)) {
+        let place = (sequencer.token, sequencer.session);
+        while !matches!(self.gone(&key, place).await, Ok(true)) {
             tokio::time::sleep(AFTER_FAILURE).await;
         }
     }
 
-    /// Follows the key at one member: `true` when it is not there by this token.
-    async fn gone(&self, key: &Bytes, token: i64) -> Result<bool, Error> {
+    /// Follows the key at one member: `true` when it is not there by this token, or does
+    /// not belong to this session (somebody wrote over it).
+    async fn gone(&self, key: &Bytes, (token, session): (i64, i64)) -> Result<bool, Error> {
         let (number, channel) = self.endpoints.current();
         let create = pb::WatchCreateRequest { key: key.clone(), ..Default::default() };
         let create = pb::watch_request::RequestUnion::CreateRequest(create);
@@ -42,7 +45,8 @@ impl Client {
         }
         let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
         let found = self.note(number, KvClient::new(channel).range(get).await)?.into_inner();
-        if found.kvs.first().is_none_or(|kv| kv.create_revision != token) {
+        let holds = |kv: &KeyValue| kv.create_revision == token && kv.lease == session;
+        if !found.kvs.first().is_some_and(holds) {
             return Ok(true);
         }
         loop {
@@ -50,7 +54,7 @@ impl Client {
             let gone = |e: &synod_etcd_proto::mvccpb::Event| {
                 let kv = e.kv.as_ref();
                 // What is older than the key's making tells of another before it.
-                kv.is_some_and(|kv| kv.mod_revision > token && kv.create_revision != token)
+                kv.is_some_and(|kv| kv.mod_revision > token && !holds(kv))
             };
             if news.events.iter().any(gone) {
                 return Ok(true);

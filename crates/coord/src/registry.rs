@@ -101,6 +101,8 @@ pub fn read_instances(
 pub enum Unregistered {
     /// Another session is this instance.
     Taken(i64),
+    /// The session is another instance of the service.
+    Another(String),
     /// The service's instances, this one among them, are of another mode.
     OtherMode(String, ServiceMode),
 }
@@ -137,12 +139,15 @@ pub fn register(
         }
         _ => {}
     }
-    let mut others = there.iter().filter(|kv| kv.key != key);
+    let name = |kv: &KeyValue| String::from_utf8_lossy(&kv.key[of_service.len()..]).into_owned();
+    let others = || there.iter().filter(|kv| kv.key != key);
+    if let Some(kv) = others().find(|kv| kv.lease == session && record_of(kv).is_some()) {
+        return Err(Unregistered::Another(name(kv)));
+    }
     let other =
-        others.find_map(|kv| Some((kv, record_of(kv)?)).filter(|o| o.1.mode != record.mode));
+        others().find_map(|kv| Some((kv, record_of(kv)?)).filter(|o| o.1.mode != record.mode));
     if let Some((kv, other)) = other {
-        let name = String::from_utf8_lossy(&kv.key[of_service.len()..]).into_owned();
-        return Err(Unregistered::OtherMode(name, other.mode));
+        return Err(Unregistered::OtherMode(name(kv), other.mode));
     }
     let unchanged = Compare {
         range: prefix_range(of_service.as_bytes()),
@@ -157,6 +162,9 @@ impl fmt::Display for Unregistered {
         match self {
             Unregistered::Taken(session) => {
                 write!(f, "another session, {session:x}, is this instance")
+            }
+            Unregistered::Another(instance) => {
+                write!(f, "its session is the instance {instance:?} already")
             }
             Unregistered::OtherMode(instance, mode) => {
                 write!(f, "the service is {mode}: its instance {instance:?} is")
@@ -254,6 +262,7 @@ mod tests {
         assert_eq!(ask("a", 3, ActivePassive, &there), Err(Unregistered::Taken(1)));
         let other = Unregistered::OtherMode("a".into(), ActivePassive);
         assert_eq!(ask("c", 3, ActiveActive, &there), Err(other));
+        assert_eq!(ask("c", 2, ActivePassive, &there), Err(Unregistered::Another("b".into())));
         // One that stays what it is depends on nobody; one that is new, on all.
         let again = ask("a", 1, ActivePassive, &there).expect("its own");
         assert_eq!(again.compare[0].target, CompareTarget::Lease(1));

@@ -2,6 +2,7 @@
 //! key holds the leader's value.
 
 use crate::convert;
+use crate::coord::lock::not_reserved;
 use crate::door::Door;
 use crate::error;
 use bytes::Bytes;
@@ -52,6 +53,7 @@ impl Door {
         lease: i64,
         value: Bytes,
     ) -> Result<pb::ResponseHeader, Status> {
+        not_reserved(&key)?;
         let compare = vec![created_at(&key, revision)];
         let put = PutRequest { key, value, lease, ..PutRequest::default() };
         let txn = TxnRequest { compare, success: vec![Op::Put(put)], failure: Vec::new() };
@@ -149,6 +151,7 @@ impl Election for Door {
         request: Request<v3::ResignRequest>,
     ) -> Result<Response<v3::ResignResponse>, Status> {
         let leader = leader_key(request.into_inner().leader)?;
+        not_reserved(&leader.key)?;
         let compare = vec![created_at(&leader.key, leader.rev)];
         let range = KeyRange { key: leader.key, end: Bytes::new() };
         let delete = Op::Delete(DeleteRequest { range, prev_kv: false });

@@ -1,6 +1,7 @@
 //! etcd's lock: a key in a queue. The owner is the key with the lowest create
 //! revision under the name; everybody else waits for the one before.
 
+use crate::coord::lock::not_reserved;
 use crate::door::Door;
 use crate::error;
 use crate::queue::{OwnLease, Taken};
@@ -25,6 +26,7 @@ impl Door {
         lease: i64,
         value: Bytes,
     ) -> Result<Taken, Status> {
+        not_reserved(name)?;
         let mut session = lease;
         let mut own_lease = None;
         if session == 0 {
@@ -69,6 +71,7 @@ impl Lock for Door {
         if key.is_empty() {
             return Err(error::key_not_provided());
         }
+        not_reserved(&key)?;
         // No plain write: the key may be that of an office.
         let range = KeyRange { key, end: Bytes::new() };
         let delete = Command::Delete(DeleteRequest { range, prev_kv: false });

@@ -11,6 +11,8 @@ use synod_etcd_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
 use synod_etcd_proto::synod::v1::session_client::SessionClient;
+use synod_etcd_proto::v3electionpb as v3;
+use synod_etcd_proto::v3electionpb::election_client::ElectionClient;
 use synod_etcd_proto::v3lockpb;
 use synod_etcd_proto::v3lockpb::lock_client::LockClient as EtcdLockClient;
 use tonic::transport::Channel;
@@ -22,6 +24,7 @@ struct Doors {
     kv: KvClient<Channel>,
     leases: LeaseClient<Channel>,
     etcd: EtcdLockClient<Channel>,
+    elections: ElectionClient<Channel>,
     node: Node,
     _plan: Plan,
 }
@@ -37,7 +40,8 @@ impl Doors {
             locks: LockClient::new(channel.clone()),
             kv: KvClient::new(channel.clone()),
             leases: LeaseClient::new(channel.clone()),
-            etcd: EtcdLockClient::new(channel),
+            etcd: EtcdLockClient::new(channel.clone()),
+            elections: ElectionClient::new(channel),
             node,
             _plan: plan,
         }
@@ -451,6 +455,23 @@ async fn names_that_are_synods_own_and_calls_that_check_no_sequencer_are_refused
         refused(doors.locks.acquire(request).await, Code::InvalidArgument, why);
         let describe = v1::LockDescribeRequest { name: name.into() };
         refused(doors.locks.describe(describe).await, Code::InvalidArgument, why);
+    }
+    // Nor through etcd's doors, which take any key.
+    let record = format!("synod/session/{a:x}");
+    for name in ["synod/session", &record, "synod/service/web", "synod/claim", "synod/file/x"] {
+        let own = (Code::InvalidArgument, "Synod's own");
+        let lock = v3lockpb::LockRequest { name: name.to_owned().into(), lease: a };
+        refused(doors.etcd.lock(lock).await, own.0, own.1);
+        let unlock = v3lockpb::UnlockRequest { key: name.to_owned().into() };
+        refused(doors.etcd.unlock(unlock).await, own.0, own.1);
+        let name = bytes::Bytes::from(name.to_owned());
+        let campaign = v3::CampaignRequest { name: name.clone(), lease: a, value: "v".into() };
+        refused(doors.elections.campaign(campaign).await, own.0, own.1);
+        let leader = Some(v3::LeaderKey { name: name.clone(), key: name, rev: 1, lease: a });
+        let proclaim = v3::ProclaimRequest { leader: leader.clone(), value: "v".into() };
+        refused(doors.elections.proclaim(proclaim).await, own.0, own.1);
+        let resign = v3::ResignRequest { leader };
+        refused(doors.elections.resign(resign).await, own.0, own.1);
     }
     refused(doors.locks.acquire(lock(0)).await, Code::InvalidArgument, "a session is needed");
     let mut request = Request::new(pb::LeaseGrantRequest { ttl: 9, id: 0 });

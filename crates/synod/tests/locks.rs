@@ -454,6 +454,10 @@ fn a_holder_hears_that_its_lock_was_taken_from_it() {
     // Taken again, it is another acquisition.
     let again = runtime.block_on(session.lock("x")).expect("free");
     assert!(soon(&lock, long) && !soon(&again, short));
+    // Written over, its key is nobody's: writes by its sequencer would be refused.
+    let other = runtime.block_on(session.lock("y")).expect("free");
+    assert!(run(&at, &["put", &format!("y/{:x}", session.id()), "junk"]).status.success());
+    assert!(soon(&other, long));
     runtime.block_on(async {
         // The session's end, by others, is told long before its deadline.
         let revoke = pb::LeaseRevokeRequest { id: session.id() };

@@ -28,10 +28,15 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return bad(format!("a lock's name has from 1 to {NAME_BYTES_MAX} bytes"));
     }
-    if is_reserved(name) {
-        return bad("names below synod/ are Synod's own".into());
+    not_reserved(name)
+}
+
+/// That neither a lock's name nor a key in its queue is among what Synod itself keeps.
+pub(crate) fn not_reserved(name: &[u8]) -> Result<(), Status> {
+    match is_reserved(name) {
+        true => Err(Status::invalid_argument("synod: names below synod/ are Synod's own")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// A sequencer that a client sent, of a lock that can be.

@@ -5,7 +5,7 @@ mod election;
 mod fence;
 mod file;
 mod guard;
-mod lock;
+pub(crate) mod lock;
 mod service;
 mod session;
 mod silence;

@@ -240,9 +240,9 @@ impl Door {
         match tokio::time::timeout_at(Instant::now() + within, followed).await {
             Ok(done) => done,
             Err(_) => Err(Status::deadline_exceeded(format!(
-                "synod: {} was asked to step down, and {} has not followed within {within:?}",
+                "synod: {} was asked to step down, and {} followed within {within:?}",
                 before.instance,
-                if r.to.is_empty() { "nobody" } else { &r.to },
+                if r.to.is_empty() { "nobody has".into() } else { format!("{} has not", r.to) },
             ))),
         }
     }
@@ -275,7 +275,9 @@ fn unregistered(r: &v1::ServiceRegisterRequest, why: &Unregistered) -> Status {
     let words = format!("synod: {service}/{instance} cannot be registered: {why}");
     match why {
         Unregistered::Taken(_) => Status::already_exists(words),
-        Unregistered::OtherMode(..) => Status::failed_precondition(words),
+        Unregistered::Another(_) | Unregistered::OtherMode(..) => {
+            Status::failed_precondition(words)
+        }
     }
 }
 
