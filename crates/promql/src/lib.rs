@@ -26,8 +26,8 @@ mod print;
 
 pub use ast::{Kind, Node};
 pub use eval::{
-    ABSENT, Answer, Limits, Note, Query, STALE, Sample, Series, Source, Value, evaluate,
-    evaluate_noted, is_stale,
+    ABSENT, Answer, Counts, Limits, Note, Query, STALE, Sample, Series, Source, Value, evaluate,
+    evaluate_counted, evaluate_noted, is_stale,
 };
 pub use labels::{Labels, Matcher, NAME, all_take, quoted};
 pub use lex::duration;

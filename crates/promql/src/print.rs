@@ -122,10 +122,34 @@ fn label(name: &str) -> String {
 pub fn duration_text(mut ms: i64) -> String {
     let mut text = String::new();
     for (unit, length) in UNITS {
-        if ms >= length {
+        // Years and weeks only if nothing is left: 15 days are not two weeks and one.
+        let coarse = matches!(unit, "y" | "w");
+        if ms >= length && (!coarse || ms % length == 0) {
             text += &format!("{}{unit}", ms / length);
             ms %= length;
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration_text;
+
+    #[test]
+    fn durations_are_as_prometheus_writes_them() {
+        let day = 86_400_000;
+        for (ms, text) in [
+            (15 * day, "15d"),
+            (14 * day, "2w"),
+            (365 * day, "1y"),
+            (366 * day, "366d"),
+            (day + 3_600_000, "1d1h"),
+            (5_400_000, "1h30m"),
+            (1_500, "1s500ms"),
+        ] {
+            assert_eq!(duration_text(ms), text);
+            assert_eq!(crate::duration(text), Some(ms));
+        }
+    }
 }

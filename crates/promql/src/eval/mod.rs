@@ -181,6 +181,8 @@ pub(crate) struct Eval<'a> {
     taken: Cell<usize>,
     /// Samples of windows that were looked at since somebody asked whether to give up.
     looked_at: Cell<usize>,
+    /// Samples that steps looked at, if somebody wants to know.
+    seen: Option<Cell<u64>>,
     given_up: Cell<bool>,
     notes: RefCell<BTreeSet<Note>>,
 }
@@ -213,11 +215,44 @@ pub fn evaluate_noted(
     source: &dyn Source,
     limits: Limits,
 ) -> Result<(Answer, Vec<Note>), Error> {
-    let notes = RefCell::default();
-    let (taken, looked_at, given_up) = (Cell::new(0), Cell::new(0), Cell::new(false));
-    let eval = Eval { source, limits, outer: query, taken, looked_at, given_up, notes };
+    let eval = Eval::new(query, source, limits, None);
     let answer = eval.answer(node, query)?;
     Ok((answer, eval.notes.into_inner().into_iter().collect()))
+}
+
+/// What a query went through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Samples that its steps looked at, each as often as a step did.
+    pub looked_at: u64,
+    /// Samples that were counted against the limit.
+    pub peak: u64,
+}
+
+/// As [`evaluate_noted`], and counts.
+pub fn evaluate_counted(
+    node: &Node,
+    query: Query,
+    source: &dyn Source,
+    limits: Limits,
+) -> Result<(Answer, Vec<Note>, Counts), Error> {
+    let eval = Eval::new(query, source, limits, Some(Cell::new(0)));
+    let answer = eval.answer(node, query)?;
+    let looked_at = eval.seen.as_ref().map_or(0, Cell::get);
+    let counts = Counts { looked_at, peak: eval.taken.get() as u64 };
+    Ok((answer, eval.notes.into_inner().into_iter().collect(), counts))
+}
+
+impl<'a> Eval<'a> {
+    fn new(
+        outer: Query,
+        source: &'a dyn Source,
+        limits: Limits,
+        seen: Option<Cell<u64>>,
+    ) -> Eval<'a> {
+        let (taken, looked_at, given_up) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        Eval { source, limits, outer, taken, looked_at, seen, given_up, notes: RefCell::default() }
+    }
 }
 
 impl Eval<'_> {
@@ -279,6 +314,13 @@ impl Eval<'_> {
         if let Some(q) = q.iter().find(bad) {
             let q = aggregate::number_text(*q);
             self.note(at, true, format!("quantile value should be between 0 and 1, got {q}"));
+        }
+    }
+
+    /// Counts samples that steps look at.
+    fn see(&self, count: impl FnOnce() -> u64) {
+        if let Some(seen) = &self.seen {
+            seen.set(seen.get() + count());
         }
     }
 

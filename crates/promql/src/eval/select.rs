@@ -60,7 +60,13 @@ impl Eval<'_> {
             }
             Column::new(series.labels, values)
         };
-        Ok(found.into_iter().map(column).filter(|c| !c.is_empty()).collect())
+        let columns: Vec<Column> =
+            found.into_iter().map(column).filter(|c| !c.is_empty()).collect();
+        self.see(|| {
+            let steps = |c: &Column| (0..steps).filter(|step| c.has(*step)).count() as u64;
+            columns.iter().map(steps).sum()
+        });
+        Ok(columns)
     }
 
     /// What a range function looks at.
@@ -96,7 +102,9 @@ impl Eval<'_> {
             one.histograms.retain(|h| !h.value.is_stale());
         }
         let ends = (0..query.steps()).map(|i| self.time(when, query.at(i))).collect();
-        Windows { series, range, ends }
+        let windows = Windows { series, range, ends };
+        self.see(|| windows.looked_at());
+        windows
     }
 }
 
@@ -138,6 +146,20 @@ pub(super) struct Window<'a> {
 }
 
 impl Windows {
+    /// The samples of all windows.
+    fn looked_at(&self) -> u64 {
+        let of = |s: &Series| {
+            let (mut numbers, mut histograms) = (Slide::default(), Slide::default());
+            let window = |end: &i64| {
+                let numbers = numbers.to(&s.samples, *end, self.range, |s| s.at);
+                let histograms = histograms.to(&s.histograms, *end, self.range, |h| h.at);
+                (numbers.len() + histograms.len()) as u64
+            };
+            self.ends.iter().map(window).sum::<u64>()
+        };
+        self.series.iter().map(of).sum()
+    }
+
     /// Computes a value of each window that has one; names go unless `named`. Windows with
     /// histograms have a function of their own.
     pub(super) fn each(
