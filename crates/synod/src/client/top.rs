@@ -5,7 +5,7 @@ use super::Connect;
 use super::query::{ask_noted, spark, word};
 use crate::Outcome;
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
@@ -30,7 +30,7 @@ const SYNC: &str = "histogram_quantile(0.99, sum by (node, le) \
 /// Arguments of `synod top`.
 #[derive(Args)]
 pub struct TopArgs {
-    /// Show it once and end
+    /// Show it once and end, as --output json does too
     #[arg(long)]
     once: bool,
     /// Seconds between two looks
@@ -44,6 +44,10 @@ impl TopArgs {
     pub async fn run(self) -> Outcome {
         if !(0.1..=3_600.0).contains(&self.every) {
             return Err("--every must be from 0.1 to 3600 seconds".into());
+        }
+        if self.connect.json() {
+            println!("{}", Seen::look(&self.connect).await?.json());
+            return Ok(());
         }
         if self.once || !std::io::stdout().is_terminal() {
             let seen = Seen::look(&self.connect).await?;
@@ -182,6 +186,46 @@ impl Seen {
         Ok(seen)
     }
 
+    /// Entries that a node lacks, or has and did not apply.
+    fn behind(&self, node: &Node) -> Option<f64> {
+        let waiting = node.committed.zip(node.applied).map(|(c, a)| (c - a).max(0.0));
+        let lacks = self.lags.get(&node.id).copied();
+        lacks.map(|l| l + waiting.unwrap_or(0.0)).or(waiting)
+    }
+
+    /// As JSON, in base units; what nobody saw is null.
+    fn json(&self) -> Value {
+        let of = |(name, node): (&String, &Node)| {
+            let links: BTreeMap<&str, bool> =
+                node.links.iter().map(|(to, is)| (&**to, *is)).collect();
+            json!({
+                "node": name,
+                "up": node.up.map(|up| up == 1.0),
+                "role": Some(&node.role).filter(|role| !role.is_empty()),
+                "puts_per_second": node.puts,
+                "reads_per_second": node.reads,
+                "cpu_cores": node.cpu,
+                "memory_bytes": node.memory,
+                "behind_entries": self.behind(node),
+                "sync_p99_seconds": node.sync,
+                "watches": node.watches,
+                "reaches": links,
+            })
+        };
+        let alert = |(state, name, says): &(String, String, String)| json!({"state": state, "name": name, "summary": says});
+        json!({
+            "cluster": self.cluster,
+            "leader": self.leader,
+            "term": self.term as u64,
+            "revision": self.revision as u64,
+            "nodes": self.nodes.iter().map(of).collect::<Vec<_>>(),
+            "puts_per_second": self.puts.last(),
+            "reads_per_second": self.reads.last(),
+            "alerts": self.alerts.iter().map(alert).collect::<Vec<_>>(),
+            "warnings": self.warnings,
+        })
+    }
+
     /// Keeps the warnings of an answer.
     fn note<T>(&mut self, (data, warnings): Noted<T>) -> T {
         self.warnings.extend(warnings);
@@ -270,11 +314,7 @@ fn frame(seen: &Seen, width: usize) -> String {
         "reaches"
     ));
     for (name, node) in &seen.nodes {
-        // Entries that it lacks, or has and did not apply.
-        let waiting = node.committed.zip(node.applied).map(|(c, a)| (c - a).max(0.0));
-        let lacks = seen.lags.get(&node.id).copied();
-        let behind = lacks.map(|l| l + waiting.unwrap_or(0.0)).or(waiting);
-        lines.push(row(name, node, behind));
+        lines.push(row(name, node, seen.behind(node)));
     }
     lines.push(String::new());
     for (name, values) in [("puts", &seen.puts), ("reads", &seen.reads)] {
@@ -326,7 +366,6 @@ fn row(name: &str, node: &Node, behind: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_frame_shows_who_leads_who_is_down_and_fits() {
@@ -356,6 +395,15 @@ mod tests {
         assert!(line("puts").contains("▃▅█ 4/s"), "{text}");
         assert!(text.contains("firing   NodeDown: n2 is ?gone"), "{text}");
         assert!(text.ends_with("node n2 did not answer\n"), "{text}");
+        let json = seen.json();
+        assert_eq!((&json["leader"], &json["puts_per_second"]), (&json!("n1"), &json!(4.0)));
+        let (n1, n2) = (&json["nodes"][0], &json["nodes"][1]);
+        assert_eq!((&n1["role"], &n1["behind_entries"]), (&json!("leader"), &json!(2.0)));
+        assert_eq!((&n1["up"], &n1["reaches"]), (&json!(true), &json!({"n2": false})));
+        let unseen = [&n2["role"], &n2["memory_bytes"], &n2["behind_entries"]];
+        assert_eq!((&n2["up"], unseen), (&json!(false), [&Value::Null; 3]));
+        assert_eq!(json["alerts"][0]["name"], "NodeDown");
+        assert_eq!(json["warnings"], json!(["node n2 did not answer"]));
         assert!(frame(&seen, 40).lines().all(|l| l.chars().count() <= 40));
     }
 }
