@@ -3,30 +3,29 @@
 use crate::exposition::Meaning;
 use crate::fan::Fan;
 use crate::federate;
-use crate::form::{Asker, Form};
-use crate::json::{self, Failure, Success, labels, list, plain, respond, text};
+use crate::form::{Asker, Form, Queued};
+use crate::json::{self, Failure, Stats, Success, labels, list, plain, respond, text};
+use crate::packed;
 use crate::push;
 use crate::read;
+use crate::routes;
+use crate::status::build_info;
 use crate::store::{Monitor, now_ms};
-use crate::targets::{Health, TargetStatus};
 use crate::tree;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
-use synod_promql::{
-    Kind, Labels, Limits, NAME, Query, duration_text, evaluate_noted, parse, parse_selector,
-};
+use std::time::{Duration, Instant};
+use synod_promql::{Answer, Kind, Labels, Limits, Query, evaluate_counted, parse, parse_selector};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Steps of a range query, at most.
 const STEPS_MAX: i64 = 11_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Parts of the API that are not built; they answer with that.
-const NOT_BUILT: [&str; 1] = ["/api/v1/status/walreplay"];
+/// What is said when a list is cut off at the request's limit.
+const TRUNCATED: &str = "results truncated due to limit";
 
 impl Monitor {
     /// Whether this path is monitoring's.
@@ -50,10 +49,11 @@ impl Monitor {
             Ok(turn) => turn,
             Err(late) => return respond(Err(late)),
         };
+        request.extensions_mut().insert(Queued(begun.elapsed()));
         let answering = tokio::task::spawn_blocking(move || {
             let answer = monitor.answer_now(&request);
             drop(turn);
-            answer
+            packed::packed(&request, answer)
         });
         let answered = answering.await;
         let well = answered
@@ -89,6 +89,13 @@ impl Monitor {
 
     fn answer_now(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let path = request.uri().path();
+        match routes::methods(path) {
+            None => return respond(Err(not_found(path))),
+            Some(allowed) if !allowed.contains(request.method()) => {
+                return routes::not_allowed(allowed);
+            }
+            Some(_) => {}
+        }
         match path {
             "/-/healthy" => return plain(StatusCode::OK, TEXT, "Synod is Healthy.\n".into()),
             _ if !self.is_ready() => {
@@ -96,7 +103,7 @@ impl Monitor {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
             }
             "/-/ready" => return plain(StatusCode::OK, TEXT, "Synod is Ready.\n".into()),
-            "/-/reload" if matches!(*request.method(), Method::POST | Method::PUT) => {
+            "/-/reload" => {
                 return match self.reload() {
                     Ok(()) => plain(StatusCode::OK, TEXT, String::new()),
                     Err(why) => {
@@ -105,15 +112,9 @@ impl Monitor {
                     }
                 };
             }
-            "/api/v1/write" if request.method() == Method::POST => {
-                return push::write(self, request);
-            }
-            "/api/v1/read" if request.method() == Method::POST => {
-                return read::remote(self, request);
-            }
-            "/api/v1/otlp/v1/metrics" if request.method() == Method::POST => {
-                return push::otlp::answer(self, request);
-            }
+            "/api/v1/write" => return push::write(self, request),
+            "/api/v1/read" => return read::remote(self, request),
+            "/api/v1/otlp/v1/metrics" => return push::otlp::answer(self, request),
             // Alerts link to where Prometheus shows an expression.
             "/graph" => {
                 let form = Form::of(request, &[]);
@@ -124,28 +125,15 @@ impl Monitor {
                     .body(Bytes::new())
                     .unwrap_or_default();
             }
-            "/federate" if request.method() == Method::GET => {
-                return federate::answer(self, request);
-            }
+            "/federate" => return federate::answer(self, request),
             _ if path.starts_with("/metrics/job") => return push::gateway::answer(self, request),
             _ => {}
         }
-        let (get, post) = (request.method() == Method::GET, request.method() == Method::POST);
-        let forms = [
-            "/api/v1/query",
-            "/api/v1/query_range",
-            "/api/v1/format_query",
-            "/api/v1/parse_query",
-            "/api/v1/query_exemplars",
-            "/api/v1/labels",
-            "/api/v1/series",
-        ];
-        if !(get || post && forms.contains(&path)) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n".into());
-        }
-        let body: &[u8] = if post { request.body() } else { &[] };
-        let form = Form::of(request, body);
-        respond(self.data(path, &form))
+        let form = match request.method() {
+            &Method::POST => routes::form_body(request).map(|body| Form::of(request, body)),
+            _ => Ok(Form::of(request, &[])),
+        };
+        respond(form.and_then(|form| self.data(path, &form)))
     }
 
     fn data(&self, path: &str, form: &Form) -> Result<Success, Failure> {
@@ -163,6 +151,9 @@ impl Monitor {
             path.strip_prefix("/api/v1/label/").and_then(|p| p.strip_suffix("/values"))
         {
             let name = unescaped(name);
+            if name.is_empty() {
+                return Err(Failure::bad_data("invalid label name: \"\""));
+            }
             return self.names(path, form, Some(&name), |l| match l.get(&name) {
                 "" => Vec::new(),
                 value => vec![value.to_owned()],
@@ -172,6 +163,8 @@ impl Monitor {
             "/api/v1/query_exemplars" => self.exemplars_api(form)?,
             "/api/v1/metadata" => self.metadata(form)?,
             "/api/v1/targets" => self.targets_api(form)?,
+            "/api/v1/targets/metadata" => self.targets_metadata(form)?,
+            "/api/v1/scrape_pools" => self.scrape_pools(),
             "/api/v1/format_query" => {
                 let query = form.get("query").unwrap_or_default();
                 let node = parse(query).map_err(|e| Failure::of_query(&e, query))?;
@@ -189,7 +182,7 @@ impl Monitor {
             "/api/v1/status/buildinfo" => build_info(),
             "/api/v1/status/runtimeinfo" => self.runtime_info(),
             "/api/v1/status/flags" => self.flags(),
-            "/api/v1/status/tsdb" => self.tsdb(),
+            "/api/v1/status/tsdb" => self.tsdb(form)?,
             _ => return Err(not_found(path)),
         };
         Ok(data.into())
@@ -210,6 +203,8 @@ impl Monitor {
     }
 
     fn query(&self, form: &Form, range: bool) -> Result<Success, Failure> {
+        let begun = Instant::now();
+        let most = form.limit().map_err(Failure::bad_data)?;
         let text = form.get("query").unwrap_or_default();
         let need = |time: Option<i64>, name: &str| {
             time.ok_or_else(|| {
@@ -243,13 +238,24 @@ impl Monitor {
             )));
         }
         let source = self.fan(form, timeout)?;
-        let noted = evaluate_noted(&node, query, &source, limits);
-        let (mut answer, notes) = noted.map_err(failed)?;
-        if range && let synod_promql::Answer::Vector(series) = &mut answer {
+        let mut stats = Stats { prepared: begun.elapsed(), ..Stats::default() };
+        let counted = evaluate_counted(&node, query, &source, limits);
+        let (mut answer, notes, counts) = counted.map_err(failed)?;
+        (stats.evaluated, stats.counts) = (begun.elapsed() - stats.prepared, counts);
+        if range && let Answer::Vector(series) = &mut answer {
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
         }
-        let data = json::answer(&answer, query, range);
+        stats.sorted = begun.elapsed() - stats.prepared - stats.evaluated;
+        let cut = truncate(&mut answer, most);
+        let mut data = json::answer(&answer, query, range);
+        if form.get("stats").is_some_and(|stats| !stats.is_empty()) {
+            stats.queued = form.queued();
+            data.truncate(data.len() - 1);
+            stats.put(&mut data);
+            data.push('}');
+        }
         let mut said = Success { data, warnings: source.warnings(), infos: Vec::new() };
+        said.warnings.extend(cut.then(|| TRUNCATED.to_owned()));
         for note in notes {
             let place = synod_promql::place(text, note.at);
             let (kind, list) = match note.warns {
@@ -278,13 +284,14 @@ impl Monitor {
             return Err(Failure::bad_data("no match[] parameter provided"));
         }
         let (mut found, limit) = (self.matched(form)?, form.limit().map_err(Failure::bad_data)?);
-        let (others, warnings) = self.elsewhere("/api/v1/series", form)?;
+        let (others, mut warnings) = self.elsewhere("/api/v1/series", form, limit)?;
         for series in others.iter().filter_map(|s| s.as_object()) {
             let pairs = series.iter().filter_map(|(n, v)| Some((&**n, v.as_str()?)));
             found.insert(Labels::new(pairs));
         }
         let mut data = String::new();
         list(&mut data, found.iter().take(limit), labels);
+        warnings.extend((found.len() > limit).then(|| TRUNCATED.to_owned()));
         Ok(Success { data, warnings, infos: Vec::new() })
     }
 
@@ -303,21 +310,25 @@ impl Monitor {
             None => self.texts(name, from, to).map_err(Failure::internal)?,
             Some(_) => self.matched(form)?.iter().flat_map(of).collect(),
         };
-        let (others, warnings) = self.elsewhere(path, form)?;
+        let (others, mut warnings) = self.elsewhere(path, form, limit)?;
         all.extend(others.iter().filter_map(|name| Some(name.as_str()?.to_owned())));
         let mut data = String::new();
         list(&mut data, all.iter().take(limit), |out, n| out.push_str(&text(n)));
+        warnings.extend((all.len() > limit).then(|| TRUNCATED.to_owned()));
         Ok(Success { data, warnings, infos: Vec::new() })
     }
 
-    /// What the other nodes answer to the same question, all lists in one.
+    /// What the other nodes answer to the same question, all lists in one; of each one more
+    /// than the limit, so that it is seen when something is left out.
     fn elsewhere(
         &self,
         path: &str,
         form: &Form,
+        limit: usize,
     ) -> Result<(Vec<serde_json::Value>, Vec<String>), Failure> {
         let fan = self.fan(form, self.0.settings.query_timeout)?;
-        let query = form.encoded_with("nodes", "local");
+        let limit = if limit == usize::MAX { 0 } else { limit + 1 };
+        let query = form.encoded_with(&[("nodes", "local"), ("limit", &limit.to_string())]);
         let answers = fan.ask(
             |peer| http::Request::get(format!("{}{path}?{query}", peer.url)).body(Bytes::new()),
             |body| {
@@ -364,123 +375,17 @@ impl Monitor {
         }
         Ok(out + "}")
     }
-
-    fn targets_api(&self, form: &Form) -> Result<String, Failure> {
-        let (active, dropped) = match form.get("state").unwrap_or("any") {
-            "active" => (true, false),
-            "dropped" => (false, true),
-            "any" => (true, true),
-            other => return Err(Failure::bad_data(format!("state {other:?} is not known"))),
-        };
-        let job = form.get("scrapePool");
-        let targets = self.targets();
-        let mut out = String::from("{\"activeTargets\":");
-        let wanted = targets
-            .active
-            .values()
-            .filter(|s| active && job.is_none_or(|job| job == s.target.job.name));
-        list(&mut out, wanted, target);
-        out.push_str(",\"droppedTargets\":");
-        let shown =
-            targets.dropped.iter().filter(|(j, _)| dropped && job.is_none_or(|job| job == **j));
-        let shown = shown.flat_map(|(job, (_, some))| some.iter().map(move |labels| (job, labels)));
-        list(&mut out, shown, |out, (job, discovered)| {
-            out.push_str("{\"discoveredLabels\":");
-            labels(out, discovered);
-            let _ = write!(out, ",\"scrapePool\":{}}}", text(job));
-        });
-        out.push_str(",\"droppedTargetCounts\":{");
-        for (i, (job, (count, _))) in targets.dropped.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            let _ = write!(out, "{comma}{}:{count}", text(job));
-        }
-        Ok(out + "}}")
-    }
-
-    fn runtime_info(&self) -> String {
-        let stats = self.head().stats();
-        format!(
-            "{{\"startTime\":\"{}\",\"CWD\":\"\",\"reloadConfigSuccess\":true,\"corruptionCount\":0,\
-             \"timeSeriesCount\":{},\"storageRetention\":\"{}ms\"}}",
-            humantime::format_rfc3339_seconds(self.0.started),
-            stats.series,
-            self.limits().retention
-        )
-    }
-
-    fn flags(&self) -> String {
-        let s = &self.0.settings;
-        format!(
-            "{{\"query.lookback-delta\":\"{}ms\",\"query.max-samples\":\"{}\",\"query.timeout\":\"{}ms\",\
-             \"storage.tsdb.path\":{},\"storage.tsdb.retention.time\":\"{}ms\"}}",
-            s.query.lookback,
-            s.query.samples,
-            s.query_timeout.as_millis(),
-            text(&s.dir.display().to_string()),
-            self.limits().retention
-        )
-    }
-
-    fn tsdb(&self) -> String {
-        let head = self.head();
-        let stats = head.stats();
-        let top = |mut all: Vec<(String, usize)>| {
-            all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-            let mut out = String::new();
-            list(&mut out, all.iter().take(10), |out, (name, value)| {
-                let _ = write!(out, "{{\"name\":{},\"value\":{value}}}", text(name));
-            });
-            out
-        };
-        let mut by_name = std::collections::BTreeMap::<String, usize>::new();
-        for labels in head.labels_of(&[], i64::MIN, i64::MAX) {
-            *by_name.entry(labels.get(NAME).to_owned()).or_default() += 1;
-        }
-        let values = head.label_names().into_iter().map(|name| {
-            let count = head.label_values(&name).len();
-            (name, count)
-        });
-        format!(
-            "{{\"headStats\":{{\"numSeries\":{},\"numLabelPairs\":0,\"chunkCount\":{},\"minTime\":{},\
-             \"maxTime\":{}}},\"seriesCountByMetricName\":{},\"labelValueCountByLabelName\":{},\
-             \"memoryInBytesByLabelName\":[],\"seriesCountByLabelValuePair\":[],\
-             \"samplesTaken\":{},\"chunkBytes\":{}}}",
-            stats.series,
-            stats.chunks,
-            stats.oldest,
-            stats.newest,
-            top(by_name.into_iter().collect()),
-            top(values.collect()),
-            self.0.taken.load(Ordering::Relaxed),
-            stats.chunk_bytes,
-        )
-    }
 }
 
-fn target(out: &mut String, status: &TargetStatus) {
-    let health = match status.health {
-        Health::Unknown => "unknown",
-        Health::Up => "up",
-        Health::Down => "down",
-    };
-    out.push_str("{\"discoveredLabels\":");
-    labels(out, &status.target.discovered);
-    out.push_str(",\"labels\":");
-    labels(out, &status.target.labels);
-    let last = status.last.unwrap_or(SystemTime::UNIX_EPOCH);
-    let _ = write!(
-        out,
-        ",\"scrapePool\":{},\"scrapeUrl\":{url},\"globalUrl\":{url},\"lastError\":{},\
-         \"lastScrape\":\"{}\",\"lastScrapeDuration\":{},\"health\":\"{health}\",\
-         \"scrapeInterval\":\"{}\",\"scrapeTimeout\":\"{}\"}}",
-        text(&status.target.job.name),
-        text(&status.error),
-        humantime::format_rfc3339_millis(last),
-        status.took.as_secs_f64(),
-        duration_text(status.target.every.as_millis() as i64),
-        duration_text(status.target.timeout.as_millis() as i64),
-        url = text(&status.target.url),
-    );
+/// Cuts an answer off behind so many series; gives whether there were more.
+fn truncate(answer: &mut Answer, most: usize) -> bool {
+    match answer {
+        Answer::Vector(all) | Answer::Matrix(all) if all.len() > most => {
+            all.truncate(most);
+            true
+        }
+        _ => false,
+    }
 }
 
 fn check_range(start: i64, end: i64, step: i64) -> Result<(), Failure> {
@@ -505,24 +410,11 @@ fn check_range(start: i64, end: i64, step: i64) -> Result<(), Failure> {
 }
 
 fn not_found(path: &str) -> Failure {
-    if NOT_BUILT.contains(&path) {
-        let why = format!("{path} is not built yet");
-        return Failure { status: StatusCode::NOT_IMPLEMENTED, kind: "internal", why };
-    }
     Failure {
         status: StatusCode::NOT_FOUND,
         kind: "not_found",
         why: format!("no such path: {path}"),
     }
-}
-
-/// Grafana takes a server with a map of features for another product: there is none here.
-fn build_info() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "{{\"version\":\"3.0.0\",\"revision\":\"synod-{version}\",\"branch\":\"\",\"buildUser\":\"\",\
-         \"buildDate\":\"\",\"goVersion\":\"\"}}"
-    )
 }
 
 /// A text as a parameter of an address.

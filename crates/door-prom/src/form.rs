@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Whether somebody still waits for the answer to a request.
 #[derive(Clone, Default)]
@@ -30,19 +30,29 @@ impl Drop for Stay {
     }
 }
 
-/// Names and values, in their order; and whose they are.
-pub(crate) struct Form(Vec<(String, String)>, Asker);
+/// How long a request waited for its turn.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Queued(pub Duration);
+
+/// Names and values, in their order; whose they are; and how long those waited.
+pub(crate) struct Form(Vec<(String, String)>, Asker, Queued);
 
 impl Form {
     /// Those of the address, and of the body if that is a form.
     pub fn of(request: &Request<Bytes>, body: &[u8]) -> Form {
         let form = Form::new(request.uri().query().unwrap_or_default(), body);
-        Form(form.0, request.extensions().get().cloned().unwrap_or_default())
+        let queued = request.extensions().get().copied().unwrap_or_default();
+        Form(form.0, request.extensions().get().cloned().unwrap_or_default(), queued)
     }
 
     /// Who waits for the answer.
     pub fn asker(&self) -> &Asker {
         &self.1
+    }
+
+    /// How long the request waited for its turn.
+    pub fn queued(&self) -> Duration {
+        self.2.0
     }
 
     pub fn new(query: &str, body: &[u8]) -> Form {
@@ -51,7 +61,7 @@ impl Form {
         };
         let address = form_urlencoded::parse(query.as_bytes()).map(owned);
         let all = form_urlencoded::parse(body).map(owned).chain(address).collect();
-        Form(all, Asker::default())
+        Form(all, Asker::default(), Queued::default())
     }
 
     /// The first value of that name.
@@ -63,12 +73,12 @@ impl Form {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| &**v)
     }
 
-    /// All of it as a query of an address, with this parameter set.
-    pub fn encoded_with(&self, name: &str, value: &str) -> String {
-        let rest = self.0.iter().filter(|(n, _)| n != name);
+    /// All of it as a query of an address, with these parameters set.
+    pub fn encoded_with(&self, set: &[(&str, &str)]) -> String {
+        let rest = self.0.iter().filter(|(n, _)| set.iter().all(|(name, _)| n != name));
         let rest = rest.map(|(n, v)| (&**n, &**v));
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(rest.chain([(name, value)])).finish()
+        query.extend_pairs(rest.chain(set.iter().copied())).finish()
     }
 
     /// A time: seconds since the epoch, or RFC 3339; ms.

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use std::fmt::Write;
-use synod_promql::{Answer, HistogramSample, Labels, Query, Sample, Series};
+use std::time::Duration;
+use synod_promql::{Answer, Counts, HistogramSample, Labels, Query, Sample, Series};
 
 /// An answer that is an error.
 #[derive(Clone, Debug)]
@@ -203,7 +204,37 @@ fn series_of(out: &mut String, series: &Series, many: bool) {
     out.push('}');
 }
 
-/// The whole answer.
+/// What a query took.
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub queued: Duration,
+    pub prepared: Duration,
+    pub evaluated: Duration,
+    pub sorted: Duration,
+    pub counts: Counts,
+}
+
+impl Stats {
+    /// As a further member of an object.
+    pub fn put(&self, out: &mut String) {
+        let total = self.prepared + self.evaluated + self.sorted;
+        let _ = write!(
+            out,
+            ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{},\"resultSortTime\":{},\
+             \"queryPreparationTime\":{},\"innerEvalTime\":{},\"execQueueTime\":{},\
+             \"execTotalTime\":{}}},\"samples\":{{\"totalQueryableSamples\":{},\"peakSamples\":{}}}}}",
+            total.as_secs_f64(),
+            self.sorted.as_secs_f64(),
+            self.prepared.as_secs_f64(),
+            self.evaluated.as_secs_f64(),
+            self.queued.as_secs_f64(),
+            (self.queued + total).as_secs_f64(),
+            self.counts.looked_at,
+            self.counts.peak,
+        );
+    }
+}
+
 /// What is answered: data as JSON, and what a person should know of it.
 pub(crate) struct Success {
     pub data: String,

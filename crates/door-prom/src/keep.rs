@@ -1,5 +1,6 @@
 //! Keeping series: the threads that write the log, and the blocks.
 
+use crate::room::Level;
 use crate::store::{Monitor, Shared, held, now_ms};
 use std::collections::BTreeSet;
 use std::fs;
@@ -172,7 +173,8 @@ fn tell(event: BlockEvent) {
 /// which was told; series are kept in memory only.
 pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
     open_blocks(shared);
-    let mut head = Head::new(shared.limits());
+    // What is there was taken once, and stays, however many series that are.
+    let mut head = Head::new(Limits { series: usize::MAX, ..shared.limits() });
     if let Some(end) = shared.kept.blocks.get().and_then(Blocks::end) {
         head.raise_floor(end);
         shared.kept.in_blocks.store(end, Ordering::Relaxed);
@@ -181,11 +183,12 @@ pub(crate) fn bring_back(shared: &Shared) -> Option<SeriesLog<FileDisk>> {
     for damage in spill.iter().flat_map(Spill::damage) {
         tracing::warn!(error = %damage, "full chunks in files: what was there comes from the log");
     }
-    let log = open_log(&shared.settings.dir, &mut head, spill.as_mut().ok());
+    let log = open_log(shared, &mut head, spill.as_mut().ok());
     match spill {
         Ok(spill) => *held(&shared.kept.spill) = Some(spill),
         Err(e) => tracing::error!(error = %e, "full chunks stay in memory"),
     }
+    within_limits(shared, &mut head);
     *shared.head.write().unwrap_or_else(PoisonError::into_inner) = head;
     log.map_err(|why| shared.give_up(&why)).ok()
 }
@@ -207,12 +210,27 @@ fn open_blocks(shared: &Shared) {
     }
 }
 
+/// Only new series are refused: what there is above the limit is told.
+fn within_limits(shared: &Shared, head: &mut Head) {
+    let limits = shared.limits();
+    head.set_limits(limits);
+    let (series, limit) = (head.stats().series, limits.series);
+    if series > limit {
+        tracing::warn!(
+            series,
+            limit,
+            "more series are back than there may be: no new one is taken until there are fewer"
+        );
+    }
+}
+
 /// A damaged log is set aside, so that a node can be watched while somebody looks into it.
 fn open_log(
-    dir: &Path,
+    shared: &Shared,
     head: &mut Head,
     spill: Option<&mut Spill>,
 ) -> Result<SeriesLog<FileDisk>, String> {
+    let dir = &*shared.settings.dir;
     let disk = || FileDisk::open(dir).map_err(|e| e.to_string());
     let (limits, floor) = (head.limits(), head.floor());
     match SeriesLog::open_spilling(disk()?, options(), head, spill) {
@@ -221,6 +239,13 @@ fn open_log(
             if samples > 0 || skipped > 0 {
                 let in_files = recovered.in_files;
                 tracing::info!(samples, skipped, in_files, "samples are back");
+            }
+            if skipped > 0 {
+                shared.note_skipped(skipped);
+                tracing::warn!(
+                    skipped,
+                    "samples of the series' log were left out: they do not fit"
+                );
             }
             Ok(log)
         }
@@ -267,6 +292,7 @@ pub(crate) fn write_loop(shared: &Shared, log: Option<SeriesLog<FileDisk>>, stop
     loop {
         let end =
             stop.recv_timeout(shared.settings.sync_every) == Err(RecvTimeoutError::Disconnected);
+        shared.room.look();
         let batch = held(&shared.gather).take();
         if !batch.is_empty() {
             writer.waiting.push(batch);
@@ -338,6 +364,7 @@ pub(crate) fn block_loop(shared: &Shared, stop: &Receiver<()>) {
         if !shared.is_ready() {
             continue;
         }
+        shared.room.look();
         spill(shared);
         let waits = failed_at.is_some_and(|at| at.elapsed() < shared.retry_after());
         let Some(blocks) = shared.kept.blocks.get() else {
@@ -380,7 +407,9 @@ fn only_memory(shared: &Shared) {
 /// Moves full chunks to files. What cannot be written stays in memory; the next block will
 /// tell why.
 fn spill(shared: &Shared) {
-    if let Some(spill) = &mut *held(&shared.kept.spill)
+    // They are copies of what is in the log, until that goes.
+    if shared.room.level() == Level::All
+        && let Some(spill) = &mut *held(&shared.kept.spill)
         && let Err(e) = spill.run(&shared.head)
     {
         tracing::debug!(error = %e, "full chunks stay in memory");
@@ -395,19 +424,28 @@ fn forget(shared: &Shared, oldest: i64) {
 }
 
 fn keep_blocks(shared: &Shared, blocks: &Blocks) -> Result<(), Fault> {
-    while let Some(until) = blocks.cut(&shared.head, now_ms())? {
+    // A block is smaller than the log that it replaces; both are there for a moment.
+    while shared.room.fits(log_bytes(shared))
+        && let Some(until) = blocks.cut(&shared.head, now_ms())?
+    {
         shared.kept.in_blocks.store(until, Ordering::Relaxed);
         forget(shared, until);
     }
-    while blocks.compact(&shared.limits(), now_ms())? {}
+    let limits = shared.limits();
+    while shared.room.fits(blocks.due_bytes(&limits)) && blocks.compact(&limits, now_ms())? {}
     Ok(())
+}
+
+/// Bytes of the log's files.
+fn log_bytes(shared: &Shared) -> u64 {
+    let log = fs::read_dir(&shared.settings.dir).into_iter().flatten().flatten();
+    let log = log.filter_map(|entry| entry.metadata().ok().filter(|m| m.is_file()));
+    log.map(|m| m.len()).sum()
 }
 
 fn retire(shared: &Shared, blocks: &Blocks) {
     let (limits, newest) = (shared.limits(), shared.newest());
-    let log = fs::read_dir(&shared.settings.dir).into_iter().flatten().flatten();
-    let log = log.filter_map(|entry| entry.metadata().ok().filter(|m| m.is_file()));
-    blocks.retire(&limits, newest, log.map(|m| m.len()).sum());
+    blocks.retire(&limits, newest, log_bytes(shared));
     if limits.retention < limits.block_range * 2 {
         // The head may hold what is too old for a block already.
         trim(&shared.head, newest.saturating_sub(limits.retention), false);

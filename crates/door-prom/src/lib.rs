@@ -13,6 +13,7 @@
 //! - What was taken is durable after [`Settings::sync_every`] at the latest; a log that
 //!   cannot be written is told and tried again, and monitoring goes on in memory. So it is
 //!   with blocks: the head keeps what is in none.
+//! - Monitoring takes nothing more before the keyspace's disk is full ([`Settings::reserve`]).
 //! - No body, page or answer is larger than a named limit.
 //!
 //! **Must not know**: consensus, the keyspace.
@@ -32,22 +33,28 @@ mod json;
 mod keep;
 mod lines;
 mod own;
+mod packed;
 mod protobuf;
 mod push;
 mod read;
 pub mod relabel;
+mod room;
+mod routes;
 mod rules;
 mod scrape;
 mod scraper;
 mod send;
+mod status;
 mod store;
 mod targets;
+mod targets_api;
 mod tree;
 
 pub use discovery::Registry;
 pub use exposition::{BadLine, Line, Meaning, parse};
 pub use fan::Peer;
 pub use own::METRICS;
+pub use room::Disk;
 pub use rules::RuleSettings;
 pub use scrape::Surroundings;
 pub use send::{ReceiverStatus, packed_write};

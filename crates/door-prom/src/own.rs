@@ -23,6 +23,26 @@ pub const METRICS: &[Family] = &[
         "synod_monitor_samples_refused_total",
         "Samples refused: too old, twice, too many series.",
     ),
+    counter(
+        "synod_monitor_series_refused_total",
+        "Times that a new series was refused: too many series, or too many labels.",
+    ),
+    counter(
+        "synod_monitor_recovery_skipped_samples_total",
+        "Samples of the log that the last start left out: older than what its series had.",
+    ),
+    gauge(
+        "synod_monitor_disk_reserve_bytes",
+        "Bytes of the disk that monitoring leaves free for the keyspace.",
+    ),
+    gauge(
+        "synod_monitor_disk_short",
+        "1: less is free, and only what the cluster says of itself is taken; 2: nothing is taken.",
+    ),
+    counter(
+        "synod_monitor_disk_refusals_total",
+        "Scrapes and pushes refused since less than the reserve is free.",
+    ),
     gauge("synod_monitor_blocks", "Blocks of series on disk."),
     gauge("synod_monitor_block_bytes", "Bytes of blocks of series on disk."),
     gauge("synod_monitor_blocks_write", "Whether blocks of series are written: 0 after a failure."),
@@ -64,6 +84,10 @@ pub const METRICS: &[Family] = &[
 /// Counts of the monitor.
 pub(crate) struct Own {
     pub refused: Counter,
+    pub series_refused: Counter,
+    pub skipped: Counter,
+    /// Scrapes and pushes without room on the disk.
+    pub no_room: Counter,
     answered: Counter,
     failed: Counter,
     seconds: Histogram,
@@ -73,6 +97,9 @@ impl Default for Own {
     fn default() -> Own {
         Own {
             refused: Counter::default(),
+            series_refused: Counter::default(),
+            skipped: Counter::default(),
+            no_room: Counter::default(),
             answered: Counter::default(),
             failed: Counter::default(),
             seconds: Histogram::with_bounds(&BOUNDS_US),
@@ -102,6 +129,11 @@ impl Monitor {
         page.number("synod_monitor_chunk_bytes", stats.chunk_bytes);
         page.number("synod_monitor_samples_total", self.0.taken.load(Ordering::Relaxed));
         page.number("synod_monitor_samples_refused_total", own.refused.get());
+        page.number("synod_monitor_series_refused_total", own.series_refused.get());
+        page.number("synod_monitor_recovery_skipped_samples_total", own.skipped.get());
+        page.number("synod_monitor_disk_reserve_bytes", self.0.room.reserve());
+        page.number("synod_monitor_disk_short", self.0.room.level() as u8);
+        page.number("synod_monitor_disk_refusals_total", own.no_room.get());
         let blocks = self.blocks();
         page.number("synod_monitor_blocks", blocks.map_or(0, |b| b.all().len()));
         page.number("synod_monitor_block_bytes", blocks.map_or(0, |b| b.bytes()));

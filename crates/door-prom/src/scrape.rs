@@ -5,6 +5,7 @@ use crate::config::Job;
 use crate::discovery::{Registry, Source};
 use crate::fan::Peer;
 use crate::protobuf;
+use crate::room::Disk;
 use crate::scraper::{Page, Scraper};
 use crate::store::{Monitor, now_ms};
 use crate::targets::{Health, Target, TargetKey, TargetStatus};
@@ -48,6 +49,8 @@ pub struct Surroundings {
     pub registry: Registry,
     /// The other nodes, which queries ask too.
     pub peers: Arc<dyn Fn() -> Vec<Peer> + Send + Sync>,
+    /// The disk with the data.
+    pub disk: Disk,
 }
 
 impl Surroundings {
@@ -59,6 +62,7 @@ impl Surroundings {
             members: Arc::new(Vec::new),
             registry: Arc::new(|_| Ok(Vec::new())),
             peers: Arc::new(Vec::new),
+            disk: Arc::new(|| None),
         }
     }
 }
@@ -66,6 +70,8 @@ impl Surroundings {
 /// The targets of a job, and what scrapes them.
 struct Pool {
     job: Arc<Job>,
+    /// They are the cluster's nodes.
+    own: bool,
     client: Client,
     sources: Vec<Source>,
     tasks: HashMap<TargetKey, (Target, JoinHandle<()>)>,
@@ -92,6 +98,7 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
     }
     let mut config = monitor.config();
     let mut own = Pool::start(&Arc::new(around.job.clone()), &around.registry).ok();
+    own.iter_mut().for_each(|pool| pool.own = true);
     let (mut pools, mut failed) = started(&config.jobs, Vec::new(), &around.registry, &monitor);
     tell(&failed, &Failed::new());
     let mut tried = Instant::now();
@@ -164,6 +171,7 @@ impl Pool {
         let sources = job.discovery.iter().map(|d| Source::start(d, &job.name, registry));
         Ok(Pool {
             job: job.clone(),
+            own: false,
             client: Client::new(&job.http)?,
             sources: sources.collect::<Result<_, _>>()?,
             tasks: HashMap::new(),
@@ -212,7 +220,7 @@ impl Pool {
             self.tasks.entry(key.clone()).or_insert_with(|| {
                 targets.active.insert(key, TargetStatus::new(target.clone()));
                 let (client, over) = (self.client.clone(), self.too_many.clone());
-                let task = follow(monitor.clone(), client, over, target.clone());
+                let task = follow(monitor.clone(), client, over, target.clone(), self.own);
                 (target, tokio::spawn(task))
             });
         }
@@ -222,7 +230,13 @@ impl Pool {
 }
 
 /// Scrapes one target for as long as it is wanted. When that ends, so do its series.
-async fn follow(monitor: Monitor, client: Client, too_many: Arc<AtomicBool>, target: Target) {
+async fn follow(
+    monitor: Monitor,
+    client: Client,
+    too_many: Arc<AtomicBool>,
+    target: Target,
+    own: bool,
+) {
     let mut scraper = Scraper::new(monitor.clone(), target.clone());
     // Not all at one moment.
     let mut hasher = DefaultHasher::new();
@@ -235,6 +249,10 @@ async fn follow(monitor: Monitor, client: Client, too_many: Arc<AtomicBool>, tar
         ticker.tick().await;
         let begun = Instant::now();
         let at = now_ms();
+        if let Err(why) = monitor.has_room(own) {
+            note(&monitor, &target, begun.elapsed(), why);
+            continue;
+        }
         let fetched = if too_many.load(Ordering::Relaxed) {
             let limit = target.job.limits.targets;
             Err(format!("target_limit exceeded: the job has more than {limit} targets"))
@@ -246,12 +264,17 @@ async fn follow(monitor: Monitor, client: Client, too_many: Arc<AtomicBool>, tar
         };
         let took = begun.elapsed();
         let error = scraper.take(at, took, fetched).err().unwrap_or_default();
-        if let Some(status) = monitor.targets().active.get_mut(&target.key()) {
-            status.health = if error.is_empty() { Health::Up } else { Health::Down };
-            status.last = Some(SystemTime::now());
-            status.took = took;
-            status.error = error;
-        }
+        note(&monitor, &target, took, error);
+    }
+}
+
+/// Notes how a scrape went.
+fn note(monitor: &Monitor, target: &Target, took: Duration, error: String) {
+    if let Some(status) = monitor.targets().active.get_mut(&target.key()) {
+        status.health = if error.is_empty() { Health::Up } else { Health::Down };
+        status.last = Some(SystemTime::now());
+        status.took = took;
+        status.error = error;
     }
 }
 

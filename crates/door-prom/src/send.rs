@@ -9,8 +9,8 @@ use crate::config::{Config, RemoteWrite};
 use crate::exposition::Meaning;
 use crate::push::histogram::{WrittenHistogram, written};
 use crate::push::wire::{
-    KINDS, Label, Metadata, Metadata1, TimeSeries, TimeSeries2, WriteRequest, WriteRequest2,
-    WrittenSample,
+    Exemplar2, KINDS, Label, Metadata, Metadata1, TimeSeries, TimeSeries2, WriteRequest,
+    WriteRequest2, WrittenExemplar, WrittenSample,
 };
 use crate::push::{VERSION1, VERSION2};
 use crate::relabel::relabel;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use synod_promql::{Histogram, HistogramSample, Labels, NAME};
-use synod_tsdb::SeriesId;
+use synod_tsdb::{Exemplar, SeriesId};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -40,13 +40,21 @@ const NAMES_MAX: usize = 500_000;
 
 /// Samples of one time.
 type Batch = (i64, Values);
+
 /// What a request has of a series.
-type Content = (Vec<WrittenSample>, Vec<WrittenHistogram>);
+#[derive(Default)]
+struct Content {
+    samples: Vec<WrittenSample>,
+    histograms: Vec<WrittenHistogram>,
+    exemplars: Vec<Exemplar>,
+}
 
 /// Samples of one kind.
 enum Values {
     Numbers(Vec<(SeriesId, f64)>),
     Histograms(Vec<(SeriesId, Arc<Histogram>)>),
+    /// One, with its series' labels.
+    Exemplar(Box<(Labels, Exemplar)>),
 }
 
 impl Values {
@@ -55,6 +63,7 @@ impl Values {
         match self {
             Values::Numbers(all) => all.len(),
             Values::Histograms(all) => all.iter().map(|(_, h)| h.weight()).sum(),
+            Values::Exemplar(_) => 1,
         }
     }
 }
@@ -64,6 +73,8 @@ pub(crate) struct Outbox {
     name: String,
     /// It gets histograms.
     histograms: bool,
+    /// It gets exemplars.
+    exemplars: bool,
     waiting: Mutex<Waiting>,
     more: Notify,
     sent: AtomicU64,
@@ -100,6 +111,7 @@ impl Outbox {
         Outbox {
             name: settings.name.clone(),
             histograms: settings.histograms,
+            exemplars: settings.exemplars,
             waiting: Mutex::default(),
             more: Notify::new(),
             sent: AtomicU64::new(0),
@@ -140,6 +152,14 @@ impl Outbox {
     pub fn put_histograms(&self, at: i64, all: &[(SeriesId, Arc<Histogram>)]) {
         if !all.is_empty() && self.histograms {
             self.queue((at, Values::Histograms(all.to_vec())));
+        }
+    }
+
+    /// An exemplar of a series, if the receiver is to have them.
+    pub fn put_exemplar(&self, series: &Labels, exemplar: &Exemplar) {
+        if self.exemplars {
+            let one = Box::new((series.clone(), exemplar.clone()));
+            self.queue((exemplar.at, Values::Exemplar(one)));
         }
     }
 
@@ -213,8 +233,9 @@ pub(crate) async fn manage(monitor: Monitor) {
                 continue;
             }
             // What waits for a receiver goes to it, however it is reached now.
-            let same =
-                |o: &&Arc<Outbox>| o.name == settings.name && o.histograms == settings.histograms;
+            let gets = |o: &Outbox| (o.histograms, o.exemplars);
+            let wants = (settings.histograms, settings.exemplars);
+            let same = |o: &&Arc<Outbox>| o.name == settings.name && gets(o) == wants;
             let known = monitor.outboxes().iter().find(same).cloned();
             let outbox = known.unwrap_or_else(|| Arc::new(Outbox::new(settings)));
             let sender = match Client::new(&settings.http) {
@@ -272,8 +293,7 @@ impl Sender {
             let (enough, deadline) = (self.settings.samples_max, self.settings.deadline);
             self.outbox.wait(enough, deadline).await;
             let batches = self.outbox.take(enough);
-            let (body, samples) = self.request(&batches);
-            if samples > 0 {
+            if let Some((body, samples)) = self.request(&batches) {
                 self.deliver(body, samples).await;
             }
         }
@@ -357,14 +377,14 @@ impl Sender {
         }
     }
 
-    /// The request for some samples, and how many are in it.
-    fn request(&mut self, batches: &[Batch]) -> (Bytes, u64) {
+    /// The request for some samples, and how many are in it; `None`: nothing is sent of them.
+    fn request(&mut self, batches: &[Batch]) -> Option<(Bytes, u64)> {
         let oldest = match self.settings.age_max.as_millis() as i64 {
             0 => i64::MIN,
             age => now_ms() - age,
         };
         let mut by_series: HashMap<SeriesId, Content> = HashMap::new();
-        let mut order = Vec::new();
+        let (mut order, mut exemplars) = (Vec::new(), Vec::new());
         let mut of = |id: SeriesId, put: &dyn Fn(&mut Content)| {
             let content = by_series.entry(id).or_insert_with(|| {
                 order.push(id);
@@ -376,20 +396,25 @@ impl Sender {
             let timestamp = *at;
             match values {
                 Values::Numbers(all) => all.iter().for_each(|&(id, value)| {
-                    of(id, &|c| c.0.push(WrittenSample { value, timestamp }));
+                    of(id, &|c| c.samples.push(WrittenSample { value, timestamp }));
                 }),
                 Values::Histograms(all) => all.iter().for_each(|(id, value)| {
                     let sample = HistogramSample { at: timestamp, value: value.clone() };
-                    of(*id, &|c| c.1.push(written(&sample)));
+                    of(*id, &|c| c.histograms.push(written(&sample)));
                 }),
+                Values::Exemplar(one) => exemplars.push(&**one),
             }
         }
         let (mut all, mut count) = (Vec::with_capacity(order.len()), 0);
         for id in order {
             let Some(labels) = self.name(id) else { continue };
             let content = by_series.remove(&id).unwrap_or_default();
-            count += (content.0.len() + content.1.len()) as u64;
+            count += (content.samples.len() + content.histograms.len()) as u64;
             all.push((labels, content));
+        }
+        self.exemplify(&mut all, exemplars);
+        if all.is_empty() {
+            return None;
         }
         let monitor = self.monitor.clone();
         let meanings = monitor.meanings();
@@ -400,7 +425,24 @@ impl Sender {
                 version1(all, metadata).encode_to_vec()
             }
         };
-        (packed(&body), count)
+        Some((packed(&body), count))
+    }
+
+    /// Puts exemplars to their series, which are there with samples or else alone.
+    fn exemplify(&mut self, all: &mut Vec<(Labels, Content)>, exemplars: Vec<&(Labels, Exemplar)>) {
+        if exemplars.is_empty() {
+            return;
+        }
+        let places = all.iter().enumerate().map(|(place, (labels, _))| (labels.clone(), place));
+        let mut places: HashMap<Labels, usize> = places.collect();
+        for (series, exemplar) in exemplars {
+            let Some(labels) = self.as_sent(series.clone()) else { continue };
+            let place = *places.entry(labels.clone()).or_insert_with(|| {
+                all.push((labels, Content::default()));
+                all.len() - 1
+            });
+            all[place].1.exemplars.push(exemplar.clone());
+        }
     }
 
     /// What the receiver was not told of late of the metrics that these are of.
@@ -427,24 +469,34 @@ impl Sender {
 
     /// A series' labels as they are sent.
     fn name(&mut self, id: SeriesId) -> Option<Labels> {
+        self.follow_config();
+        if let Some(known) = self.names.get(&id) {
+            return known.clone();
+        }
+        // A series that is no more by now has no name to be sent by.
+        let labels = self.monitor.head().labels(id)?;
+        let labels = self.as_sent(labels);
+        self.names.insert(id, labels.clone());
+        labels
+    }
+
+    /// What names were made by may have changed.
+    fn follow_config(&mut self) {
         let config = self.monitor.config();
         if self.names.len() > NAMES_MAX || !Arc::ptr_eq(&config, &self.named_by) {
             self.names.clear();
             self.named_by = config;
         }
-        if let Some(known) = self.names.get(&id) {
-            return known.clone();
-        }
-        // A series that is no more by now has no name to be sent by.
-        let mut labels = self.monitor.head().labels(id)?;
+    }
+
+    /// With the external labels, relabelled; `None`: the series is not sent.
+    fn as_sent(&self, mut labels: Labels) -> Option<Labels> {
         for (name, value) in &self.named_by.external_labels {
             if labels.get(name).is_empty() {
                 labels = labels.with(name, value);
             }
         }
-        let labels = relabel(labels, &self.settings.relabel);
-        self.names.insert(id, labels.clone());
-        labels
+        relabel(labels, &self.settings.relabel)
     }
 }
 
@@ -453,7 +505,8 @@ impl Sender {
 pub fn packed_write(all: impl IntoIterator<Item = (Labels, Vec<(i64, f64)>)>) -> Bytes {
     let sample = |(timestamp, value)| WrittenSample { value, timestamp };
     let one = |(labels, samples): (Labels, Vec<(i64, f64)>)| {
-        (labels, (samples.into_iter().map(sample).collect(), Vec::new()))
+        let samples = samples.into_iter().map(sample).collect();
+        (labels, Content { samples, ..Content::default() })
     };
     packed(&version1(all.into_iter().map(one).collect(), Vec::new()).encode_to_vec())
 }
@@ -463,11 +516,14 @@ fn packed(body: &[u8]) -> Bytes {
     snap::raw::Encoder::new().compress_vec(body).unwrap_or_default().into()
 }
 
-type Meanings = BTreeMap<String, Meaning>;
+pub(crate) type Meanings = BTreeMap<String, Meaning>;
 
 /// What is known of a series' metric: of a classic histogram's parts, or a counter's total,
 /// it is known by the family's name.
-fn meaning_of<'a>(meanings: &'a Meanings, series: &str) -> Option<(&'a str, &'a Meaning)> {
+pub(crate) fn meaning_of<'a>(
+    meanings: &'a Meanings,
+    series: &str,
+) -> Option<(&'a str, &'a Meaning)> {
     let parts = ["_bucket", "_sum", "_count", "_total"];
     let family = parts.into_iter().find_map(|part| series.strip_suffix(part));
     let known = |name: &str| meanings.get_key_value(name).map(|(name, m)| (&**name, m));
@@ -481,11 +537,16 @@ fn kind_of(meaning: &Meaning) -> i32 {
 
 fn version1(all: Vec<(Labels, Content)>, metadata: Vec<Metadata1>) -> WriteRequest {
     let label = |(n, v): (&str, &str)| Label { name: n.to_owned(), value: v.to_owned() };
-    let series = |(labels, (samples, histograms)): (Labels, Content)| TimeSeries {
+    let exemplar = |e: Exemplar| WrittenExemplar {
+        labels: e.labels.iter().map(label).collect(),
+        value: e.value,
+        timestamp: e.at,
+    };
+    let series = |(labels, content): (Labels, Content)| TimeSeries {
         labels: labels.iter().map(label).collect(),
-        samples,
-        exemplars: Vec::new(),
-        histograms,
+        samples: content.samples,
+        exemplars: content.exemplars.into_iter().map(exemplar).collect(),
+        histograms: content.histograms,
     };
     WriteRequest { timeseries: all.into_iter().map(series).collect(), metadata }
 }
@@ -502,18 +563,23 @@ fn version2(all: Vec<(Labels, Content)>, meanings: &Meanings) -> WriteRequest2 {
         numbers.insert(text.to_owned(), number);
         number
     };
+    let refs = |labels: &Labels, number: &mut dyn FnMut(&str) -> u32| {
+        labels.iter().flat_map(|(name, value)| [number(name), number(value)]).collect::<Vec<u32>>()
+    };
     let mut timeseries = Vec::with_capacity(all.len());
-    for (labels, (samples, histograms)) in all {
-        let mut labels_refs = Vec::with_capacity(2 * labels.len());
-        for (name, value) in labels.iter() {
-            labels_refs.extend([number(name), number(value)]);
-        }
+    for (labels, Content { samples, histograms, exemplars }) in all {
+        let labels_refs = refs(&labels, &mut number);
+        let exemplar = |e: &Exemplar| Exemplar2 {
+            labels_refs: refs(&e.labels, &mut number),
+            value: e.value,
+            timestamp: e.at,
+        };
+        let exemplars = exemplars.iter().map(exemplar).collect();
         let metadata = meaning_of(meanings, labels.get(NAME)).map(|(_, meaning)| Metadata {
             kind: kind_of(meaning),
             help_ref: number(&meaning.help),
             unit_ref: number(&meaning.unit),
         });
-        let exemplars = Vec::new();
         timeseries.push(TimeSeries2 { labels_refs, samples, histograms, exemplars, metadata });
     }
     WriteRequest2 { symbols, timeseries }

@@ -8,6 +8,7 @@ use crate::keep::{self, Kept};
 use crate::own::Own;
 use crate::push::gateway::{self, Gateway};
 use crate::push::otlp::Sums;
+use crate::room::{Level, Room};
 use crate::rules::{self, RuleSettings, Rules};
 use crate::scrape::{self, Surroundings};
 use crate::send::{self, Outbox, ReceiverStatus};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What was taken is durable after so long: a crash loses no more.
     pub sync_every: Duration,
+    /// Bytes of the disk that are left to others, a tenth of it at most; 0: none.
+    pub reserve: u64,
     /// What a query may take.
     pub query: synod_promql::Limits,
     /// How long a query may take, at most.
@@ -55,6 +58,7 @@ impl Settings {
             dir: dir.to_owned(),
             limits: Limits::default(),
             sync_every: Duration::from_secs(5),
+            reserve: 1 << 30,
             query: synod_promql::Limits::default(),
             query_timeout: Duration::from_secs(120),
             config: None,
@@ -99,6 +103,7 @@ pub(crate) struct Shared {
     pub head: RwLock<Head>,
     pub gather: Mutex<Gather>,
     pub kept: Kept,
+    pub room: Room,
     meanings: RwLock<BTreeMap<String, Meaning>>,
     config: RwLock<Arc<Config>>,
     pub targets: Mutex<Targets>,
@@ -114,6 +119,8 @@ pub(crate) struct Shared {
     /// Those that what is taken is sent on to.
     outboxes: RwLock<Vec<Arc<Outbox>>>,
     pub started: SystemTime,
+    /// Whether the configuration was good when it was read last, and when one that counts was.
+    pub loaded: Mutex<(bool, SystemTime)>,
     /// What the log holds is back.
     pub ready: AtomicBool,
     /// Samples taken.
@@ -149,6 +156,7 @@ impl Monitor {
         let groups = rules::load(&settings, &config).map_err(StartError)?;
         let shared = Arc::new(Shared {
             head: RwLock::new(Head::new(settings.limits)),
+            room: Room::new(around.disk.clone(), settings.reserve),
             settings,
             gather: Mutex::default(),
             kept: Kept::default(),
@@ -165,6 +173,7 @@ impl Monitor {
             rules: Rules::default(),
             outboxes: RwLock::default(),
             started: SystemTime::now(),
+            loaded: Mutex::new((true, SystemTime::now())),
             ready: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             failed: Mutex::default(),
@@ -198,6 +207,13 @@ impl Monitor {
     /// Reads the configuration file and the rule files again; what they say counts from then
     /// on. If one cannot be read, all stays as it was.
     pub fn reload(&self) -> Result<(), String> {
+        let done = self.load_again();
+        let mut loaded = held(&self.0.loaded);
+        *loaded = (done.is_ok(), if done.is_ok() { SystemTime::now() } else { loaded.1 });
+        done
+    }
+
+    fn load_again(&self) -> Result<(), String> {
         let config = read_config(&self.0.settings)?;
         self.0.rules.set(rules::load(&self.0.settings, &config)?);
         *self.0.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
@@ -236,15 +252,17 @@ impl Monitor {
 
     /// The series with these labels.
     pub(crate) fn series(&self, labels: &Labels) -> Result<SeriesId, Refused> {
-        self.head_mut().series(labels)
+        let found = self.head_mut().series(labels);
+        if found.is_err() {
+            self.0.own.series_refused.inc();
+        }
+        found
     }
 
     /// Takes samples of one time; gives those that were refused.
     pub(crate) fn append(&self, at: i64, samples: &[(SeriesId, f64)]) -> Vec<(SeriesId, Refused)> {
-        if at > now_ms() + AHEAD_MAX {
-            // It would make all that is true seem old.
-            self.0.own.refused.add(samples.len() as u64);
-            return samples.iter().map(|(id, _)| (*id, Refused::Ahead)).collect();
+        if let Some(why) = self.refuses(at, samples.len()) {
+            return samples.iter().map(|(id, _)| (*id, why.clone())).collect();
         }
         let (mut taken, mut refused) = (Vec::with_capacity(samples.len()), Vec::new());
         let mut late = Vec::new();
@@ -271,15 +289,28 @@ impl Monitor {
         refused
     }
 
+    /// Why samples of this time are not taken, whatever they are.
+    fn refuses(&self, at: i64, samples: usize) -> Option<Refused> {
+        let why = if at > now_ms() + AHEAD_MAX {
+            // It would make all that is true seem old.
+            Refused::Ahead
+        } else if self.0.room.level() == Level::Nothing {
+            Refused::NoRoom
+        } else {
+            return None;
+        };
+        self.0.own.refused.add(samples as u64);
+        Some(why)
+    }
+
     /// Takes histograms of one time; gives those that were refused.
     pub(crate) fn append_histograms(
         &self,
         at: i64,
         all: &[(SeriesId, Arc<Histogram>)],
     ) -> Vec<(SeriesId, Refused)> {
-        if at > now_ms() + AHEAD_MAX {
-            self.0.own.refused.add(all.len() as u64);
-            return all.iter().map(|(id, _)| (*id, Refused::Ahead)).collect();
+        if let Some(why) = self.refuses(at, all.len()) {
+            return all.iter().map(|(id, _)| (*id, why.clone())).collect();
         }
         // That a series ended is said by a number, whatever it is of.
         let ended = all.iter().filter(|(_, h)| h.is_stale()).map(|(id, _)| (*id, STALE));
@@ -305,7 +336,12 @@ impl Monitor {
 
     /// Takes an exemplar of a series.
     pub fn exemplar(&self, series: &Labels, exemplar: Exemplar) -> Result<(), NoExemplar> {
-        held(&self.0.kept.exemplars).add(series, exemplar)
+        if held(&self.0.kept.exemplars).add(series, exemplar.clone())? {
+            for outbox in self.outboxes().iter() {
+                outbox.put_exemplar(series, &exemplar);
+            }
+        }
+        Ok(())
     }
 
     /// Notes what a page says about a family.
@@ -396,6 +432,11 @@ impl Monitor {
 impl Shared {
     pub fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// So many samples of the log were left out.
+    pub fn note_skipped(&self, samples: u64) {
+        self.own.skipped.add(samples);
     }
 
     /// The newest sample's time.

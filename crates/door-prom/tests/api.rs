@@ -158,7 +158,7 @@ async fn errors_say_what_where_and_why() {
         ("/api/v1/series", 400, "bad_data", "match[]"),
         ("/api/v1/nowhere", 404, "not_found", "/api/v1/nowhere"),
         ("/api/v1/parse_query?query=sum(", 400, "bad_data", "\"query\": 1:5: parse error"),
-        ("/api/v1/status/walreplay", 501, "internal", "not built yet"),
+        ("/api/v1/status/walreplay", 404, "not_found", "no such path"),
     ] {
         let (got, value) = door.get(path).await;
         let why = value["error"].as_str().unwrap_or_default();

@@ -171,6 +171,56 @@ async fn otlp_is_taken_as_json_and_delta_is_added_up() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn otlp_counts_the_points_that_it_rejects_and_takes_exemplars() {
+    let door = Door::open("");
+    let now = now_ms() as u64;
+    let host = json!({"key": "host.name", "value": {"stringValue": "h"}});
+    let service = json!({"key": "service.name", "value": {"stringValue": "s"}});
+    // A histogram has seven series here, and its resource one more.
+    let body = |at: u64, exemplars: serde_json::Value| {
+        json!({"resourceMetrics": [{"resource": {"attributes": [host, service]},
+            "scopeMetrics": [{"metrics": [{"name": "took", "histogram": {
+                "aggregationTemporality": 2, "dataPoints": [{"timeUnixNano": at * 1_000_000,
+                "count": 6, "sum": 4, "bucketCounts": [1, 2, 3, 0], "explicitBounds": [0.5, 1, 2],
+                "exemplars": exemplars}]}}]}]}]})
+        .to_string()
+    };
+    let attribute = |k: &str, v: String| json!({"key": k, "value": {"stringValue": v}});
+    let exemplars = json!([
+        {"timeUnixNano": now * 1_000_000, "asDouble": 0.75, "traceId": "5b8efff798038103",
+         "spanId": "eee19b7ec3c1b174"},
+        {"timeUnixNano": now * 1_000_000, "asInt": "3", "traceId": "ff",
+         "filteredAttributes": [attribute("a", "y".into()), attribute("long", "x".repeat(128))]},
+    ]);
+    let json = [("content-type", "application/json")];
+    let send = async |body: String| {
+        let answer = door.send(Method::POST, "/api/v1/otlp/v1/metrics", &json, body).await;
+        (answer.status(), text(answer.body()))
+    };
+    assert_eq!(send(body(now, exemplars)).await, (StatusCode::OK, "{}".into()));
+    let (_, found) = door.get("/api/v1/query_exemplars?query=took_bucket").await;
+    let of = |le: &str| {
+        let all = found["data"].as_array().expect("a list");
+        let series = all.iter().find(|s| s["seriesLabels"]["le"] == le);
+        series.map(|s| s["exemplars"].clone()).unwrap_or_default()
+    };
+    let labels = json!({"trace_id": "5b8efff798038103", "span_id": "eee19b7ec3c1b174"});
+    assert_eq!((&of("1")[0]["labels"], &of("1")[0]["value"]), (&labels, &json!("0.75")), "{found}");
+    assert_eq!(of("+Inf")[0]["labels"], json!({"trace_id": "ff", "a": "y"}), "{found}");
+    // An older point is one that is refused, however many series it has; what the resource
+    // says is none.
+    let (status, told) = send(body(now - 60_000, json!([]))).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(told.contains("\"rejectedDataPoints\":\"1\"") && told.contains("out of"), "{told}");
+    let (status, _) = send(body(now, json!([{"traceId": "5"}]))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let only_older_info = json!({"resourceMetrics": [{"resource": {"attributes": [host, service]},
+        "scopeMetrics": [{"metrics": [{"name": "other", "gauge": {"dataPoints": [
+            {"timeUnixNano": (now - 30_000) * 1_000_000, "asInt": 1}]}}]}]}]});
+    assert_eq!(send(only_older_info.to_string()).await, (StatusCode::OK, "{}".into()));
+}
+
 /// Remote-write 2.0, from its specification.
 #[derive(Clone, Message)]
 struct Request2 {

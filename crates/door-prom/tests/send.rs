@@ -73,6 +73,45 @@ async fn samples_are_sent_on_relabelled_and_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn exemplars_are_sent_on_if_the_receiver_is_to_have_them() {
+    let messages = ["prometheus.WriteRequest", "io.prometheus.write.v2.Request"];
+    for (message, send) in messages.into_iter().flat_map(|m| [(m, true), (m, false)]) {
+        let far = Door::open("");
+        let url = receiver(far.monitor.clone(), 0, Arc::default()).await;
+        let door = Door::open(&format!(
+            "global: {{external_labels: {{region: eu}}}}\nremote_write:\n- url: \"{url}\"\n  \
+             protobuf_message: {message}\n  send_exemplars: {send}\n  \
+             queue_config: {{batch_send_deadline: 50ms}}\n"
+        ));
+        status(&door, |_| true).await;
+        let at = common::now_ms();
+        let nanos = (at * 1_000_000).to_string();
+        let body = serde_json::json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": [
+            {"name": "n", "sum": {"aggregationTemporality": 2, "isMonotonic": true, "dataPoints": [
+                {"timeUnixNano": nanos, "asInt": 5, "exemplars": [
+                    {"timeUnixNano": nanos, "asDouble": 1.5, "traceId": "0a1b",
+                     "filteredAttributes": [{"key": "user", "value": {"stringValue": "u1"}}]}]}]}}
+        ]}]}]});
+        let json = [("content-type", "application/json")];
+        let answer =
+            door.send(Method::POST, "/api/v1/otlp/v1/metrics", &json, body.to_string()).await;
+        assert_eq!((answer.status(), answer.body().as_ref()), (StatusCode::OK, &b"{}"[..]));
+        // Behind it: once that is there, so is all before.
+        door.send(Method::PUT, "/metrics/job/x", &[], "last 1\n").await;
+        far.sees("last", &[("{\"__name__\":\"last\",\"job\":\"x\",\"region\":\"eu\"}", "1")]).await;
+        let (_, found) = far.get("/api/v1/query_exemplars?query=n_total").await;
+        let all = found["data"].as_array().expect("a list");
+        assert_eq!(all.len(), usize::from(send), "{message} {found}");
+        if send {
+            assert_eq!(all[0]["seriesLabels"]["region"], "eu");
+            let exemplar = &all[0]["exemplars"][0];
+            assert_eq!(exemplar["labels"], serde_json::json!({"trace_id": "0a1b", "user": "u1"}));
+            assert_eq!(exemplar["value"], "1.5");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_a_receiver_refuses_is_not_tried_again() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();

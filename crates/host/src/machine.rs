@@ -41,16 +41,21 @@ pub fn read(data: &Path) -> Machine {
     }
     let memory = std::fs::read_to_string("/proc/meminfo").ok();
     let load = std::fs::read_to_string("/proc/loadavg").ok();
-    let disk = rustix::fs::statvfs(data).ok();
     Machine {
         pressures,
         memory: memory.and_then(|text| {
             Some((kilobytes(&text, "MemTotal:")?, kilobytes(&text, "MemAvailable:")?))
         }),
         load: load.and_then(|text| text.split_whitespace().next()?.parse().ok()),
-        disk: disk.map(|d| (d.f_blocks * d.f_frsize, d.f_bavail * d.f_frsize)),
+        disk: disk(data),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
     }
+}
+
+/// Bytes of the disk with these data: in all, and what is free.
+pub fn disk(data: &Path) -> Option<(u64, u64)> {
+    let disk = rustix::fs::statvfs(data).ok()?;
+    Some((disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize))
 }
 
 /// A line such as `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234`, in microseconds.

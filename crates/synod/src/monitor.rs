@@ -51,6 +51,7 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     let mut own = MonitorSettings::in_dir(&settings.data_dir.join("series"));
     own.limits.retention = settings.monitor_retention_s as i64 * 1_000;
     own.limits.retention_bytes = settings.monitor_retention_bytes;
+    own.reserve = settings.monitor_reserve_bytes;
     own.limits.out_of_order = settings.monitor_out_of_order_s as i64 * 1_000;
     own.limits.block_range = settings.monitor_block_s as i64 * 1_000;
     own.limits.series = settings.monitor_series;
@@ -60,12 +61,14 @@ pub fn start(settings: &Settings, handle: &Handle) -> Outcome<Option<Monitor>> {
     own.rules = rules(settings)?;
     let every = Duration::from_millis(settings.monitor_scrape_ms);
     let (looks, registered, others) = (handle.clone(), handle.clone(), handle.clone());
+    let data = settings.data_dir.clone();
     let around = Surroundings {
         node: settings.name.clone(),
         job: Job::new(JOB, every),
         members: Arc::new(move || members(&looks, every)),
         registry: Arc::new(move |service| instances(&registered, service)),
         peers: Arc::new(move || peers(&others)),
+        disk: Arc::new(move || synod_host::machine::disk(&data)),
     };
     Monitor::start(own, around).map(Some).map_err(|e| e.to_string())
 }

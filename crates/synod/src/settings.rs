@@ -122,11 +122,13 @@ settings! {
     monitor_retention_s: u64 = 1_296_000, "SYNOD_MONITOR_RETENTION_S", "SECONDS";
     /// Bytes of series on disk, beyond which the oldest are dropped; 0: any [default: 1073741824]
     monitor_retention_bytes: u64 = 1 << 30, "SYNOD_MONITOR_RETENTION_BYTES", "BYTES";
+    /// Bytes of the disk that monitoring leaves free for the keyspace, a tenth of the disk at most: with less, it takes no samples; 0: none [default: 1073741824]
+    monitor_reserve_bytes: u64 = 1 << 30, "SYNOD_MONITOR_RESERVE_BYTES", "BYTES";
     /// Take samples that come so much later than newer ones, s; 0: none [default: 0]
     monitor_out_of_order_s: u64 = 0, "SYNOD_MONITOR_OUT_OF_ORDER_S", "SECONDS";
     /// Time that the smallest blocks of series span, s; only tests have a use for another [default: 7200]
     monitor_block_s: u64 = 7_200, "SYNOD_MONITOR_BLOCK_S", "SECONDS";
-    /// Most series that are kept in memory [default: 200000]
+    /// Series in memory beyond which no new one is taken [default: 200000]
     monitor_series: usize = 200_000, "SYNOD_MONITOR_SERIES", "COUNT";
     /// What was scraped or pushed is durable after so long, ms [default: 5000]
     monitor_sync_ms: u64 = 5_000, "SYNOD_MONITOR_SYNC_MS", "MS";

@@ -256,6 +256,15 @@ impl Blocks {
         Ok(Some(until))
     }
 
+    /// Bytes of the blocks that [`Blocks::compact`] would make one of, which is no larger; 0:
+    /// there are none.
+    pub fn due_bytes(&self, limits: &Limits) -> u64 {
+        let all = self.all();
+        let metas: Vec<_> = all.iter().map(|b| b.meta()).collect();
+        let chosen = compact::plan(&metas, &compact::spans(limits)).unwrap_or_default();
+        chosen.into_iter().map(|number| all[number].bytes()).sum()
+    }
+
     /// Makes one larger block of some, if there are such. Gives whether there were. On an
     /// error all are as they were; but what was found damaged is set aside.
     pub fn compact(&self, limits: &Limits, now: i64) -> Result<bool, Fault> {

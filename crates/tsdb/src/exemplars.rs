@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use synod_promql::{Labels, Matcher, all_take};
 
 /// Characters of an exemplar's labels, at most (OpenMetrics has this limit).
-const LABEL_CHARS_MAX: usize = 128;
+pub const EXEMPLAR_CHARS_MAX: usize = 128;
 
 /// See the file's header.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl std::fmt::Display for NoExemplar {
             NoExemplar::TooLong => {
                 write!(
                     f,
-                    "label length for exemplar exceeds maximum of {LABEL_CHARS_MAX} characters"
+                    "label length for exemplar exceeds maximum of {EXEMPLAR_CHARS_MAX} characters"
                 )
             }
             NoExemplar::OutOfOrder => f.write_str("out of order exemplar"),
@@ -66,16 +66,16 @@ impl Exemplars {
         Exemplars { most, ring: VecDeque::new(), newest: BTreeMap::new() }
     }
 
-    /// Takes one of a series. The same one again is taken as done: pages show it until
-    /// there is another.
-    pub fn add(&mut self, series: &Labels, exemplar: Exemplar) -> Result<(), NoExemplar> {
+    /// Takes one of a series; gives whether it is new. The same one again is taken as done:
+    /// pages show it until there is another.
+    pub fn add(&mut self, series: &Labels, exemplar: Exemplar) -> Result<bool, NoExemplar> {
         let chars = exemplar.labels.iter().map(|(n, v)| n.chars().count() + v.chars().count());
-        if chars.sum::<usize>() > LABEL_CHARS_MAX {
+        if chars.sum::<usize>() > EXEMPLAR_CHARS_MAX {
             return Err(NoExemplar::TooLong);
         }
         if let Some(newest) = self.newest.get(series) {
             if *newest == exemplar {
-                return Ok(());
+                return Ok(false);
             }
             if exemplar.at < newest.at {
                 return Err(NoExemplar::OutOfOrder);
@@ -89,7 +89,7 @@ impl Exemplars {
         }
         self.newest.insert(series.clone(), exemplar.clone());
         self.ring.push_back((series.clone(), exemplar));
-        Ok(())
+        Ok(true)
     }
 
     /// Those of `from..=to` of series that all matchers of one of the sets take, by series,
@@ -135,9 +135,9 @@ mod tests {
         let series = |n: &str| Labels::new([("__name__", "m"), ("n", n)]);
         for at in 0..5 {
             let one = exemplar(&format!("t{at}"), at);
-            assert_eq!(all.add(&series(if at % 2 == 0 { "a" } else { "b" }), one), Ok(()));
+            assert_eq!(all.add(&series(if at % 2 == 0 { "a" } else { "b" }), one), Ok(true));
         }
-        assert_eq!(all.add(&series("a"), exemplar("t4", 4)), Ok(()), "the same again");
+        assert_eq!(all.add(&series("a"), exemplar("t4", 4)), Ok(false), "the same again");
         assert_eq!(all.add(&series("a"), exemplar("x", 3)), Err(NoExemplar::OutOfOrder));
         let long = exemplar(&"x".repeat(121), 9);
         assert_eq!(all.add(&series("a"), long), Err(NoExemplar::TooLong));
@@ -159,6 +159,6 @@ mod tests {
         let (a, b) = (Labels::new([("n", "a")]), Labels::new([("n", "b")]));
         all.add(&a, exemplar("late", 100)).expect("taken");
         all.add(&b, exemplar("t", 1)).expect("taken");
-        assert_eq!(all.add(&a, exemplar("early", 5)), Ok(()));
+        assert_eq!(all.add(&a, exemplar("early", 5)), Ok(true));
     }
 }

@@ -55,7 +55,7 @@ pub use block::write::{Files, OutFile, RealFiles};
 pub use blocks::{BlockEvent, Blocks, OnEvent, stored, united};
 pub use chunk::{Chunk, Corrupt, Sealed, samples};
 pub use cut::trim;
-pub use exemplars::{Exemplar, Exemplars, NoExemplar};
+pub use exemplars::{EXEMPLAR_CHARS_MAX, Exemplar, Exemplars, NoExemplar};
 pub use head::{Head, SeriesId, Stats, Taken};
 pub use held::select;
 pub use limits::{Limits, Refused};

@@ -71,6 +71,8 @@ pub enum Refused {
     TooManyLabels(usize),
     /// Blocks cannot be written, and memory for samples is used up.
     Full(usize),
+    /// The disk has less free than its owner wants to leave.
+    NoRoom,
     /// The series is no more: nothing came for long, and what it had is in blocks.
     Gone,
 }
@@ -95,6 +97,7 @@ impl fmt::Display for Refused {
             Refused::Full(most) => {
                 write!(f, "{most} bytes of samples wait for a block that cannot be written")
             }
+            Refused::NoRoom => f.write_str("the disk has too little room left"),
             Refused::Gone => f.write_str("the series was dropped as too old"),
         }
     }

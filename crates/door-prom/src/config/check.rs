@@ -395,6 +395,7 @@ fn remote(
         version2,
         // By version 2.0 they are always sent.
         histograms: one.send_native_histograms || version2,
+        exemplars: one.send_exemplars,
         samples_max: queue.max_samples_per_send.unwrap_or(SEND_SAMPLES).max(1),
         deadline: time(
             &queue.batch_send_deadline,

@@ -203,6 +203,8 @@ pub struct RemoteWrite {
     pub version2: bool,
     /// It gets native histograms.
     pub histograms: bool,
+    /// It gets exemplars.
+    pub exemplars: bool,
     /// Samples of a request, at most.
     pub samples_max: usize,
     /// What waits is sent after so long.

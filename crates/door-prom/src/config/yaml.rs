@@ -331,7 +331,8 @@ http_section! {
         protobuf_message: Option<String>,
         queue_config: Queue,
         send_native_histograms: bool,
-        ; send_exemplars, metadata_config, sigv4, azuread,
+        send_exemplars: bool,
+        ; metadata_config, sigv4, azuread,
         google_iam, round_robin_dns
     }
 }

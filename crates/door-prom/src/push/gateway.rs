@@ -7,6 +7,7 @@ use crate::fan::{Fan, Peer};
 use crate::form::{Asker, Form};
 use crate::json::plain;
 use crate::push::families::{self, Family};
+use crate::room::Level;
 use crate::store::{Monitor, now_ms};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -91,6 +92,7 @@ fn act(monitor: &Monitor, request: &Request<Bytes>) -> Result<StatusCode, Told> 
     let (gateway, now) = (monitor.gateway(), now_ms());
     let (ended, forgotten, status) = match *request.method() {
         Method::PUT | Method::POST => {
+            monitor.has_room(false).map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
             let whole = request.method() == Method::PUT;
             let new = match read(request, &key) {
                 Ok(new) => new,
@@ -114,6 +116,7 @@ fn act(monitor: &Monitor, request: &Request<Bytes>) -> Result<StatusCode, Told> 
             }
             None => (gateway.delete(&key), None, StatusCode::ACCEPTED),
         },
+        // The API's routes have no other.
         _ => return Err((StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed".into())),
     };
     append(monitor, &key, &ended, now);
@@ -474,7 +477,7 @@ pub(crate) async fn keep(monitor: Monitor) {
     let mut ticker = tokio::time::interval(AGAIN_EVERY);
     loop {
         ticker.tick().await;
-        if !monitor.is_ready() {
+        if !monitor.is_ready() || monitor.0.room.level() != Level::All {
             continue;
         }
         let keys: Vec<Labels> = held(&monitor.gateway().groups).all.keys().cloned().collect();

@@ -7,6 +7,7 @@ pub(crate) mod otlp;
 mod otlp_exponential;
 mod otlp_json;
 mod otlp_names;
+mod otlp_wire;
 pub(crate) mod wire;
 
 use crate::json::plain;
@@ -94,6 +95,8 @@ fn take(monitor: &Monitor, request: &Request<Bytes>) -> Result<(Done, bool), Tol
         None | Some("snappy") => {}
         Some(other) => return Err(unsupported(format!("{other:?}: only snappy is read"))),
     }
+    // Nothing of it is taken, so that the sender may try it again as it is.
+    monitor.has_room(false).map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why))?;
     let body = unpacked(request.body())?;
     let bad = |e: prost::DecodeError| (StatusCode::BAD_REQUEST, e.to_string());
     let mut done = Done::default();

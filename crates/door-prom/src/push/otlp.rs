@@ -8,9 +8,13 @@
 //! which knows its own part only.
 
 use crate::json::value_text;
-use crate::push::otlp_exponential::{ExponentialPoint, Exponentials, native};
+use crate::push::otlp_exponential::{ExponentialPoint, native};
 use crate::push::otlp_json;
 use crate::push::otlp_names::{label_name, metric_name};
+use crate::push::otlp_wire::{
+    Answer, AnyValue, Data, Exported, HistogramPoint, Histograms, KeyValue, Metric, Numbers,
+    PartialSuccess, PointExemplar, SummaryPoint, Value,
+};
 use crate::store::{Monitor, now_ms};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -19,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use synod_promql::{Histogram, Labels, NAME, STALE};
+use synod_tsdb::{EXEMPLAR_CHARS_MAX, Exemplar, SeriesId};
 
 /// Bytes of a body, decoded.
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -28,199 +33,6 @@ const SUMS_MAX: usize = 200_000;
 /// Running sums of series of delta temporality, each with the end of its latest point.
 #[derive(Default)]
 pub(crate) struct Sums(Mutex<HashMap<Labels, (i64, f64)>>);
-
-/// `ExportMetricsServiceRequest`.
-#[derive(Message)]
-pub(crate) struct Exported {
-    #[prost(message, repeated, tag = "1")]
-    pub resource_metrics: Vec<ResourceMetrics>,
-}
-
-#[derive(Message)]
-pub(crate) struct ResourceMetrics {
-    #[prost(message, optional, tag = "1")]
-    pub resource: Option<Resource>,
-    #[prost(message, repeated, tag = "2")]
-    pub scope_metrics: Vec<ScopeMetrics>,
-}
-
-#[derive(Message)]
-pub(crate) struct Resource {
-    #[prost(message, repeated, tag = "1")]
-    pub attributes: Vec<KeyValue>,
-}
-
-#[derive(Message)]
-pub(crate) struct ScopeMetrics {
-    #[prost(message, repeated, tag = "2")]
-    pub metrics: Vec<Metric>,
-}
-
-#[derive(Clone, Message)]
-pub(crate) struct KeyValue {
-    #[prost(string, tag = "1")]
-    pub key: String,
-    #[prost(message, optional, tag = "2")]
-    pub value: Option<AnyValue>,
-}
-
-#[derive(Clone, Message)]
-pub(crate) struct AnyValue {
-    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6, 7")]
-    pub value: Option<Value>,
-}
-
-#[derive(Clone, prost::Oneof)]
-pub(crate) enum Value {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Bool(bool),
-    #[prost(int64, tag = "3")]
-    Int(i64),
-    #[prost(double, tag = "4")]
-    Double(f64),
-    #[prost(message, tag = "5")]
-    Array(ArrayValue),
-    #[prost(message, tag = "6")]
-    Map(MapValue),
-    #[prost(bytes, tag = "7")]
-    Bytes(Vec<u8>),
-}
-
-#[derive(Clone, Message)]
-pub(crate) struct ArrayValue {
-    #[prost(message, repeated, tag = "1")]
-    pub values: Vec<AnyValue>,
-}
-
-#[derive(Clone, Message)]
-pub(crate) struct MapValue {
-    #[prost(message, repeated, tag = "1")]
-    pub values: Vec<KeyValue>,
-}
-
-#[derive(Message)]
-pub(crate) struct Metric {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(string, tag = "2")]
-    pub description: String,
-    #[prost(string, tag = "3")]
-    pub unit: String,
-    #[prost(oneof = "Data", tags = "5, 7, 9, 10, 11")]
-    pub data: Option<Data>,
-}
-
-#[derive(prost::Oneof)]
-pub(crate) enum Data {
-    #[prost(message, tag = "5")]
-    Gauge(Numbers),
-    #[prost(message, tag = "7")]
-    Sum(Numbers),
-    #[prost(message, tag = "9")]
-    Histogram(Histograms),
-    #[prost(message, tag = "10")]
-    Exponential(Exponentials),
-    #[prost(message, tag = "11")]
-    Summary(Summaries),
-}
-
-#[derive(Message)]
-pub(crate) struct Numbers {
-    #[prost(message, repeated, tag = "1")]
-    pub data_points: Vec<NumberPoint>,
-    /// 1: delta, 2: cumulative; for sums.
-    #[prost(int32, tag = "2")]
-    pub temporality: i32,
-    #[prost(bool, tag = "3")]
-    pub monotonic: bool,
-}
-
-#[derive(Message)]
-pub(crate) struct NumberPoint {
-    #[prost(message, repeated, tag = "7")]
-    pub attributes: Vec<KeyValue>,
-    #[prost(fixed64, tag = "3")]
-    pub time_unix_nano: u64,
-    #[prost(double, optional, tag = "4")]
-    pub as_double: Option<f64>,
-    #[prost(sfixed64, optional, tag = "6")]
-    pub as_int: Option<i64>,
-    #[prost(uint32, tag = "8")]
-    pub flags: u32,
-}
-
-#[derive(Message)]
-pub(crate) struct Histograms {
-    #[prost(message, repeated, tag = "1")]
-    pub data_points: Vec<HistogramPoint>,
-    #[prost(int32, tag = "2")]
-    pub temporality: i32,
-}
-
-#[derive(Message)]
-pub(crate) struct HistogramPoint {
-    #[prost(message, repeated, tag = "9")]
-    pub attributes: Vec<KeyValue>,
-    #[prost(fixed64, tag = "3")]
-    pub time_unix_nano: u64,
-    #[prost(fixed64, tag = "4")]
-    pub count: u64,
-    #[prost(double, optional, tag = "5")]
-    pub sum: Option<f64>,
-    #[prost(fixed64, repeated, tag = "6")]
-    pub bucket_counts: Vec<u64>,
-    #[prost(double, repeated, tag = "7")]
-    pub explicit_bounds: Vec<f64>,
-    #[prost(uint32, tag = "10")]
-    pub flags: u32,
-}
-
-#[derive(Message)]
-pub(crate) struct Summaries {
-    #[prost(message, repeated, tag = "1")]
-    pub data_points: Vec<SummaryPoint>,
-}
-
-#[derive(Message)]
-pub(crate) struct SummaryPoint {
-    #[prost(message, repeated, tag = "7")]
-    pub attributes: Vec<KeyValue>,
-    #[prost(fixed64, tag = "3")]
-    pub time_unix_nano: u64,
-    #[prost(fixed64, tag = "4")]
-    pub count: u64,
-    #[prost(double, tag = "5")]
-    pub sum: f64,
-    #[prost(message, repeated, tag = "6")]
-    pub quantile_values: Vec<QuantileValue>,
-    #[prost(uint32, tag = "8")]
-    pub flags: u32,
-}
-
-#[derive(Message)]
-pub(crate) struct QuantileValue {
-    #[prost(double, tag = "1")]
-    pub quantile: f64,
-    #[prost(double, tag = "2")]
-    pub value: f64,
-}
-
-/// `ExportMetricsServiceResponse`.
-#[derive(Message)]
-struct Answer {
-    #[prost(message, optional, tag = "1")]
-    partial_success: Option<PartialSuccess>,
-}
-
-#[derive(Message)]
-struct PartialSuccess {
-    #[prost(int64, tag = "1")]
-    rejected_data_points: i64,
-    #[prost(string, tag = "2")]
-    error_message: String,
-}
 
 const DELTA: i32 = 1;
 /// The label by which nodes' parts of what was added up are told apart.
@@ -237,6 +49,9 @@ pub(crate) fn answer(monitor: &Monitor, request: &Request<Bytes>) -> Response<By
     if !json && kind.is_some_and(|k| !k.starts_with("application/x-protobuf")) {
         let why = format!("{:?}: only application/x-protobuf and application/json are read", kind);
         return told(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    }
+    if let Err(why) = monitor.has_room(false) {
+        return told(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     let exported = body(request).and_then(|body| match json {
         true => otlp_json::read(&body),
@@ -284,26 +99,70 @@ fn body(request: &Request<Bytes>) -> Result<Bytes, String> {
     }
 }
 
+/// A data point of a request, by its place there; `None`: what is said besides.
+type Point = Option<u32>;
+
 /// What is gathered from a request.
 #[derive(Default)]
 struct Taken {
-    by_time: BTreeMap<i64, Vec<(Labels, f64)>>,
-    histograms: BTreeMap<i64, Vec<(Labels, Histogram)>>,
-    rejected: i64,
+    by_time: BTreeMap<i64, Vec<(Labels, f64, Point)>>,
+    histograms: BTreeMap<i64, Vec<(Labels, Histogram, Point)>>,
+    exemplars: Vec<(Labels, Exemplar, Point)>,
+    /// How many points were begun: the last is the one that is being read.
+    points: u32,
+    rejected: BTreeSet<u32>,
     why: String,
 }
 
 impl Taken {
-    fn reject(&mut self, points: usize, why: impl FnOnce() -> String) {
-        if points > 0 && self.rejected == 0 {
+    /// What follows is of the next point.
+    fn begin(&mut self) {
+        self.points += 1;
+    }
+
+    /// Rejects a point; it counts once, however many series it has.
+    fn reject(&mut self, point: Point, why: impl FnOnce() -> String) {
+        if self.why.is_empty() {
             self.why = why();
         }
-        self.rejected += points as i64;
+        self.rejected.extend(point);
+    }
+
+    fn reject_this(&mut self, why: impl FnOnce() -> String) {
+        self.reject(Some(self.points), why);
     }
 
     fn add(&mut self, at: i64, labels: Labels, value: f64) {
-        self.by_time.entry(at).or_default().push((labels, value));
+        self.by_time.entry(at).or_default().push((labels, value, Some(self.points)));
     }
+
+    /// Exemplars of the point that is being read, of series with these labels.
+    fn exemplify(&mut self, at: i64, all: &[PointExemplar], series: impl Fn(f64) -> Labels) {
+        let point = Some(self.points);
+        for one in all {
+            let exemplar = exemplar(one, at);
+            self.exemplars.push((series(exemplar.value), exemplar, point));
+        }
+    }
+}
+
+/// With the trace and the span as labels, and of the attributes those that there is room for.
+fn exemplar(one: &PointExemplar, at: i64) -> Exemplar {
+    let hex = |id: &[u8]| id.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let (trace, span) = (hex(&one.trace_id), hex(&one.span_id));
+    let mut labels = Labels::new([("trace_id", &*trace), ("span_id", &*span)]);
+    let chars = |n: &str, v: &str| n.chars().count() + v.chars().count();
+    let mut used: usize = labels.iter().map(|(n, v)| chars(n, v)).sum();
+    for (name, value) in labelled(&Labels::default(), &one.filtered_attributes).iter() {
+        used += chars(name, value);
+        if used > EXEMPLAR_CHARS_MAX {
+            break;
+        }
+        labels = labels.with(name, value);
+    }
+    let value = one.as_double.or(one.as_int.map(|i| i as f64)).unwrap_or(0.0);
+    let at = if one.time_unix_nano == 0 { at } else { ms(one.time_unix_nano) };
+    Exemplar { labels, value, at }
 }
 
 /// Takes what can be taken; gives how many points were not, and why.
@@ -317,40 +176,68 @@ fn take(monitor: &Monitor, exported: Exported) -> (i64, String) {
             latest = latest.max(one(monitor, &mut taken, &base, metric));
         }
         if let Some(info) = info.filter(|_| latest > 0) {
-            taken.add(latest, info, 1.0);
+            taken.by_time.entry(latest).or_default().push((info, 1.0, None));
         }
     }
-    let Taken { mut by_time, mut histograms, mut rejected, mut why } = taken;
+    let (by_time, histograms) =
+        (std::mem::take(&mut taken.by_time), std::mem::take(&mut taken.histograms));
     let times: BTreeSet<i64> = by_time.keys().chain(histograms.keys()).copied().collect();
     for at in times {
-        let samples = by_time.remove(&at).unwrap_or_default();
-        let mut known = Vec::with_capacity(samples.len());
-        let mut refuse = |labels: &Labels, reason: String| {
-            rejected += 1;
-            if why.is_empty() {
-                why = format!("series {labels}: {reason}");
-            }
-        };
-        for (labels, value) in samples {
-            match monitor.series(&labels) {
-                Ok(id) => known.push((id, value)),
-                Err(e) => refuse(&labels, e.to_string()),
-            }
+        let numbers = by_time.get(&at).map_or(&[][..], |all| all);
+        let histograms = histograms.get(&at).map_or(&[][..], |all| all);
+        append(monitor, &mut taken, at, numbers, histograms);
+    }
+    for (series, exemplar, point) in std::mem::take(&mut taken.exemplars) {
+        if point.is_some_and(|point| taken.rejected.contains(&point)) {
+            continue;
         }
-        let mut natives = Vec::new();
-        for (labels, histogram) in histograms.remove(&at).unwrap_or_default() {
-            match monitor.series(&labels) {
-                Ok(id) => natives.push((id, Arc::new(histogram))),
-                Err(e) => refuse(&labels, e.to_string()),
-            }
-        }
-        let refused = monitor.append(at, &known);
-        for (id, e) in refused.into_iter().chain(monitor.append_histograms(at, &natives)) {
-            let labels = monitor.head().labels(id).unwrap_or_default();
-            refuse(&labels, e.to_string());
+        if let Err(why) = monitor.exemplar(&series, exemplar) {
+            tracing::debug!(%series, error = %why, "an exemplar was refused");
         }
     }
-    (rejected, why)
+    (taken.rejected.len() as i64, taken.why)
+}
+
+/// Appends what is of one time.
+fn append(
+    monitor: &Monitor,
+    taken: &mut Taken,
+    at: i64,
+    numbers: &[(Labels, f64, Point)],
+    histograms: &[(Labels, Histogram, Point)],
+) {
+    let mut points: HashMap<SeriesId, Point> = HashMap::new();
+    let mut refuse = |labels: &Labels, point: Point, why: &dyn std::fmt::Display| {
+        // Of what is said besides the points nobody is told.
+        if point.is_some() {
+            taken.reject(point, || format!("series {labels}: {why}"));
+        }
+    };
+    let mut known = Vec::with_capacity(numbers.len());
+    for (labels, value, point) in numbers {
+        match monitor.series(labels) {
+            Ok(id) => {
+                points.insert(id, *point);
+                known.push((id, *value));
+            }
+            Err(why) => refuse(labels, *point, &why),
+        }
+    }
+    let mut natives = Vec::with_capacity(histograms.len());
+    for (labels, histogram, point) in histograms {
+        match monitor.series(labels) {
+            Ok(id) => {
+                points.insert(id, *point);
+                natives.push((id, Arc::new(histogram.clone())));
+            }
+            Err(why) => refuse(labels, *point, &why),
+        }
+    }
+    let refused = monitor.append(at, &known);
+    for (id, why) in refused.into_iter().chain(monitor.append_histograms(at, &natives)) {
+        let labels = monitor.head().labels(id).unwrap_or_default();
+        refuse(&labels, points.get(&id).copied().flatten(), &why);
+    }
 }
 
 /// The labels of all series of a resource, and its `target_info`.
@@ -441,9 +328,12 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
         Data::Histogram(_) => "histogram",
         Data::Summary(_) => "summary",
         Data::Exponential(e) if e.temporality == DELTA => {
-            taken.reject(e.data_points.len(), || {
-                format!("{name}: exponential histograms of delta temporality are not read")
-            });
+            for _ in &e.data_points {
+                taken.begin();
+                taken.reject_this(|| {
+                    format!("{name}: exponential histograms of delta temporality are not read")
+                });
+            }
             return 0;
         }
         Data::Exponential(_) => "histogram",
@@ -485,10 +375,12 @@ fn one(monitor: &Monitor, taken: &mut Taken, base: &Labels, metric: Metric) -> i
 fn numbers(taken: &mut Taken, base: &Labels, numbers: &Numbers, sums: Option<&Sums>) -> i64 {
     let mut latest = 0;
     for point in &numbers.data_points {
+        taken.begin();
         let at = ms(point.time_unix_nano);
         latest = latest.max(at);
         let labels = labelled(base, &point.attributes);
         let value = point.as_double.or(point.as_int.map(|i| i as f64)).unwrap_or(0.0);
+        taken.exemplify(at, &point.exemplars, |_| labels.clone());
         put(taken, at, labels, value, point.flags, sums);
     }
     latest
@@ -502,7 +394,7 @@ fn put(taken: &mut Taken, at: i64, labels: Labels, value: f64, flags: u32, sums:
         None => taken.add(at, labels, value),
         Some(sums) => match sums.add(&labels, at, value) {
             Ok(sum) => taken.add(at, labels, sum),
-            Err(why) => taken.reject(1, || format!("series {labels}: {why}")),
+            Err(why) => taken.reject_this(|| format!("series {labels}: {why}")),
         },
     }
 }
@@ -514,16 +406,22 @@ fn histogram(
     point: &HistogramPoint,
     sums: Option<&Sums>,
 ) -> i64 {
+    taken.begin();
     let at = ms(point.time_unix_nano);
     let labels = labelled(base, &point.attributes);
     if !point.bucket_counts.is_empty()
         && point.bucket_counts.len() != point.explicit_bounds.len() + 1
     {
-        taken.reject(1, || format!("{name}: the numbers of buckets and bounds do not fit"));
+        taken.reject_this(|| format!("{name}: the numbers of buckets and bounds do not fit"));
         return at;
     }
     let suffixed = |suffix: &str| labels.with(NAME, &format!("{name}{suffix}"));
     let buckets = suffixed("_bucket");
+    let le = |value: f64| {
+        let bound = point.explicit_bounds.iter().find(|bound| value <= **bound);
+        bound.map_or("+Inf".to_owned(), |bound| value_text(*bound))
+    };
+    taken.exemplify(at, &point.exemplars, |value| buckets.with("le", &le(value)));
     let mut cumulative = 0u64;
     for (count, le) in point.bucket_counts.iter().zip(&point.explicit_bounds) {
         cumulative = cumulative.saturating_add(*count);
@@ -539,6 +437,7 @@ fn histogram(
 }
 
 fn exponential(taken: &mut Taken, base: &Labels, point: &ExponentialPoint) -> i64 {
+    taken.begin();
     let at = ms(point.time_unix_nano);
     let labels = labelled(base, &point.attributes);
     if point.flags & NO_VALUE != 0 {
@@ -546,13 +445,18 @@ fn exponential(taken: &mut Taken, base: &Labels, point: &ExponentialPoint) -> i6
         return at;
     }
     match native(point) {
-        Ok(histogram) => taken.histograms.entry(at).or_default().push((labels, histogram)),
-        Err(why) => taken.reject(1, || format!("series {labels}: exponential histogram: {why}")),
+        Ok(histogram) => {
+            taken.exemplify(at, &point.exemplars, |_| labels.clone());
+            let of = Some(taken.points);
+            taken.histograms.entry(at).or_default().push((labels, histogram, of));
+        }
+        Err(why) => taken.reject_this(|| format!("series {labels}: exponential histogram: {why}")),
     }
     at
 }
 
 fn summary(taken: &mut Taken, base: &Labels, name: &str, point: &SummaryPoint) -> i64 {
+    taken.begin();
     let at = ms(point.time_unix_nano);
     let labels = labelled(base, &point.attributes);
     let suffixed = |suffix: &str| labels.with(NAME, &format!("{name}{suffix}"));

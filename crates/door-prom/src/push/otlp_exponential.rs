@@ -1,7 +1,7 @@
 //! OTLP's exponential histograms, which are native ones: its scale is their schema, and its
 //! buckets are numbered one lower.
 
-use super::otlp::KeyValue;
+use super::otlp_wire::{KeyValue, PointExemplar};
 use prost::Message;
 use synod_promql::{BUCKETS_MAX, Histogram, NoHistogram, ResetHint, SCHEMAS};
 
@@ -38,6 +38,8 @@ pub(crate) struct ExponentialPoint {
     pub negative: Option<ExponentialBuckets>,
     #[prost(uint32, tag = "10")]
     pub flags: u32,
+    #[prost(message, repeated, tag = "11")]
+    pub exemplars: Vec<PointExemplar>,
     #[prost(double, tag = "14")]
     pub zero_threshold: f64,
 }

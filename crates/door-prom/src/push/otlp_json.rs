@@ -1,12 +1,12 @@
 //! OTLP's JSON form: protobuf's mapping with names in lower camel case, 64-bit numbers as
 //! text or as numbers, and fields that are not known read over.
 
-use super::otlp::{
-    AnyValue, ArrayValue, Data, Exported, HistogramPoint, Histograms, KeyValue, MapValue, Metric,
-    NumberPoint, Numbers, QuantileValue, Resource, ResourceMetrics, ScopeMetrics, Summaries,
-    SummaryPoint, Value,
-};
 use super::otlp_exponential::{ExponentialBuckets, ExponentialPoint, Exponentials};
+use super::otlp_wire::{
+    AnyValue, ArrayValue, Data, Exported, HistogramPoint, Histograms, KeyValue, MapValue, Metric,
+    NumberPoint, Numbers, PointExemplar, QuantileValue, Resource, ResourceMetrics, ScopeMetrics,
+    Summaries, SummaryPoint, Value,
+};
 use serde_json::Value as Json;
 
 type Read<T> = Result<T, String>;
@@ -153,8 +153,31 @@ fn number(json: &Json) -> Read<NumberPoint> {
         time_unix_nano: time(json)?,
         as_double: double(json, "asDouble")?,
         as_int: whole(json, "asInt")?,
+        exemplars: list(json, "exemplars", exemplar)?,
         flags: flags(json)?,
     })
+}
+
+fn exemplar(json: &Json) -> Read<PointExemplar> {
+    Ok(PointExemplar {
+        filtered_attributes: list(json, "filteredAttributes", key_value)?,
+        time_unix_nano: time(json)?,
+        as_double: double(json, "asDouble")?,
+        as_int: whole(json, "asInt")?,
+        span_id: id(json, "spanId")?,
+        trace_id: id(json, "traceId")?,
+    })
+}
+
+/// OTLP's JSON has these as hexadecimal digits, not as base64.
+fn id(json: &Json, name: &str) -> Read<Vec<u8>> {
+    let text = string(json, name)?;
+    let byte = |pair: &[u8]| {
+        let digits = std::str::from_utf8(pair).ok().filter(|_| pair.len() == 2);
+        digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes.ok_or_else(|| format!("{name} is not of hexadecimal digits"))
 }
 
 fn bucket_count(json: &Json) -> Read<u64> {
@@ -180,6 +203,7 @@ fn exponential(json: &Json) -> Read<ExponentialPoint> {
         positive: buckets("positive")?,
         negative: buckets("negative")?,
         flags: flags(json)?,
+        exemplars: list(json, "exemplars", exemplar)?,
         zero_threshold: double(json, "zeroThreshold")?.unwrap_or(0.0),
     })
 }
@@ -192,6 +216,7 @@ fn histogram(json: &Json) -> Read<HistogramPoint> {
         sum: double(json, "sum")?,
         bucket_counts: list(json, "bucketCounts", bucket_count)?,
         explicit_bounds: list(json, "explicitBounds", |b| double_of(b, "explicitBounds"))?,
+        exemplars: list(json, "exemplars", exemplar)?,
         flags: flags(json)?,
     })
 }

@@ -33,6 +33,21 @@ impl Door {
         Door { monitor: start(dir.path(), Surroundings::none()), dir }
     }
 
+    /// A monitor with such surroundings.
+    pub fn within(config: &str, around: Surroundings) -> Door {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("prometheus.yml"), config).expect("written");
+        Door { monitor: start(dir.path(), around), dir }
+    }
+
+    /// What the monitor shows of itself under this name, with or without labels.
+    pub fn shows(&self, name: &str) -> f64 {
+        let page = self.monitor.metrics(synod_host::page::Format::Text);
+        let line = page.lines().find(|l| l.starts_with(name) && !l.starts_with('#'));
+        let value = line.and_then(|l| l.rsplit_once(' ')).and_then(|(_, v)| v.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is not shown"))
+    }
+
     /// Ends it and begins anew in the same folder.
     pub fn restart(&mut self) {
         self.monitor.close();
@@ -94,7 +109,13 @@ impl Drop for Door {
 
 /// A monitor in this folder, with the `prometheus.yml` there, if there is one.
 pub fn start(dir: &Path, around: Surroundings) -> Monitor {
+    start_with(dir, around, |_| {})
+}
+
+/// The same with other settings.
+pub fn start_with(dir: &Path, around: Surroundings, change: impl FnOnce(&mut Settings)) -> Monitor {
     let mut settings = Settings::in_dir(&dir.join("series"));
+    change(&mut settings);
     settings.sync_every = Duration::from_millis(20);
     let config = dir.join("prometheus.yml");
     settings.config = config.exists().then_some(config);
