@@ -1,8 +1,10 @@
 //! Requests to others: targets, receivers, Alertmanagers; with TLS and authorisation.
 
 use crate::config::yaml::{Http, Tls};
+use crate::oauth::OAuth;
+use crate::proxy::{Dialer, Proxies};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -27,13 +29,17 @@ const AGENT: HeaderValue = HeaderValue::from_static("synod");
 /// connections are kept and used again.
 #[derive(Clone)]
 pub struct Client {
-    inner: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    inner: hyper_util::client::legacy::Client<HttpsConnector<Dialer>, Full<Bytes>>,
     http: Arc<Http>,
+    proxies: Option<Arc<Proxies>>,
+    oauth: Option<OAuth>,
 }
 
 impl Client {
-    /// A client; `Err`: certificates or keys that cannot be read.
+    /// A client; `Err`: certificates or keys that cannot be read, a proxy that cannot be used.
     pub fn new(http: &Http) -> Result<Client, String> {
+        let proxies = Proxies::new(&http.proxy)?;
+        let oauth = http.oauth2.as_ref().map(OAuth::new).transpose()?;
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
@@ -45,13 +51,13 @@ impl Client {
             connector = connector
                 .with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
         }
-        let connector = connector.enable_http1().wrap_connector(tcp);
+        let connector = connector.enable_http1().wrap_connector(Dialer::new(tcp, proxies.clone()));
         let inner = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(2)
             .build(connector);
-        Ok(Client { inner, http: Arc::new(http.clone()) })
+        Ok(Client { inner, http: Arc::new(http.clone()), proxies, oauth })
     }
 
     /// Sends a request and reads the answer, which may have `limit` bytes at most. No time
@@ -72,7 +78,11 @@ impl Client {
                 parts.headers.append(&name, header(&secret("", file)?)?);
             }
         }
-        if let Some(value) = self.authorization()?.or(of_address(&mut parts.uri)?) {
+        let own = match &self.oauth {
+            Some(oauth) => Some(oauth.authorization().await?),
+            None => self.authorization()?,
+        };
+        if let Some(value) = own.or(of_address(&mut parts.uri)?) {
             parts.headers.insert(AUTHORIZATION, value);
         }
         for _ in 0..=REDIRECTS_MAX {
@@ -80,6 +90,10 @@ impl Client {
             *request.method_mut() = parts.method.clone();
             *request.uri_mut() = parts.uri.clone();
             *request.headers_mut() = parts.headers.clone();
+            let secret = self.proxies.as_ref().and_then(|p| p.authorization(&parts.uri));
+            if let Some(secret) = secret {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, secret);
+            }
             let response = self.inner.request(request).await.map_err(|e| told(&e))?;
             match redirect(&parts.uri, &response) {
                 Some((to, keeps))
@@ -122,12 +136,12 @@ impl Client {
     }
 }
 
-fn base64(text: String) -> String {
+pub(crate) fn base64(text: String) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(text)
 }
 
-fn header(value: &str) -> Result<HeaderValue, String> {
+pub(crate) fn header(value: &str) -> Result<HeaderValue, String> {
     let mut value = HeaderValue::try_from(value)
         .map_err(|_| "a header's value has bytes that headers cannot have".to_owned())?;
     value.set_sensitive(true);
@@ -135,7 +149,7 @@ fn header(value: &str) -> Result<HeaderValue, String> {
 }
 
 /// What is written in place, or what the file holds now (it may change).
-fn secret(value: &str, file: &str) -> Result<String, String> {
+pub(crate) fn secret(value: &str, file: &str) -> Result<String, String> {
     if file.is_empty() {
         return Ok(value.to_owned());
     }

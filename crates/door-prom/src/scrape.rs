@@ -7,15 +7,15 @@ use crate::fan::Peer;
 use crate::protobuf;
 use crate::room::Disk;
 use crate::scraper::{Page, Scraper};
-use crate::store::{Monitor, now_ms};
+use crate::store::{Monitor, Targets, now_ms};
 use crate::targets::{Health, Target, TargetKey, TargetStatus};
 use bytes::Bytes;
 use http::{HeaderMap, Request, header};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 use synod_promql::Labels;
 use tokio::task::JoinHandle;
@@ -67,12 +67,16 @@ impl Surroundings {
     }
 }
 
+/// What requests to a job's targets are made by; or why there can be none at present: then
+/// they are down.
+type Reach = Arc<RwLock<Result<Client, String>>>;
+
 /// The targets of a job, and what scrapes them.
 struct Pool {
     job: Arc<Job>,
     /// They are the cluster's nodes.
     own: bool,
-    client: Client,
+    client: Reach,
     sources: Vec<Source>,
     tasks: HashMap<TargetKey, (Target, JoinHandle<()>)>,
     failed: String,
@@ -99,7 +103,8 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
     let mut config = monitor.config();
     let mut own = Pool::start(&Arc::new(around.job.clone()), &around.registry).ok();
     own.iter_mut().for_each(|pool| pool.own = true);
-    let (mut pools, mut failed) = started(&config.jobs, Vec::new(), &around.registry, &monitor);
+    let (mut pools, mut failed) =
+        started(&config.jobs, Vec::new(), true, &around.registry, &monitor);
     tell(&failed, &Failed::new());
     let mut tried = Instant::now();
     let mut ticker = tokio::time::interval(LOOK_EVERY);
@@ -107,9 +112,10 @@ pub(crate) async fn manage(monitor: Monitor, around: Surroundings) {
         ticker.tick().await;
         let latest = monitor.config();
         let again = !failed.is_empty() && tried.elapsed() > TRY_AGAIN;
-        if !Arc::ptr_eq(&latest, &config) || again {
+        let other = !Arc::ptr_eq(&latest, &config);
+        if other || again {
             let before = failed;
-            (pools, failed) = started(&latest.jobs, pools, &around.registry, &monitor);
+            (pools, failed) = started(&latest.jobs, pools, other, &around.registry, &monitor);
             tell(&failed, &before);
             (config, tried) = (latest, Instant::now());
         }
@@ -133,10 +139,12 @@ fn tell(failed: &Failed, before: &Failed) {
 /// Jobs that cannot be started, and why.
 type Failed = Vec<(String, String)>;
 
-/// A pool for each job; those of jobs that are as before stay.
+/// A pool for each job; those of jobs that are as before stay. `read`: the configuration was
+/// read again.
 fn started(
     jobs: &[Job],
     before: Vec<Pool>,
+    read: bool,
     registry: &Registry,
     monitor: &Monitor,
 ) -> (Vec<Pool>, Failed) {
@@ -146,7 +154,8 @@ fn started(
     for job in jobs {
         match before.remove(&job.name) {
             // Files may hold something else by now.
-            Some(pool) if *pool.job == *job && !job.http.tls_config.reads_files() => {
+            Some(pool) if *pool.job == *job && !(read && job.http.tls_config.reads_files()) => {
+                failed.extend(pool.try_again().map(|why| (job.name.clone(), why)));
                 pools.push(pool);
             }
             old => {
@@ -154,7 +163,10 @@ fn started(
                     old.follow(Vec::new(), monitor);
                 }
                 match Pool::start(&Arc::new(job.clone()), registry) {
-                    Ok(pool) => pools.push(pool),
+                    Ok(pool) => {
+                        failed.extend(pool.unreachable().map(|why| (job.name.clone(), why)));
+                        pools.push(pool);
+                    }
                     Err(why) => failed.push((job.name.clone(), why)),
                 }
             }
@@ -172,13 +184,26 @@ impl Pool {
         Ok(Pool {
             job: job.clone(),
             own: false,
-            client: Client::new(&job.http)?,
+            client: Arc::new(RwLock::new(Client::new(&job.http))),
             sources: sources.collect::<Result<_, _>>()?,
             tasks: HashMap::new(),
             failed: String::new(),
             found: Vec::new(),
             too_many: Arc::default(),
         })
+    }
+
+    /// Why its targets cannot be asked at present, if so.
+    fn unreachable(&self) -> Option<String> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).as_ref().err().cloned()
+    }
+
+    /// Looks whether that is so still.
+    fn try_again(&self) -> Option<String> {
+        self.unreachable()?;
+        let client = Client::new(&self.job.http);
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        self.unreachable()
     }
 
     /// Brings the tasks in line with what the sources say.
@@ -216,10 +241,14 @@ impl Pool {
             }
             stays
         });
+        let unreachable = self.unreachable();
         for (key, target) in wanted {
             self.tasks.entry(key.clone()).or_insert_with(|| {
                 targets.active.insert(key, TargetStatus::new(target.clone()));
                 let (client, over) = (self.client.clone(), self.too_many.clone());
+                if let Some(why) = &unreachable {
+                    note_in(&mut targets, &target, Duration::ZERO, why.clone());
+                }
                 let task = follow(monitor.clone(), client, over, target.clone(), self.own);
                 (target, tokio::spawn(task))
             });
@@ -232,7 +261,7 @@ impl Pool {
 /// Scrapes one target for as long as it is wanted. When that ends, so do its series.
 async fn follow(
     monitor: Monitor,
-    client: Client,
+    client: Reach,
     too_many: Arc<AtomicBool>,
     target: Target,
     own: bool,
@@ -253,14 +282,12 @@ async fn follow(
             note(&monitor, &target, begun.elapsed(), why);
             continue;
         }
+        let client = client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let fetched = if too_many.load(Ordering::Relaxed) {
             let limit = target.job.limits.targets;
             Err(format!("target_limit exceeded: the job has more than {limit} targets"))
         } else {
-            let fetched = tokio::time::timeout(target.timeout, fetch(&client, &target)).await;
-            fetched.unwrap_or_else(|_| {
-                Err(format!("no answer within {} s", target.timeout.as_secs_f64()))
-            })
+            within(&target, async { fetch(&client?, &target).await }).await
         };
         let took = begun.elapsed();
         let error = scraper.take(at, took, fetched).err().unwrap_or_default();
@@ -268,9 +295,23 @@ async fn follow(
     }
 }
 
+/// What comes in the target's time, or that nothing did.
+async fn within<T>(
+    target: &Target,
+    fetching: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let fetched = tokio::time::timeout(target.timeout, fetching).await;
+    let late = |_| Err(format!("no answer within {} s", target.timeout.as_secs_f64()));
+    fetched.unwrap_or_else(late)
+}
+
 /// Notes how a scrape went.
 fn note(monitor: &Monitor, target: &Target, took: Duration, error: String) {
-    if let Some(status) = monitor.targets().active.get_mut(&target.key()) {
+    note_in(&mut monitor.targets(), target, took, error);
+}
+
+fn note_in(targets: &mut Targets, target: &Target, took: Duration, error: String) {
+    if let Some(status) = targets.active.get_mut(&target.key()) {
         status.health = if error.is_empty() { Health::Up } else { Health::Down };
         status.last = Some(SystemTime::now());
         status.took = took;

@@ -1,5 +1,6 @@
 //! From the file as it stands to what it means; errors name the place.
 
+use super::requests::http;
 use super::yaml::{self, File, Section};
 use super::{Alertmanagers, Config, Discovery, Group, Job, Record, RemoteWrite, ScrapeLimits};
 use crate::relabel::{Action, Pattern, Rule};
@@ -17,7 +18,7 @@ const FILE_BYTES_MAX: usize = 16 << 20;
 /// Samples of a request of remote-write, unless the file says.
 const SEND_SAMPLES: usize = 2_000;
 
-type Checked<T> = Result<T, String>;
+pub(super) type Checked<T> = Result<T, String>;
 
 /// Reads YAML; errors name line and column.
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Checked<T> {
@@ -117,13 +118,13 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
 }
 
 /// Where we are in the file, and what had no effect so far.
-struct Notes<'a> {
+pub(super) struct Notes<'a> {
     place: &'a str,
     ignored: &'a mut Vec<String>,
 }
 
 impl Notes<'_> {
-    fn add(&mut self, fields: Vec<&'static str>) {
+    pub fn add(&mut self, fields: Vec<&'static str>) {
         note(self.ignored, self.place, fields);
     }
 }
@@ -412,37 +413,6 @@ fn remote(
     })
 }
 
-/// Files are named by the configuration's folder, and only one way to authorise is meant.
-fn http(mut http: yaml::Http, base: &Path, notes: &mut Notes<'_>) -> Checked<yaml::Http> {
-    notes.add(http.tls_config.ignored());
-    let ways = [
-        http.basic_auth.is_some(),
-        http.authorization.is_some(),
-        !http.bearer_token.is_empty() || !http.bearer_token_file.is_empty(),
-    ];
-    if ways.iter().filter(|way| **way).count() > 1 {
-        return Err("only one of basic_auth, authorization and bearer_token can be used".into());
-    }
-    let tls = &mut http.tls_config;
-    let files =
-        [&mut http.bearer_token_file, &mut tls.ca_file, &mut tls.cert_file, &mut tls.key_file];
-    let mut all: Vec<&mut String> = files.into_iter().collect();
-    if let Some(basic) = &mut http.basic_auth {
-        all.extend([&mut basic.username_file, &mut basic.password_file]);
-    }
-    if let Some(authorization) = &mut http.authorization {
-        if authorization.r#type.eq_ignore_ascii_case("basic") {
-            return Err("authorization.type: use basic_auth for basic".into());
-        }
-        all.push(&mut authorization.credentials_file);
-    }
-    all.extend(http.http_headers.values_mut().flat_map(|h| &mut h.files));
-    for file in all.into_iter().filter(|f| !f.is_empty()) {
-        *file = joined(base, file);
-    }
-    Ok(http)
-}
-
 fn rules(all: &[yaml::Relabel], place: &str) -> Checked<Vec<Rule>> {
     let named =
         |(i, one): (usize, &yaml::Relabel)| rule(one).map_err(|e| format!("{place}[{i}]: {e}"));
@@ -469,7 +439,7 @@ fn rule(one: &yaml::Relabel) -> Checked<Rule> {
     Ok(rule)
 }
 
-fn joined(base: &Path, file: &str) -> String {
+pub(super) fn joined(base: &Path, file: &str) -> String {
     base.join(file).to_string_lossy().into_owned()
 }
 

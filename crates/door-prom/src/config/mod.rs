@@ -1,6 +1,8 @@
 //! `prometheus.yml`: read, checked, and turned into what this crate acts on.
 
 mod check;
+mod examine;
+mod requests;
 pub(crate) mod yaml;
 
 use crate::relabel::Rule;
@@ -11,6 +13,7 @@ use synod_promql::{duration_text, quoted};
 
 pub use check::size;
 pub(crate) use check::{groups, masked};
+pub use examine::Findings;
 
 /// What a configuration says, checked.
 #[derive(Clone, Default)]

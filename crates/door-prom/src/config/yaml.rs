@@ -72,12 +72,25 @@ macro_rules! http_section {
                 tls_config: Tls,
                 follow_redirects: Option<bool>,
                 http_headers: BTreeMap<String, HeaderValues>,
-                ; oauth2, proxy_url, no_proxy, proxy_from_environment,
-                proxy_connect_header, enable_http2, $($none),*
+                oauth2: Option<OAuth2>,
+                proxy_url: String,
+                no_proxy: String,
+                proxy_from_environment: bool,
+                proxy_connect_header: BTreeMap<String, Vec<String>>,
+                ; enable_http2, $($none),*
             }
         }
 
         impl $name {
+            fn proxy(&self) -> Proxy {
+                Proxy {
+                    proxy_url: self.proxy_url.clone(),
+                    no_proxy: self.no_proxy.clone(),
+                    proxy_from_environment: self.proxy_from_environment,
+                    proxy_connect_header: self.proxy_connect_header.clone(),
+                }
+            }
+
             /// How requests are made.
             pub fn http(&self) -> Http {
                 Http {
@@ -88,6 +101,8 @@ macro_rules! http_section {
                     tls_config: self.tls_config.clone(),
                     follow_redirects: self.follow_redirects.unwrap_or(true),
                     http_headers: self.http_headers.clone(),
+                    oauth2: self.oauth2.clone(),
+                    proxy: self.proxy(),
                 }
             }
         }
@@ -104,6 +119,46 @@ pub struct Http {
     pub tls_config: Tls,
     pub follow_redirects: bool,
     pub http_headers: BTreeMap<String, HeaderValues>,
+    pub oauth2: Option<OAuth2>,
+    pub proxy: Proxy,
+}
+
+/// By way of which proxy requests go.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Proxy {
+    pub proxy_url: String,
+    pub no_proxy: String,
+    pub proxy_from_environment: bool,
+    pub proxy_connect_header: BTreeMap<String, Vec<String>>,
+}
+
+section! {
+    OAuth2 {
+        client_id: String,
+        client_secret: String,
+        client_secret_file: String,
+        scopes: Vec<String>,
+        token_url: String,
+        endpoint_params: BTreeMap<String, String>,
+        tls_config: Tls,
+        proxy_url: String,
+        no_proxy: String,
+        proxy_from_environment: bool,
+        proxy_connect_header: BTreeMap<String, Vec<String>>,
+        ;
+    }
+}
+
+impl OAuth2 {
+    /// By way of which proxy tokens are got.
+    pub fn proxy(&self) -> Proxy {
+        Proxy {
+            proxy_url: self.proxy_url.clone(),
+            no_proxy: self.no_proxy.clone(),
+            proxy_from_environment: self.proxy_from_environment,
+            proxy_connect_header: self.proxy_connect_header.clone(),
+        }
+    }
 }
 
 section! {
