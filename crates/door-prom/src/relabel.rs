@@ -5,9 +5,6 @@ use regex::Regex;
 use std::fmt;
 use synod_promql::Labels;
 
-/// Compiled size of a pattern, at most.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
-
 /// What a rule does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -84,10 +81,8 @@ pub struct Pattern {
 impl Pattern {
     /// Compiles it.
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let built = regex::RegexBuilder::new(&format!("^(?s:{text})$"))
-            .size_limit(PATTERN_BYTES_MAX)
-            .build();
-        let regex = built.map_err(|e| format!("pattern {text:?}: {e}"))?;
+        let regex =
+            synod_promql::pattern::anchored(text).map_err(|e| format!("pattern {text:?}: {e}"))?;
         Ok(Pattern { text: text.to_owned(), regex })
     }
 
@@ -149,6 +144,16 @@ impl Rule {
         let name = format!("{:?}", self.action).to_lowercase();
         if needs_target && self.target.is_empty() {
             return Err(format!("action {name} needs target_label"));
+        }
+        if self.source.iter().any(String::is_empty) {
+            return Err("a source label has no name".into());
+        }
+        if self.action == Action::LabelMap && self.replacement.is_empty() {
+            return Err("action labelmap needs a replacement that names labels".into());
+        }
+        let other_case = matches!(self.action, Action::Lowercase | Action::Uppercase);
+        if other_case && self.replacement != default.replacement {
+            return Err(format!("action {name} takes no replacement"));
         }
         if self.action == Action::HashMod && self.modulus == 0 {
             return Err("action hashmod needs a modulus above 0".into());

@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 /// The label that holds a series' name.
 pub const NAME: &str = "__name__";
-/// Compiled size of a pattern, at most.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 /// The labels of a series, in order of their names, none twice and none empty.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -143,9 +141,7 @@ impl Matcher {
     /// takes any character.
     pub fn new(name: &str, op: &str, value: &str) -> Result<Matcher, String> {
         let pattern = || {
-            regex::RegexBuilder::new(&format!("^(?s:{value})$"))
-                .size_limit(PATTERN_BYTES_MAX)
-                .build()
+            crate::pattern::anchored(value)
                 .map_err(|e| format!("the pattern {} cannot be used: {e}", quoted(value)))
         };
         let test = match op {

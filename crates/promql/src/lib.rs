@@ -22,6 +22,7 @@ mod labels;
 mod lex;
 mod native;
 mod parse;
+pub mod pattern;
 mod print;
 
 pub use ast::{Kind, Node};

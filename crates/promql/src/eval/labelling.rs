@@ -17,9 +17,7 @@ pub(super) fn replace(mut columns: Vec<Column>, texts: &[String]) -> Result<Vec<
     let [to, replacement, from, pattern] = texts else {
         return Err(Error::execution("label_replace takes four strings"));
     };
-    let anchored =
-        regex::RegexBuilder::new(&format!("^(?s:{pattern})$")).size_limit(1 << 20).build();
-    let anchored = anchored.map_err(|_| {
+    let anchored = crate::pattern::anchored(pattern).map_err(|_| {
         Error::execution(format!("invalid regular expression in label_replace(): {pattern}"))
     })?;
     check_name(to, "destination", "label_replace")?;

@@ -2,12 +2,11 @@
 
 use super::exec::OUTPUT_MAX;
 use super::{Context, Value, builtin, general, query};
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use synod_promql::pattern::unanchored;
 
-/// Compiled size of a pattern, at most.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
 /// From these on, a number gets a prefix.
 const LARGE: [&str; 8] = ["k", "M", "G", "T", "P", "E", "Z", "Y"];
 const BINARY: [&str; 8] = ["ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"];
@@ -331,8 +330,7 @@ pub(crate) fn time_part(ms: i64, name: &str) -> Option<Value> {
 }
 
 fn pattern(text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build();
-    built.map_err(|e| format!("error parsing regexp: {e}"))
+    unanchored(text).map_err(|e| format!("error parsing regexp: {e}"))
 }
 
 /// Bounded on the way: a pattern that matches everywhere multiplies a text.
