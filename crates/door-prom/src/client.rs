@@ -38,6 +38,9 @@ pub struct Client {
 impl Client {
     /// A client; `Err`: certificates or keys that cannot be read, a proxy that cannot be used.
     pub fn new(http: &Http) -> Result<Client, String> {
+        if let Some(way) = http.unbuilt {
+            return Err(format!("{way} is not built, and without it nothing is asked"));
+        }
         let proxies = Proxies::new(&http.proxy)?;
         let oauth = http.oauth2.as_ref().map(OAuth::new).transpose()?;
         let mut tcp = HttpConnector::new();

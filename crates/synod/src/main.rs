@@ -3,6 +3,7 @@
 
 mod bench;
 mod client;
+mod config;
 mod etcd;
 mod journal;
 mod monitor;
@@ -70,6 +71,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// Check a prometheus.yml without a server
+    Config(config::ConfigArgs),
     /// Look at a node's journal
     Journal(journal::JournalArgs),
     /// Simulate a cluster under faults, from a seed, and check that nothing is lost
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Etcd { flags } => etcd::run(&flags),
+        Command::Config(args) => config::run(&args),
         Command::Journal(args) => journal::run(&args),
         Command::Sim(args) => args.run(),
         Command::Snapshot(args) => snapshot::run(args),

@@ -1,6 +1,6 @@
 //! From the file as it stands to what it means; errors name the place.
 
-use super::requests::http;
+use super::requests::{demanding, http};
 use super::yaml::{self, File, Section};
 use super::{Alertmanagers, Config, Discovery, Group, Job, Record, RemoteWrite, ScrapeLimits};
 use crate::relabel::{Action, Pattern, Rule};
@@ -10,6 +10,8 @@ use std::time::Duration;
 use synod_promql::SCHEMAS;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// How long a scrape may take, unless the file says.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often files of targets are looked at: cheap, and a change is to count at once.
 const FILES_EVERY: Duration = Duration::from_secs(5);
 const REGISTRY_EVERY: Duration = Duration::from_secs(5);
@@ -48,29 +50,36 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
     note(&mut ignored, "storage.exemplars", file.storage.exemplars.ignored());
     note(&mut ignored, "storage.tsdb.retention", file.storage.tsdb.retention.ignored());
     let global = &file.global;
-    let mut scrapes = file.scrape_configs.clone();
+    let mut scrapes: Vec<(String, &yaml::Scrape)> = Vec::new();
+    scrapes.extend(file.scrape_configs.iter().map(|s| (line(s), &s.value)));
+    let mut others = Vec::new();
     for pattern in &file.scrape_config_files {
         for path in crate::discovery::glob(&joined(base, pattern))? {
             let place = |e| format!("{}: {e}", path.display());
             let text = std::fs::read_to_string(&path).map_err(|e| place(e.to_string()))?;
             let more: Option<yaml::ScrapeFile> = read(&text).map_err(place)?;
-            scrapes.extend(more.unwrap_or_default().scrape_configs);
+            let more = more.unwrap_or_default().scrape_configs.into_iter();
+            others.extend(more.map(|s| (format!("{}: {}", path.display(), line(&s)), s.value)));
         }
     }
+    scrapes.extend(others.iter().map(|(line, scrape)| (line.clone(), scrape)));
     // They are wrong whether or not a job goes by them.
-    time(&global.scrape_interval, "global.scrape_interval", MINUTE)?;
-    time(&global.scrape_timeout, "global.scrape_timeout", MINUTE)?;
+    let every = or_usual(time(&global.scrape_interval, "global.scrape_interval", MINUTE)?, MINUTE);
+    if time(&global.scrape_timeout, "global.scrape_timeout", every)? > every {
+        return Err("global.scrape_timeout is longer than global.scrape_interval".into());
+    }
+    named(global.external_labels.keys(), "global.external_labels")?;
     bytes(&global.body_size_limit, "global.body_size_limit")?;
     let mut jobs: Vec<Job> = Vec::new();
-    for (i, scrape) in scrapes.iter().enumerate() {
+    for (i, (line, scrape)) in scrapes.iter().enumerate() {
         let place = match &*scrape.job_name {
             "" => format!("scrape_configs[{i}]"),
             name => format!("scrape_configs[{i}] ({name})"),
         };
         let made = job(scrape, global, base, &mut Notes { place: &place, ignored: &mut ignored });
-        let made = made.map_err(|e| format!("{place}: {e}"))?;
+        let made = made.map_err(|e| format!("{line}: {place}: {e}"))?;
         if jobs.iter().any(|j| j.name == made.name) {
-            return Err(format!("{place}: there is another job of this name"));
+            return Err(format!("{line}: {place}: there is another job of this name"));
         }
         jobs.push(made);
     }
@@ -79,15 +88,18 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
     for (i, one) in alerting.alertmanagers.iter().enumerate() {
         let place = format!("alerting.alertmanagers[{i}]");
         let mut notes = Notes { place: &place, ignored: &mut ignored };
-        alertmanagers.push(managers(one, base, &mut notes).map_err(|e| format!("{place}: {e}"))?);
+        let made = managers(&one.value, base, &mut notes);
+        alertmanagers.push(made.map_err(|e| format!("{}: {place}: {e}", line(one)))?);
     }
     let mut remote_write: Vec<RemoteWrite> = Vec::new();
     for (i, one) in file.remote_write.iter().enumerate() {
         let place = format!("remote_write[{i}]");
         let mut notes = Notes { place: &place, ignored: &mut ignored };
-        let made = remote(one, base, i, &mut notes).map_err(|e| format!("{place}: {e}"))?;
+        let made = remote(&one.value, base, i, &mut notes);
+        let made = made.map_err(|e| format!("{}: {place}: {e}", line(one)))?;
         if remote_write.iter().any(|r| r.name == made.name) {
-            return Err(format!("{place}: there is another of the name {:?}", made.name));
+            let name = &made.name;
+            return Err(format!("{}: {place}: there is another of the name {name:?}", line(one)));
         }
         remote_write.push(made);
     }
@@ -115,6 +127,11 @@ pub(super) fn config(text: &str, base: &Path) -> Checked<Config> {
         retention_bytes: bytes(&tsdb.retention.size, "storage.tsdb.retention.size")?,
         ignored,
     })
+}
+
+/// Where a part of a file begins.
+fn line<T>(part: &serde_saphyr::Spanned<T>) -> String {
+    format!("line {}", part.defined.line())
 }
 
 /// Where we are in the file, and what had no effect so far.
@@ -149,13 +166,11 @@ fn job(
         return Err("job_name is missing".into());
     }
     notes.add(scrape.ignored());
-    let usual = time(&global.scrape_interval, "global.scrape_interval", MINUTE)?;
-    let every = time(&scrape.scrape_interval, "scrape_interval", usual)?;
-    let usual = time(&global.scrape_timeout, "global.scrape_timeout", Duration::from_secs(10))?;
-    let timeout = time(&scrape.scrape_timeout, "scrape_timeout", usual.min(every))?;
-    if every.is_zero() {
-        return Err("scrape_interval must be above 0".into());
-    }
+    let usual = or_usual(time(&global.scrape_interval, "global.scrape_interval", MINUTE)?, MINUTE);
+    let every = or_usual(time(&scrape.scrape_interval, "scrape_interval", usual)?, usual);
+    let usual = time(&global.scrape_timeout, "global.scrape_timeout", TIMEOUT)?;
+    let usual = or_usual(usual, TIMEOUT).min(every);
+    let timeout = or_usual(time(&scrape.scrape_timeout, "scrape_timeout", usual)?, usual);
     if timeout > every {
         return Err("scrape_timeout is longer than scrape_interval".into());
     }
@@ -244,7 +259,7 @@ fn finest(factor: Option<f64>) -> Checked<Option<i32>> {
 }
 
 fn scheme(scheme: &Option<String>) -> Checked<String> {
-    match scheme.as_deref() {
+    match scheme.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None => Ok("http".into()),
         Some(known @ ("http" | "https")) => Ok(known.into()),
         Some(other) => Err(format!("scheme: {other:?} is neither http nor https")),
@@ -268,6 +283,9 @@ fn discovery(found: &Sources<'_>, base: &Path, notes: &mut Notes<'_>) -> Checked
             labels: s.labels.clone().into_iter().collect(),
         };
         let groups: Vec<Group> = found.fixed.iter().map(group).collect();
+        for one in found.fixed {
+            named(one.labels.keys(), "static_configs.labels")?;
+        }
         for target in groups.iter().flat_map(|g| &g.targets) {
             if target.contains('/') {
                 return Err(format!(
@@ -279,8 +297,15 @@ fn discovery(found: &Sources<'_>, base: &Path, notes: &mut Notes<'_>) -> Checked
         all.push(Discovery::Static(groups));
     }
     for file in found.file {
+        if file.files.is_empty() {
+            return Err("file_sd_configs: files is empty".into());
+        }
         for pattern in &file.files {
-            let known = [".yml", ".yaml", ".json"].iter().any(|e| pattern.ends_with(e));
+            if pattern.rsplit_once('/').is_some_and(|(folder, _)| folder.contains('*')) {
+                return Err(format!("file_sd_configs: {pattern:?} has a * in a folder's name"));
+            }
+            let ends = [".yml", ".yaml", ".json", ".YML", ".YAML", ".JSON"];
+            let known = ends.iter().any(|e| pattern.ends_with(e));
             if !known {
                 return Err(format!(
                     "file_sd_configs: {pattern:?} must end with .yml, .yaml or .json"
@@ -334,8 +359,8 @@ fn dns(one: &yaml::DnsSd) -> Checked<Discovery> {
     };
     let port = match (kind, one.port) {
         (Record::Srv, _) => 0,
-        (_, Some(port)) => port,
-        (_, None) => return Err("dns_sd_configs: records other than SRV need port".into()),
+        (_, Some(port)) if port > 0 => port,
+        _ => return Err("dns_sd_configs: records other than SRV need port".into()),
     };
     let every =
         time(&one.refresh_interval, "dns_sd_configs.refresh_interval", Duration::from_secs(30))?;
@@ -364,7 +389,7 @@ fn managers(
         path_prefix: one.path_prefix.clone(),
         timeout: time(&one.timeout, "timeout", Duration::from_secs(10))?,
         relabel: rules(&one.relabel_configs, "relabel_configs")?,
-        http: http(one.http(), base, notes)?,
+        http: demanding(http(one.http(), base, notes)?, &[("sigv4", one.sigv4)])?,
     })
 }
 
@@ -385,6 +410,8 @@ fn remote(
         Some("io.prometheus.write.v2.Request") => true,
         Some(other) => return Err(format!("protobuf_message: {other:?} is not known")),
     };
+    reserved(&one.headers)?;
+    let ways = [("sigv4", one.sigv4), ("azuread", one.azuread), ("google_iam", one.google_iam)];
     let queue = &one.queue_config;
     let name = if one.name.is_empty() { format!("{number}") } else { one.name.clone() };
     Ok(RemoteWrite {
@@ -409,7 +436,7 @@ fn remote(
         ),
         retry_429: queue.retry_on_http_429,
         age_max: time(&queue.sample_age_limit, "queue_config.sample_age_limit", Duration::ZERO)?,
-        http: http(one.http(), base, notes)?,
+        http: demanding(http(one.http(), base, notes)?, &ways)?,
     })
 }
 
@@ -459,22 +486,65 @@ fn bytes(text: &Option<String>, name: &str) -> Checked<Option<u64>> {
     size(text).map(Some).ok_or_else(|| format!("{name}: {text:?} is no size (such as 10MB)"))
 }
 
-/// A number of bytes with a unit, each 1,024 times the one before, as Prometheus has it.
+/// What is zero is as if it were not there.
+fn or_usual(length: Duration, usual: Duration) -> Duration {
+    if length.is_zero() { usual } else { length }
+}
+
+/// A label has a name, whatever else it has.
+fn named<'a>(mut names: impl Iterator<Item = &'a String>, place: &str) -> Checked<()> {
+    match names.any(String::is_empty) {
+        true => Err(format!("{place}: a label has no name")),
+        false => Ok(()),
+    }
+}
+
+/// Headers that are what they are, or that other fields say.
+fn reserved(headers: &BTreeMap<String, String>) -> Checked<()> {
+    const FIXED: [&str; 12] = [
+        "host",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "user-agent",
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "www-authenticate",
+        "accept-encoding",
+        "x-prometheus-remote-write-version",
+    ];
+    for name in headers.keys() {
+        let lower = name.to_ascii_lowercase();
+        if lower == "authorization" {
+            return Err("headers: use basic_auth, authorization or oauth2 to authorise".into());
+        }
+        if FIXED.contains(&&*lower) {
+            return Err(format!("headers: {name:?} is not to be changed"));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes with their units, each 1,024 times the one before, as Prometheus has it: `10MB`,
+/// `1GB512MB`.
 pub fn size(text: &str) -> Option<u64> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..end].parse().ok()?;
-    let unit = text[end..].trim_start();
-    let letters = unit.strip_suffix('B').unwrap_or(unit).trim_end_matches('i');
-    let power = match letters {
-        "" => 0,
-        "K" => 1,
-        "M" => 2,
-        "G" => 3,
-        "T" => 4,
-        "P" => 5,
-        _ => return None,
-    };
-    Some((number * 1024f64.powi(power)) as u64)
+    if text == "0" {
+        return Some(0);
+    }
+    let (mut sum, mut rest) = (0.0, text);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit = rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| end + at);
+        let letters = rest[end..unit].strip_suffix('B')?;
+        let letters = letters.strip_suffix('i').filter(|l| !l.is_empty()).unwrap_or(letters);
+        let power = ["", "K", "M", "G", "T", "P", "E"].iter().position(|l| *l == letters)?;
+        sum += number * 1024f64.powi(power as i32);
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then_some(sum as u64)
 }
 
 /// Groups of targets as files and HTTP answers have them; YAML or JSON, which is YAML.

@@ -1,10 +1,13 @@
 //! Looking a configuration over without a server: the file, and those that it names.
 
 use super::yaml::Http;
-use super::{Config, Discovery, groups};
+use super::{Config, Discovery, Job, groups};
 use crate::client::Client;
 use crate::discovery::glob;
+use crate::targets::Target;
 use std::path::Path;
+use std::sync::Arc;
+use synod_promql::Labels;
 use synod_rules::RuleFile;
 
 /// What there is to say of a configuration file.
@@ -42,6 +45,7 @@ impl Config {
         for job in &config.jobs {
             sections.push((format!("scrape_configs ({})", job.name), &job.http));
             found(&job.discovery, &format!("scrape_configs ({})", job.name), &mut findings);
+            targets(job, &mut findings);
         }
         for (i, one) in config.alertmanagers.iter().enumerate() {
             sections.push((format!("alerting.alertmanagers[{i}]"), &one.http));
@@ -53,6 +57,24 @@ impl Config {
             findings.wrong.extend(requests(http).into_iter().map(|why| format!("{place}: {why}")));
         }
         findings
+    }
+}
+
+/// The targets that stand in the file itself.
+fn targets(job: &Job, findings: &mut Findings) {
+    let shared = Arc::new(job.clone());
+    let groups = job.discovery.iter().filter_map(|d| match d {
+        Discovery::Static(groups) => Some(groups),
+        _ => None,
+    });
+    for group in groups.flatten() {
+        for address in &group.targets {
+            let pairs = group.labels.iter().map(|(n, v)| (&**n, &**v));
+            let labels = Labels::new(pairs.chain([("__address__", &**address)]));
+            if let Err(why) = Target::new(&shared, &labels) {
+                findings.wrong.push(format!("scrape_configs ({}): {why}", job.name));
+            }
+        }
     }
 }
 

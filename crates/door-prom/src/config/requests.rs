@@ -1,7 +1,7 @@
 //! How requests are made: the fields of the HTTP client in any section.
 
 use super::check::{Checked, Notes, joined};
-use super::yaml::{Http, OAuth2, Proxy, Section, Tls};
+use super::yaml::{Demanded, Http, OAuth2, Proxy, Section, Tls};
 use std::path::Path;
 
 /// Files are named by the configuration's folder, and only one way to authorise is meant.
@@ -27,7 +27,9 @@ pub(super) fn http(mut http: Http, base: &Path, notes: &mut Notes<'_>) -> Checke
             return Err("authorization.type: use basic_auth for basic".into());
         }
         one_of(&a.credentials, &mut a.credentials_file, "authorization.credentials", base)?;
-        notes.add(a.ignored());
+        if a.credentials_ref.0 {
+            http.unbuilt = Some("authorization.credentials_ref");
+        }
     }
     if let Some(oauth) = &mut http.oauth2 {
         oauth2(oauth, base, notes).map_err(|e| format!("oauth2: {e}"))?;
@@ -36,6 +38,19 @@ pub(super) fn http(mut http: Http, base: &Path, notes: &mut Notes<'_>) -> Checke
     proxy(&http.proxy)?;
     let files = http.http_headers.values_mut().flat_map(|h| &mut h.files);
     files.for_each(|file| *file = joined(base, file));
+    Ok(http)
+}
+
+/// The same with further ways to authorise, which are not built.
+pub(super) fn demanding(mut http: Http, ways: &[(&'static str, Demanded)]) -> Checked<Http> {
+    let others = http.basic_auth.is_some() || http.authorization.is_some() || http.oauth2.is_some();
+    let mut wanted = ways.iter().filter(|(_, demanded)| demanded.0).map(|(name, _)| *name);
+    if let Some(way) = wanted.next() {
+        if others || wanted.next().is_some() {
+            return Err(format!("only one of {way} and other ways to authorise can be used"));
+        }
+        http.unbuilt = Some(way);
+    }
     Ok(http)
 }
 

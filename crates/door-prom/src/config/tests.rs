@@ -209,11 +209,14 @@ fn a_factor_of_buckets_is_a_schema() {
 
 #[test]
 fn sizes_have_units() {
-    assert_eq!(size("10"), Some(10));
+    assert_eq!(size("0"), Some(0));
+    assert_eq!(size("1GB512MB"), Some(3 << 29));
     assert_eq!(size("10B"), Some(10));
     assert_eq!(size("1KB"), Some(1_024));
     assert_eq!(size("1.5MiB"), Some(3 << 19));
-    assert_eq!(size("x"), None);
+    for bad in ["", "x", "10", "10M", "10 MB", "-1MB", "1GB5"] {
+        assert_eq!(size(bad), None, "{bad}");
+    }
     assert_eq!(size("1XB"), None);
 }
 

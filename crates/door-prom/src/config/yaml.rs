@@ -2,6 +2,7 @@
 //! effect here is noted, so that it can be told; what is unknown is an error.
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
 
 /// A field that is known and not acted on: whether it is there.
@@ -11,6 +12,16 @@ pub struct Ignored(bool);
 impl<'de> Deserialize<'de> for Ignored {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Ignored, D::Error> {
         IgnoredAny::deserialize(from).map(|_| Ignored(true))
+    }
+}
+
+/// A way to authorise that is not built: whether it is there.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Demanded(pub bool);
+
+impl<'de> Deserialize<'de> for Demanded {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Demanded, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Demanded(true))
     }
 }
 
@@ -103,6 +114,7 @@ macro_rules! http_section {
                     http_headers: self.http_headers.clone(),
                     oauth2: self.oauth2.clone(),
                     proxy: self.proxy(),
+                    unbuilt: None,
                 }
             }
         }
@@ -121,6 +133,8 @@ pub struct Http {
     pub http_headers: BTreeMap<String, HeaderValues>,
     pub oauth2: Option<OAuth2>,
     pub proxy: Proxy,
+    /// A way to authorise that is demanded and not built: there are no requests without.
+    pub unbuilt: Option<&'static str>,
 }
 
 /// By way of which proxy requests go.
@@ -176,7 +190,8 @@ section! {
         r#type: String,
         credentials: String,
         credentials_file: String,
-        ; credentials_ref
+        credentials_ref: Demanded,
+        ;
     }
 }
 
@@ -215,11 +230,11 @@ section! {
     /// The whole file.
     File {
         global: Global,
-        scrape_configs: Vec<Scrape>,
+        scrape_configs: Vec<Spanned<Scrape>>,
         scrape_config_files: Vec<String>,
         rule_files: Vec<String>,
         alerting: Alerting,
-        remote_write: Vec<RemoteWrite>,
+        remote_write: Vec<Spanned<RemoteWrite>>,
         storage: Storage,
         ; remote_read, tracing, otlp, runtime
     }
@@ -227,7 +242,7 @@ section! {
 
 section! {
     /// What other files that `scrape_config_files` names hold.
-    ScrapeFile { scrape_configs: Vec<Scrape>, ; }
+    ScrapeFile { scrape_configs: Vec<Spanned<Scrape>>, ; }
 }
 
 section! {
@@ -355,7 +370,7 @@ section! {
 section! {
     Alerting {
         alert_relabel_configs: Vec<Relabel>,
-        alertmanagers: Vec<Alertmanager>,
+        alertmanagers: Vec<Spanned<Alertmanager>>,
         ;
     }
 }
@@ -372,7 +387,8 @@ http_section! {
         timeout: Option<String>,
         api_version: Option<String>,
         relabel_configs: Vec<Relabel>,
-        ; alert_relabel_configs, sigv4, consul_sd_configs, kubernetes_sd_configs
+        sigv4: Demanded,
+        ; alert_relabel_configs, consul_sd_configs, kubernetes_sd_configs
     }
 }
 
@@ -387,8 +403,10 @@ http_section! {
         queue_config: Queue,
         send_native_histograms: bool,
         send_exemplars: bool,
-        ; metadata_config, sigv4, azuread,
-        google_iam, round_robin_dns
+        sigv4: Demanded,
+        azuread: Demanded,
+        google_iam: Demanded,
+        ; metadata_config, round_robin_dns
     }
 }
 
