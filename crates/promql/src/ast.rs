@@ -89,6 +89,10 @@ impl Node {
             | Expr::Minus(inner)
             | Expr::Plus(inner)
             | Expr::Paren(inner) => inner.selectors(take),
+            // The second of these selects no series of its own.
+            Expr::Call { function, args } if function.name == "info" => {
+                args.iter().take(1).for_each(|arg| arg.selectors(take));
+            }
             Expr::Call { args, .. } => args.iter().for_each(|arg| arg.selectors(take)),
             Expr::Aggregate { param, inner, .. } => {
                 param.iter().for_each(|param| param.selectors(take));

@@ -27,7 +27,7 @@ const V: Kind = Kind::Vector;
 const M: Kind = Kind::Matrix;
 
 /// All of them, by name.
-pub const FUNCTIONS: [Function; 82] = [
+pub const FUNCTIONS: [Function; 83] = [
     f("abs", &[V], V),
     f("absent", &[V], V),
     f("absent_over_time", &[M], V),
@@ -63,6 +63,7 @@ pub const FUNCTIONS: [Function; 82] = [
     Function { optional: 1, ..f("hour", &[V], V) },
     f("idelta", &[M], V),
     f("increase", &[M], V),
+    Function { optional: 1, ..f("info", &[V, V], V) },
     f("irate", &[M], V),
     Function { variadic: true, optional: 1, ..f("label_join", &[V, T, T, T], V) },
     f("label_replace", &[V, T, T, T, T], V),

@@ -298,9 +298,30 @@ impl Parser {
         let Some(function) = functions::named(&name) else {
             return Err(Error::parse(from, format!("unknown function with name {name:?}")));
         };
-        let args = self.args("function call")?;
+        let args = match function.name {
+            "info" => self.info_args()?,
+            _ => self.args("function call")?,
+        };
         check_args(function, &args, from)?;
         Ok(Expr::Call { function, args })
+    }
+
+    /// Of `info`: the second is no selector of series, but conditions on labels, any or none.
+    fn info_args(&mut self) -> Result<Vec<Node>, Error> {
+        let place = "function call";
+        self.expect("(", place)?;
+        let mut args = vec![self.expr(1)?];
+        if self.takes(",") {
+            let from = self.span();
+            if !matches!(self.peek(), Token::Sign("{")) {
+                return self.fail("expected label selectors only");
+            }
+            let selector = Selector { matchers: self.matchers(None)?, time: When::default() };
+            args.push(Node { expr: Expr::Vector(selector), span: from.start..self.end() });
+        }
+        self.expect(")", place)?;
+        self.grow(2)?;
+        Ok(args)
     }
 
     fn args(&mut self, place: &str) -> Result<Vec<Node>, Error> {
@@ -359,6 +380,17 @@ impl Parser {
 
     fn selector(&mut self, name: Option<String>) -> Result<Selector, Error> {
         let from = self.span();
+        let matchers = self.matchers(name)?;
+        if matchers.iter().all(|m| m.takes("")) {
+            let why = "vector selector must contain at least one non-empty matcher";
+            return Err(Error::parse(from.start..self.end(), why));
+        }
+        Ok(Selector { matchers, time: When::default() })
+    }
+
+    /// What stands in braces, and a name before them.
+    fn matchers(&mut self, name: Option<String>) -> Result<Vec<Matcher>, Error> {
+        let from = self.span();
         let mut matchers = Vec::new();
         let mut named = name.is_some();
         if let Some(name) = name {
@@ -374,11 +406,7 @@ impl Parser {
                 }
             }
         }
-        if matchers.iter().all(|m| m.takes("")) {
-            let why = "vector selector must contain at least one non-empty matcher";
-            return Err(Error::parse(from.start..self.end(), why));
-        }
-        Ok(Selector { matchers, time: When::default() })
+        Ok(matchers)
     }
 
     fn matcher(&mut self, matchers: &mut Vec<Matcher>, named: &mut bool) -> Result<(), Error> {

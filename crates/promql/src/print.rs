@@ -24,7 +24,11 @@ impl Display for Node {
                 write!(f, "{inner}[{}:{step}]{time}", duration_text(*range))
             }
             Expr::Call { function, args } => {
-                let args: Vec<String> = args.iter().map(Node::to_string).collect();
+                let arg = |(i, arg): (usize, &Node)| match &arg.expr {
+                    Expr::Vector(s) if i == 1 && function.name == "info" => in_braces(&s.matchers),
+                    _ => arg.to_string(),
+                };
+                let args: Vec<String> = args.iter().enumerate().map(arg).collect();
                 write!(f, "{}({})", function.name, args.join(", "))
             }
             Expr::Aggregate { op, param, inner, grouping } => {
@@ -56,10 +60,7 @@ impl Display for Selector {
         if rest.is_empty() {
             return Ok(());
         }
-        let matcher =
-            |m: &crate::Matcher| format!("{}{}{}", label(&m.name), m.op(), quoted(&m.value));
-        let rest: Vec<String> = rest.iter().map(matcher).collect();
-        write!(f, "{{{}}}", rest.join(", "))
+        f.write_str(&in_braces(rest))
     }
 }
 
@@ -116,6 +117,12 @@ fn label(name: &str) -> String {
     let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     let plain = first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
     if plain { name.to_owned() } else { quoted(name) }
+}
+
+fn in_braces(matchers: &[crate::Matcher]) -> String {
+    let matcher = |m: &crate::Matcher| format!("{}{}{}", label(&m.name), m.op(), quoted(&m.value));
+    let all: Vec<String> = matchers.iter().map(matcher).collect();
+    format!("{{{}}}", all.join(", "))
 }
 
 /// A duration in ms, as [`crate::duration`] reads it.

@@ -50,6 +50,7 @@ impl Eval<'_> {
                 };
                 self.merged(done)?
             }
+            "info" => self.info(args, query)?,
             "histogram_quantile" => {
                 let q = self.scalar(&args[0], query)?;
                 self.check_quantile(&args[0], &q);

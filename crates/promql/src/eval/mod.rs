@@ -5,6 +5,7 @@ mod binary;
 mod call;
 mod column;
 mod histogram;
+mod info;
 mod labelling;
 mod native;
 mod over_time;

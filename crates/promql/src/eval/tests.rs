@@ -1,3 +1,4 @@
+mod info;
 mod native;
 mod newer;
 

@@ -39,12 +39,13 @@ const ALLOWED: [(&str, &str); 3] = [
 ];
 
 /// Functions that 2.42 has not; [`synod_promql::functions`] has all.
-const NEWER: [&str; 12] = [
+const NEWER: [&str; 13] = [
     "double_exponential_smoothing",
     "first_over_time",
     "histogram_avg",
     "histogram_stddev",
     "histogram_stdvar",
+    "info",
     "mad_over_time",
     "sort_by_label",
     "sort_by_label_desc",
