@@ -98,12 +98,16 @@ fn matched(matching: &Matching, of_sets: bool) -> Value {
         Many::Left => "many-to-one",
         Many::Right => "one-to-many",
     };
-    json!({
+    let mut told = json!({
         "card": card,
         "labels": matching.labels,
         "on": matching.on,
         "include": matching.include,
-    })
+    });
+    if matching.fill_left.is_some() || matching.fill_right.is_some() {
+        told["fillValues"] = json!({"lhs": matching.fill_left, "rhs": matching.fill_right});
+    }
+    told
 }
 
 fn short(kind: Kind) -> &'static str {

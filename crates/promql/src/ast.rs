@@ -288,6 +288,10 @@ pub struct Matching {
     pub many: Many,
     /// Labels that are taken over from the side that has one.
     pub include: Vec<String>,
+    /// What counts where the left side has no series that belongs to one of the right.
+    pub fill_left: Option<f64>,
+    /// The other way round.
+    pub fill_right: Option<f64>,
 }
 
 /// See [`Matching::many`].

@@ -1,5 +1,7 @@
 //! Tokens to an expression (recursive descent; operators by precedence climbing).
 
+mod special;
+
 use crate::Error;
 use crate::ast::{
     Aggregation, At, BinaryOp, Expr, Grouping, Kind, Many, Matching, Node, Selector, When,
@@ -194,6 +196,7 @@ impl Parser {
                 }
             }
         }
+        self.fills(op, &mut matching)?;
         Ok((returns_bool, matching))
     }
 
@@ -304,24 +307,6 @@ impl Parser {
         };
         check_args(function, &args, from)?;
         Ok(Expr::Call { function, args })
-    }
-
-    /// Of `info`: the second is no selector of series, but conditions on labels, any or none.
-    fn info_args(&mut self) -> Result<Vec<Node>, Error> {
-        let place = "function call";
-        self.expect("(", place)?;
-        let mut args = vec![self.expr(1)?];
-        if self.takes(",") {
-            let from = self.span();
-            if !matches!(self.peek(), Token::Sign("{")) {
-                return self.fail("expected label selectors only");
-            }
-            let selector = Selector { matchers: self.matchers(None)?, time: When::default() };
-            args.push(Node { expr: Expr::Vector(selector), span: from.start..self.end() });
-        }
-        self.expect(")", place)?;
-        self.grow(2)?;
-        Ok(args)
     }
 
     fn args(&mut self, place: &str) -> Result<Vec<Node>, Error> {

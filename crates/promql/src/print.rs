@@ -98,12 +98,22 @@ impl Display for Matching {
         if *self == Matching::default() {
             return Ok(());
         }
-        let which = if self.on { "on" } else { "ignoring" };
-        write!(f, " {which} ({})", list(&self.labels))?;
+        let unfilled = Matching { fill_left: None, fill_right: None, ..self.clone() };
+        if unfilled != Matching::default() {
+            let which = if self.on { "on" } else { "ignoring" };
+            write!(f, " {which} ({})", list(&self.labels))?;
+        }
         match self.many {
-            Many::Neither => Ok(()),
-            Many::Left => write!(f, " group_left ({})", list(&self.include)),
-            Many::Right => write!(f, " group_right ({})", list(&self.include)),
+            Many::Neither => {}
+            Many::Left => write!(f, " group_left ({})", list(&self.include))?,
+            Many::Right => write!(f, " group_right ({})", list(&self.include))?,
+        }
+        match (self.fill_left, self.fill_right) {
+            (Some(left), Some(right)) if left == right => write!(f, " fill ({left})"),
+            (left, right) => {
+                left.iter().try_for_each(|v| write!(f, " fill_left ({v})"))?;
+                right.iter().try_for_each(|v| write!(f, " fill_right ({v})"))
+            }
         }
     }
 }

@@ -91,7 +91,7 @@ const TIMES: [&str; 9] = [
     " @ 30 offset -200y",
     "",
 ];
-const OPERATORS: [&str; 24] = [
+const OPERATORS: [&str; 27] = [
     " + ",
     " - ",
     " * ",
@@ -116,6 +116,9 @@ const OPERATORS: [&str; 24] = [
     " < bool on () ",
     " unless on () ",
     " == on (x, le) ",
+    " + fill(0) ",
+    " / on (x) group_left fill_left(1) fill_right(-2) ",
+    " > ignoring (le) fill_right(3) ",
 ];
 const AGGREGATIONS: [&str; 14] = [
     "sum",

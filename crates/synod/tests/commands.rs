@@ -270,3 +270,51 @@ fn a_cluster_that_is_away_is_named() {
     assert_eq!(told.matches("has no session").count(), 1, "{told}");
     assert!(told.contains(&away), "{told}");
 }
+
+#[test]
+fn a_configuration_is_checked_without_a_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    write(
+        "rules.yml",
+        "groups: [{name: g, rules: [{record: a, expr: up}, {record: b, expr: a}]}]\n",
+    );
+    write("wrong.yml", "groups: [{name: g, rules: [{record: a, expr: up(}]}]\n");
+    let good = write(
+        "good.yml",
+        "rule_files: [rules.yml, 'more/*.yml']\nscrape_configs:\n- job_name: a\n  \
+         consul_sd_configs: [{server: 'a:1'}]\n- job_name: b\n  \
+         static_configs: [{targets: ['b:1']}]\n",
+    );
+    let (ok, out, _) = synod(&["config", "check", &good]);
+    assert!(ok && out.contains("SUCCESS: 2 scrape jobs, 1 rule files"), "{out}");
+    assert!(out.contains("rules.yml: 2 rules found"), "{out}");
+    assert!(out.contains("WARNING: rule_files: no file is named"), "{out}");
+    assert!(out.contains("no effect: scrape_configs[0] (a).consul_sd_configs"), "{out}");
+    for (text, why) in [
+        ("scrape_configs:\n- job_name: a\n  nonsense: 1\n", ": line 3 column 3: "),
+        (
+            "scrape_configs:\n- job_name: a\n\n- job_name: b\n  scrape_timeout: 2m\n",
+            ": line 4: scrape_configs[1] (b): scrape_timeout is longer than scrape_interval",
+        ),
+        (
+            "remote_write:\n- url: http://a/\n  write_relabel_configs: [{action: sing}]\n",
+            ": line 2: remote_write[0]: write_relabel_configs[0]: action \"sing\" is not known",
+        ),
+        ("rule_files: [wrong.yml]\n", "wrong.yml: 1:"),
+        ("rule_files: [none.yml]\n", "none.yml is not there"),
+        (
+            "scrape_configs: [{job_name: a, basic_auth: {username: u, password_file: none}}]\n",
+            "scrape_configs (a): ",
+        ),
+    ] {
+        let file = write("bad.yml", text);
+        let (ok, out, err) = synod(&["config", "check", &good, &file]);
+        assert!(!ok && out.contains("FAILED:") && out.contains(why), "{text}: {out}");
+        assert!(err.contains("1 of 2 files cannot be used"), "{err}");
+    }
+}

@@ -76,6 +76,13 @@ fn every_node_sees_all_and_answers_without_a_quorum() {
     assert!(top.contains("3 of 3 nodes up, leader n") && top.contains("reads/s"), "{top}");
     assert!(top.lines().any(|l| l.starts_with("n0 ") && l.contains("n1 n2")), "{top}");
 
+    let json = synod(&cluster, 1, &["top", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let nodes = json["nodes"].as_array().expect("nodes");
+    assert!(nodes.len() == 3 && nodes.iter().all(|n| n["up"] == true), "{json}");
+    assert!(nodes.iter().any(|n| n["node"] == json["leader"] && n["role"] == "leader"), "{json}");
+    assert!(nodes[0]["memory_bytes"].as_f64() > Some(1e6), "{json}");
+
     cluster.kill(1);
     cluster.kill(2);
     until(&cluster, 0, "count(up == 0)", 2.0);

@@ -99,7 +99,17 @@ impl Eval<'_> {
     ) -> Result<Vec<Column>, Error> {
         let By { op, returns_bool, matching, .. } = by;
         let swapped = matching.many == Many::Right;
-        let (many, one) = if swapped { (right, left) } else { (left, right) };
+        let (mut many, mut one) = if swapped { (right, left) } else { (left, right) };
+        let (fill_many, fill_one) = match swapped {
+            true => (matching.fill_right, matching.fill_left),
+            false => (matching.fill_left, matching.fill_right),
+        };
+        let fill = |value: Option<f64>, of: &[Column], side: &[Column]| {
+            value.map_or(Vec::new(), |value| fillers(of, side, matching, value))
+        };
+        let mut ones = fill(fill_one, &many, &one);
+        many.append(&mut fill(fill_many, &one, &many));
+        one.append(&mut ones);
         let (Some(first), false) = (many.first(), one.is_empty()) else { return Ok(Vec::new()) };
         let steps = first.values.len();
         let ones = by_signature(&one, matching);
@@ -231,6 +241,27 @@ fn by_signature(columns: &[Column], matching: &Matching) -> BTreeMap<Labels, Vec
     let mut all: BTreeMap<Labels, Vec<usize>> = BTreeMap::new();
     for (i, column) in columns.iter().enumerate() {
         all.entry(signature(&column.labels, matching)).or_default().push(i);
+    }
+    all
+}
+
+/// Series for one side where the other has some that belong to none of it: with the labels
+/// that are matched, and this value.
+fn fillers(of: &[Column], for_side: &[Column], matching: &Matching, value: f64) -> Vec<Column> {
+    let there = by_signature(for_side, matching);
+    let mut all = Vec::new();
+    for (labels, wanted) in by_signature(of, matching) {
+        let has = there.get(&labels).map_or(&[][..], |group| group);
+        let steps = of[wanted[0]].values.len();
+        let at = |step: usize| {
+            let missing = wanted.iter().any(|i| of[*i].has(step))
+                && !has.iter().any(|i| for_side[*i].has(step));
+            if missing { value } else { ABSENT }
+        };
+        let column = Column::new(labels, (0..steps).map(at).collect());
+        if !column.is_empty() {
+            all.push(column);
+        }
     }
     all
 }

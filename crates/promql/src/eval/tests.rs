@@ -1,3 +1,4 @@
+mod fill;
 mod info;
 mod native;
 mod newer;
