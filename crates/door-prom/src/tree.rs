@@ -15,12 +15,12 @@ pub(crate) fn of(node: &Node, query: &str) -> Value {
         Expr::Minus(inner) => json!({ "type": "unaryExpr", "op": "-", "expr": below(inner) }),
         Expr::Plus(inner) => json!({ "type": "unaryExpr", "op": "+", "expr": below(inner) }),
         Expr::Vector(selector) => selected("vectorSelector", selector, node, query),
-        Expr::Matrix { selector, range } => {
+        Expr::Matrix { selector, range, .. } => {
             let mut tree = selected("matrixSelector", selector, node, query);
             tree["range"] = json!(range);
             tree
         }
-        Expr::Subquery { inner, range, step, time } => {
+        Expr::Subquery { inner, range, step, time, .. } => {
             let mut tree = when("subquery", time);
             tree["expr"] = below(inner);
             tree["range"] = json!(range);

@@ -2,6 +2,7 @@
 
 use crate::functions::Function;
 use crate::labels::Matcher;
+use crate::length::Length;
 use std::ops::Range;
 
 /// An expression, and where it stands in the query (bytes).
@@ -28,6 +29,8 @@ pub enum Expr {
         selector: Selector,
         /// How long, ms.
         range: i64,
+        /// What that is computed from, if it is.
+        written: Option<Length>,
     },
     /// An expression over a time before a moment, at a steady step.
     Subquery {
@@ -39,6 +42,8 @@ pub enum Expr {
         step: Option<i64>,
         /// When.
         time: When,
+        /// What its length and its step are computed from, if they are.
+        written: (Option<Length>, Option<Length>),
     },
     /// A function.
     Call {
@@ -122,6 +127,8 @@ pub struct When {
     pub at: Option<At>,
     /// So many ms before it.
     pub offset: i64,
+    /// What that is computed from, if it is.
+    pub written: Option<Length>,
 }
 
 /// A fixed time.

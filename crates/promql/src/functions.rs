@@ -27,7 +27,7 @@ const V: Kind = Kind::Vector;
 const M: Kind = Kind::Matrix;
 
 /// All of them, by name.
-pub const FUNCTIONS: [Function; 83] = [
+pub const FUNCTIONS: [Function; 87] = [
     f("abs", &[V], V),
     f("absent", &[V], V),
     f("absent_over_time", &[M], V),
@@ -54,6 +54,7 @@ pub const FUNCTIONS: [Function; 83] = [
     f("delta", &[M], V),
     f("deriv", &[M], V),
     f("double_exponential_smoothing", &[M, S, S], V),
+    f("end", &[], S),
     f("exp", &[V], V),
     f("first_over_time", &[M], V),
     f("floor", &[V], V),
@@ -81,6 +82,7 @@ pub const FUNCTIONS: [Function; 83] = [
     f("present_over_time", &[M], V),
     f("quantile_over_time", &[S, M], V),
     f("rad", &[V], V),
+    f("range", &[], S),
     f("rate", &[M], V),
     f("resets", &[M], V),
     Function { optional: 1, ..f("round", &[V, S], V) },
@@ -93,8 +95,10 @@ pub const FUNCTIONS: [Function; 83] = [
     Function { variadic: true, optional: 1, ..f("sort_by_label_desc", &[V, T], V) },
     f("sort_desc", &[V], V),
     f("sqrt", &[V], V),
+    f("start", &[], S),
     f("stddev_over_time", &[M], V),
     f("stdvar_over_time", &[M], V),
+    f("step", &[], S),
     f("sum_over_time", &[M], V),
     f("tan", &[V], V),
     f("tanh", &[V], V),

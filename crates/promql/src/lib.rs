@@ -19,6 +19,7 @@ pub mod ast;
 mod eval;
 pub mod functions;
 mod labels;
+pub mod length;
 mod lex;
 mod native;
 mod parse;

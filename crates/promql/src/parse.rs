@@ -1,5 +1,6 @@
 //! Tokens to an expression (recursive descent; operators by precedence climbing).
 
+mod length;
 mod special;
 
 use crate::Error;
@@ -8,7 +9,7 @@ use crate::ast::{
 };
 use crate::functions;
 use crate::labels::{Matcher, NAME};
-use crate::lex::{DURATION_MAX, Placed, Token, tokens};
+use crate::lex::{Placed, Token, tokens};
 use std::ops::Range;
 
 /// How deep expressions may nest: each level is a frame of the stack.
@@ -444,13 +445,13 @@ impl Parser {
             if self.takes("[") {
                 node = self.range(node)?;
             } else if self.takes_word("offset") {
-                let offset = self.signed_duration()?;
+                let (offset, written) = self.signed_duration()?;
                 let place = self.end();
                 let time = time_of(&mut node, "offset")?;
-                if time.offset != 0 {
+                if time.offset != 0 || time.written.is_some() {
                     return self.fail("offset may not be set multiple times");
                 }
-                time.offset = offset;
+                (time.offset, time.written) = (offset, written);
                 node.span.end = place;
             } else if self.takes("@") {
                 let at = self.at_time()?;
@@ -468,7 +469,7 @@ impl Parser {
     }
 
     fn range(&mut self, node: Node) -> Parsed {
-        let range = self.duration("a range")?;
+        let (range, written) = self.duration("a range")?;
         let from = node.span.start;
         self.grow(2)?;
         if self.takes(":") {
@@ -476,6 +477,8 @@ impl Parser {
                 Token::Sign("]") => None,
                 _ => Some(self.duration("a subquery's step")?),
             };
+            let (step, of_step) = step.unzip();
+            let written = (written, of_step.flatten());
             self.expect("]", "subquery selector")?;
             if !matches!(node.kind(), Kind::Vector | Kind::Scalar) || node.kind() == Kind::Scalar {
                 let why = format!(
@@ -485,50 +488,19 @@ impl Parser {
                 return Err(Error::parse(node.span, why));
             }
             let inner = Box::new(node);
-            let expr = Expr::Subquery { inner, range, step, time: When::default() };
+            let expr = Expr::Subquery { inner, range, step, time: When::default(), written };
             return Ok(Node { expr, span: from..self.end() });
         }
         self.expect("]", "matrix selector")?;
         match node.expr {
             Expr::Vector(selector) if selector.time == When::default() => {
-                Ok(Node { expr: Expr::Matrix { selector, range }, span: from..self.end() })
+                Ok(Node { expr: Expr::Matrix { selector, range, written }, span: from..self.end() })
             }
             Expr::Vector(_) => {
                 Err(Error::parse(node.span, "no offset or @ modifiers allowed before range"))
             }
             _ => Err(Error::parse(node.span, "ranges only allowed for vector selectors")),
         }
-    }
-
-    fn duration(&mut self, what: &str) -> Result<i64, Error> {
-        let ms = match self.peek() {
-            Token::Duration(ms) => *ms,
-            Token::Number(s) if *s * 1_000.0 <= DURATION_MAX as f64 => (*s * 1_000.0) as i64,
-            other => {
-                return self
-                    .fail(format!("unexpected {} as {what}, expected duration", show(other)));
-            }
-        };
-        if ms <= 0 {
-            return self.fail("duration must be greater than 0");
-        }
-        self.next();
-        Ok(ms)
-    }
-
-    fn signed_duration(&mut self) -> Result<i64, Error> {
-        let minus = self.takes("-");
-        if !minus {
-            self.takes("+");
-        }
-        if matches!(self.peek(), Token::Number(n) if *n == 0.0)
-            || *self.peek() == Token::Duration(0)
-        {
-            self.next();
-            return Ok(0);
-        }
-        let ms = self.duration("an offset")?;
-        Ok(if minus { -ms } else { ms })
     }
 
     fn at_time(&mut self) -> Result<At, Error> {

@@ -2,6 +2,7 @@
 
 use crate::ast::{At, Expr, Grouping, Many, Matching, Node, Selector, When};
 use crate::labels::{NAME, quoted};
+use crate::length::Length;
 use crate::lex::UNITS;
 use crate::parse::is_bare_name;
 use std::fmt::{self, Display, Formatter};
@@ -16,12 +17,12 @@ impl Display for Node {
             Expr::Number(n) => write!(f, "{n}"),
             Expr::Text(text) => f.write_str(&quoted(text)),
             Expr::Vector(s) => write!(f, "{s}{}", s.time),
-            Expr::Matrix { selector, range } => {
-                write!(f, "{selector}[{}]{}", duration_text(*range), selector.time)
+            Expr::Matrix { selector, range, written } => {
+                write!(f, "{selector}[{}]{}", length(*range, written), selector.time)
             }
-            Expr::Subquery { inner, range, step, time } => {
-                let step = step.map(duration_text).unwrap_or_default();
-                write!(f, "{inner}[{}:{step}]{time}", duration_text(*range))
+            Expr::Subquery { inner, range, step, time, written } => {
+                let step = step.map(|step| length(step, &written.1)).unwrap_or_default();
+                write!(f, "{inner}[{}:{step}]{time}", length(*range, &written.0))
             }
             Expr::Call { function, args } => {
                 let arg = |(i, arg): (usize, &Node)| match &arg.expr {
@@ -75,6 +76,9 @@ impl Display for When {
                 write!(f, " @ {sign}{}.{:03}", ms / 1_000, ms % 1_000)?;
             }
         }
+        if let Some(written) = &self.written {
+            return write!(f, " offset {written}");
+        }
         match self.offset {
             0 => Ok(()),
             ms if ms < 0 => write!(f, " offset -{}", duration_text(-ms)),
@@ -127,6 +131,11 @@ fn label(name: &str) -> String {
     let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     let plain = first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_');
     if plain { name.to_owned() } else { quoted(name) }
+}
+
+/// A length as it is written, or as it is.
+fn length(ms: i64, written: &Option<Length>) -> String {
+    written.as_ref().map_or_else(|| duration_text(ms), Length::to_string)
 }
 
 fn in_braces(matchers: &[crate::Matcher]) -> String {

@@ -78,8 +78,18 @@ fn leaf() -> BoxedStrategy<String> {
     prop_oneof![4 => selector, 2 => number, 1 => text].boxed()
 }
 
-const RANGES: [&str; 8] =
-    ["[5m]", "[1ms]", "[30s:7s]", "[2m:]", "[292y]", "[100y:1ms]", "[1m:1y]", "[3s] @ end()"];
+const RANGES: [&str; 10] = [
+    "[step() + 5s]",
+    "[2 * 1m - range() / 2:max(1s, 3)]",
+    "[5m]",
+    "[1ms]",
+    "[30s:7s]",
+    "[2m:]",
+    "[292y]",
+    "[100y:1ms]",
+    "[1m:1y]",
+    "[3s] @ end()",
+];
 const TIMES: [&str; 9] = [
     " offset 5s",
     " offset -10s",

@@ -5,6 +5,7 @@ use super::{ABSENT, Column, Content, Eval, Query, Sample, Value, Windows, is_sta
 use crate::Error;
 use crate::ast::{Expr, Node};
 use crate::labels::{Labels, Matcher, NAME};
+use crate::length::Length;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -14,6 +15,9 @@ impl Eval<'_> {
         let column = |values| Column::new(Labels::default(), values);
         Ok(Value::Vector(match name {
             "time" => return Ok(Value::Scalar((0..steps).map(|i| seconds(query.at(i))).collect())),
+            "start" | "end" | "step" | "range" => {
+                return Ok(Value::Scalar(vec![self.of_query(name); steps]));
+            }
             "pi" => return Ok(Value::Scalar(vec![std::f64::consts::PI; steps])),
             "scalar" => return Ok(Value::Scalar(alone(&self.vector(&args[0], query)?, steps))),
             "vector" => vec![column(self.scalar(&args[0], query)?)],
@@ -75,6 +79,19 @@ impl Eval<'_> {
                 None => self.of_windows(name, args, query)?,
             },
         }))
+    }
+
+    /// Of the whole query, s: where it begins and ends, and how far apart that is and its steps
+    /// are.
+    fn of_query(&self, name: &str) -> f64 {
+        let query = self.outer;
+        let length = |of: Length| of.seconds(query).unwrap_or(0.0);
+        match name {
+            "start" => seconds(query.start),
+            "end" => seconds(query.end),
+            "step" => length(Length::Step),
+            _ => length(Length::Range),
+        }
     }
 
     /// Of a selector, the samples' own times; of anything else, the step's.

@@ -13,6 +13,7 @@ mod select;
 
 use crate::ast::{Aggregation, At, BinaryOp, Expr, Kind, Node, When};
 use crate::labels::{Labels, Matcher};
+use crate::length::resolved;
 use crate::native::HistogramSample;
 use crate::{Error, ErrorKind};
 use std::cell::{Cell, RefCell};
@@ -216,8 +217,9 @@ pub fn evaluate_noted(
     source: &dyn Source,
     limits: Limits,
 ) -> Result<(Answer, Vec<Note>), Error> {
+    let node = resolved(node, query)?;
     let eval = Eval::new(query, source, limits, None);
-    let answer = eval.answer(node, query)?;
+    let answer = eval.answer(&node, query)?;
     Ok((answer, eval.notes.into_inner().into_iter().collect()))
 }
 
@@ -237,8 +239,9 @@ pub fn evaluate_counted(
     source: &dyn Source,
     limits: Limits,
 ) -> Result<(Answer, Vec<Note>, Counts), Error> {
+    let node = resolved(node, query)?;
     let eval = Eval::new(query, source, limits, Some(Cell::new(0)));
-    let answer = eval.answer(node, query)?;
+    let answer = eval.answer(&node, query)?;
     let looked_at = eval.seen.as_ref().map_or(0, Cell::get);
     let counts = Counts { looked_at, peak: eval.taken.get() as u64 };
     Ok((answer, eval.notes.into_inner().into_iter().collect(), counts))

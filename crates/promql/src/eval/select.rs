@@ -73,12 +73,12 @@ impl Eval<'_> {
     pub(super) fn windows(&self, node: &Node, query: Query) -> Result<Windows, Error> {
         match &node.expr {
             Expr::Paren(inner) => self.windows(inner, query),
-            Expr::Matrix { selector, range } => {
+            Expr::Matrix { selector, range, .. } => {
                 let (first, last) = self.reach(&selector.time, query);
                 let series = self.fetch(selector, first.saturating_sub(*range) + 1, last)?;
                 Ok(self.sorted(series, *range, &selector.time, query))
             }
-            Expr::Subquery { inner, range, step, time } => {
+            Expr::Subquery { inner, range, step, time, .. } => {
                 let step = step.unwrap_or(self.limits.subquery_step);
                 let (first, last) = self.reach(time, query);
                 // Steps sit on multiples of the step, wherever the query begins.

@@ -1,5 +1,6 @@
 mod fill;
 mod info;
+mod length;
 mod native;
 mod newer;
 
