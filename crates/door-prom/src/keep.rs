@@ -214,10 +214,10 @@ fn open_blocks(shared: &Shared) {
 fn within_limits(shared: &Shared, head: &mut Head) {
     let limits = shared.limits();
     head.set_limits(limits);
-    let (series, limit) = (head.stats().series, limits.series);
-    if series > limit {
+    let (count, limit) = (head.stats().series, limits.series);
+    if count > limit {
         tracing::warn!(
-            series,
+            count,
             limit,
             "more series are back than there may be: no new one is taken until there are fewer"
         );
