@@ -56,6 +56,14 @@ pub enum StandDownReason {
         /// They.
         refused: Vec<NodeId>,
     },
+    /// What was proposed in earlier ballots could not be proposed again in time
+    /// (Multi-Paxos).
+    RecoveryStuck {
+        /// The first slot that is not known to be chosen.
+        slot: u64,
+        /// Voters whose promise, or acceptance of that slot, has not come.
+        missing: Vec<NodeId>,
+    },
     /// The own journal does not finish its writes and nobody took over in time.
     DiskStalled,
     /// The membership that removes this leader is committed.
@@ -343,6 +351,12 @@ impl fmt::Display for StandDownReason {
             StandDownReason::LaterTerm { from } => write!(f, "a later term came from {from:?}"),
             StandDownReason::NoPromise { refused } => {
                 write!(f, "members that came to light would not promise: {refused:?}")
+            }
+            StandDownReason::RecoveryStuck { slot, missing } => {
+                write!(
+                    f,
+                    "slot {slot} and on could not be proposed again in time; missing: {missing:?}"
+                )
             }
             StandDownReason::DiskStalled => f.write_str("the own disk is stalled"),
             StandDownReason::Removed => f.write_str("it is a voter no more"),

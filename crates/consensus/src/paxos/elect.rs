@@ -108,15 +108,18 @@ impl Paxos {
         if !ask.transfer && self.leader_alive() && self.watch.leader != Some(from) {
             return Err(VoteRefusal::LeaderAlive);
         }
-        if ask.commit < self.slots.start() {
-            // What it must learn is no longer held here: it needs the state.
-            self.send_snapshot(
-                from,
-                SnapshotReason::BelowLog { next: ask.commit + 1, first: self.slots.start() + 1 },
-            );
-            return Err(VoteRefusal::LogBehind);
+        self.judge_place(from, ask.commit + 1)
+    }
+
+    /// Whether all from `next` on is still held here. If not, what `from` must
+    /// learn is gone: it needs the state.
+    fn judge_place(&mut self, from: NodeId, next: u64) -> Result<(), VoteRefusal> {
+        let first = self.slots.start() + 1;
+        if next >= first {
+            return Ok(());
         }
-        Ok(())
+        self.send_snapshot(from, SnapshotReason::BelowLog { next, first });
+        Err(VoteRefusal::LogBehind)
     }
 
     pub(super) fn on_canvass(&mut self, from: NodeId, ask: Ask) {
@@ -171,10 +174,18 @@ impl Paxos {
     }
 
     pub(super) fn on_more(&mut self, from: NodeId, slot: u64) {
-        if self.promised == Some(from) && slot > self.slots.start() {
-            let report = self.report(slot);
-            self.send(from, Body::Report(report), self.hard_seq);
+        if self.promised != Some(from) {
+            return;
         }
+        if let Err(why) = self.judge_place(from, slot) {
+            // Dropped since the report began: what it brought so far is not all.
+            let round = self.round;
+            self.event(Event::VoteRefused { to: from, term: round, pre: false, why });
+            let answer = Answer { round, refused: Some(why) };
+            return self.send(from, Body::NoPromise(answer), self.hard_seq);
+        }
+        let report = self.report(slot);
+        self.send(from, Body::Report(report), self.hard_seq);
     }
 
     pub(super) fn on_canvass_answer(&mut self, from: NodeId, answer: Answer) {
@@ -189,6 +200,7 @@ impl Paxos {
 
     pub(super) fn on_no_promise(&mut self, from: NodeId, answer: Answer) {
         let Some(why) = answer.refused.filter(|_| answer.round == self.round) else { return };
+        self.recovery.reporting.remove(&from);
         if let Some(lead) = self.lead.as_mut().filter(|l| l.first.is_none()) {
             // Without a quorum of the members that came to light since there is
             // no going on in this round: another may be free in the next.
@@ -248,6 +260,9 @@ impl Paxos {
                     lead.refused.remove(&from);
                 }
             }
+        }
+        if let Some(lead) = &mut self.lead {
+            lead.went_on = self.now;
         }
         self.count_promises();
     }

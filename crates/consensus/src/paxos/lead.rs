@@ -38,6 +38,8 @@ pub(super) struct Lead {
     pub promised: BTreeSet<NodeId>,
     /// Who would not promise that.
     pub refused: BTreeSet<NodeId>,
+    /// When recovery last made progress.
+    pub went_on: Tick,
     /// All slots from the commit up to here are accepted here, durably.
     own: u64,
     /// Cost of what is proposed and not known to be chosen.
@@ -126,6 +128,7 @@ impl Lead {
             barrier: 0,
             promised,
             refused: BTreeSet::new(),
+            went_on: now,
             own: 0,
             open_bytes: 0,
             waiting_bytes: 0,
@@ -136,6 +139,11 @@ impl Lead {
             moved: true,
             quorum_since: now,
         }
+    }
+
+    /// Whether the peer has accepted that slot in this round.
+    pub fn has_accepted(&self, peer: NodeId, slot: u64) -> bool {
+        self.peers.get(&peer).is_some_and(|p| p.accepted.reach(slot) >= slot)
     }
 
     /// Whether all that was proposed is chosen, and nothing waits to be.
@@ -261,6 +269,7 @@ impl Paxos {
         let (round, commit) = (self.round, self.slots.commit());
         let Some(lead) = &mut self.lead else { return };
         lead.next = lead.next.max(index + 1);
+        lead.went_on = self.now;
         let open = self.slots.runs(commit + 1..=lead.next - 1).filter(|r| r.is_open(round));
         let cost = |r: &Run| cost_of(r.slice(r.first.max(commit + 1)..=r.last()));
         lead.open_bytes = open.map(cost).sum();
@@ -340,6 +349,7 @@ impl Paxos {
 
     pub(super) fn tick_leader(&mut self) {
         self.check_quorum();
+        self.check_recovery();
         self.ask_again();
         self.repeat_accepts();
         let (now, commit, round) = (self.now, self.slots.commit(), self.round);

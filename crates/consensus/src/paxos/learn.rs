@@ -122,6 +122,9 @@ impl Paxos {
             some.iter().for_each(|entry| self.eras.note(entry));
         }
         self.slots.set_commit(upto);
+        if let Some(lead) = &mut self.lead {
+            lead.went_on = self.now;
+        }
     }
 
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: u64, beat: u64) {

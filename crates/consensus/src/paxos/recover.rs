@@ -15,12 +15,14 @@
 //!   until it is chosen and its members have promised too: they may have
 //!   accepted values in slots that no earlier member knows of.
 //! - The leader's own values come after all of that; the first is a no-op.
+//! - Recovery that makes no progress is given up: its heartbeats keep everybody
+//!   else from standing.
 
 use super::Paxos;
 use super::lead::Lead;
 use super::message::Body;
 use crate::contract::{Entry, EntryKind, Role, WriteSeq};
-use crate::event::Event;
+use crate::event::{Event, StandDownReason};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -126,6 +128,26 @@ impl Paxos {
                 None => self.ask(to, false),
             }
         }
+    }
+
+    /// Gives up a recovery in which nothing has come for longer than a disk may
+    /// stall: another candidate may not need those who do not answer.
+    pub(super) fn check_recovery(&mut self) {
+        let patience = self.limits.disk_stall_ms.max(4 * self.limits.election_ms);
+        let now = self.now;
+        let Some(lead) = self.lead.as_ref().filter(|l| l.first.is_none()) else { return };
+        if now.since(lead.went_on.max(lead.quorum_since)) < patience {
+            return;
+        }
+        let slot = self.slots.commit() + 1;
+        let promised = self.members.quorum(|id| lead.promised.contains(&id));
+        let answered = |id: &NodeId| match promised {
+            false => lead.promised.contains(id),
+            true => lead.has_accepted(*id, slot),
+        };
+        let voters = self.members.voters_but(self.id).into_iter();
+        let missing = voters.filter(|id| !answered(id)).collect();
+        self.follow(self.round, None, Some(StandDownReason::RecoveryStuck { slot, missing }));
     }
 
     /// Proposes again what may be, and then takes the lead.
