@@ -5,9 +5,17 @@
 //! sends it again, so a lost piece or a broken connection resumes where it was;
 //! a receiver that lost its staging area asks from the start.
 //!
+//! A receiver keeps the stream that it receives while that lives, and refuses
+//! others: several members may find at once that it needs the state, and streams
+//! that replace each other would none of them end. A sender reads nothing before
+//! the first piece is taken.
+//!
 //! **Invariant**: a piece is read beside the cell ([`SnapshotJob`]), never in one of its
 //! steps. It may take seconds: where much was removed, the store looks through all of it
 //! for the next pair, and a leader that did so itself would be held for dead.
+
+#[cfg(test)]
+mod tests;
 
 use crate::cell::{Cell, CellOutput, Failure};
 use crate::event::CellEvent;
@@ -35,6 +43,8 @@ pub(crate) struct Transfers<V: View> {
 
 struct Sending<V: View> {
     stream: u64,
+    /// Piece 0; repeated while nothing else is to be sent, to say that it goes on.
+    meta: Bytes,
     state: Arc<Published<V>>,
     cursor: SnapshotCursor,
     /// A job is under way.
@@ -90,6 +100,16 @@ struct Receiving {
     next: u64,
     meta: SnapshotMeta,
     reader: SnapshotReader,
+    /// When a piece of it last came.
+    heard: Tick,
+    /// The connection to its sender was lost since.
+    cut: bool,
+}
+
+impl Receiving {
+    fn is(&self, from: NodeId, stream: u64) -> bool {
+        (self.from, self.stream) == (from, stream)
+    }
 }
 
 impl<V: View> Transfers<V> {
@@ -101,6 +121,9 @@ impl<V: View> Transfers<V> {
     pub fn disconnected(&mut self, peer: NodeId) {
         if let Some(s) = self.sending.get_mut(&peer) {
             s.resend = true;
+        }
+        if let Some(r) = self.receiving.as_mut().filter(|r| r.from == peer) {
+            r.cut = true;
         }
     }
 }
@@ -137,9 +160,11 @@ impl<S: Store> Cell<S> {
         let stream = self.transfers.next_stream;
         self.transfers.next_stream += 1;
         let index = meta.index;
-        let first = (0, false, encode_meta(&meta));
+        let meta = encode_meta(&meta);
+        let first = (0, false, meta.clone());
         let sending = Sending {
             stream,
+            meta,
             state: published,
             cursor: SnapshotCursor::default(),
             reading: false,
@@ -238,6 +263,22 @@ impl<S: Store> Cell<S> {
         self.pump_transfers(out);
     }
 
+    /// How long a stream lives of which nothing comes.
+    pub(crate) fn living_ms(&self) -> u64 {
+        let some = (8 * self.limits.consensus.election_ms).max(4 * RESEND_MS);
+        some.min(self.limits.snapshot_idle_ms)
+    }
+
+    /// Another one's stream that is being received and lives.
+    fn stream_before(&self, from: NodeId) -> Option<NodeId> {
+        let (now, living) = (self.now, self.living_ms());
+        let lives = |r: &&Receiving| {
+            let useful = r.meta.index > self.state.applied();
+            r.from != from && useful && !r.cut && now.since(r.heard) < living
+        };
+        self.transfers.receiving.as_ref().filter(lives).map(|r| r.from)
+    }
+
     pub(crate) fn take_chunk(
         &mut self,
         from: NodeId,
@@ -248,6 +289,13 @@ impl<S: Store> Cell<S> {
         out: &mut Vec<CellOutput>,
     ) {
         let (mut installed, mut failed) = (None, false);
+        if let Some(other) = self.stream_before(from).filter(|_| number == 0) {
+            let why = format!("that of {other} is being received");
+            out.push(CellOutput::Event(CellEvent::SnapshotRefused { from, why }));
+            let message =
+                PeerMessage::SnapshotAck { stream, next: 0, installed: None, failed: true };
+            return out.push(CellOutput::Send { to: from, message });
+        }
         match self.feed_chunk(from, stream, number, last, bytes, out) {
             Ok(done) => installed = done,
             Err(why) => {
@@ -259,7 +307,7 @@ impl<S: Store> Cell<S> {
                 out.push(CellOutput::Event(CellEvent::SnapshotRefused { from, why }));
             }
         }
-        let receiving = self.transfers.receiving.as_ref().filter(|r| r.stream == stream);
+        let receiving = self.transfers.receiving.as_ref().filter(|r| r.is(from, stream));
         let next = receiving.map_or(0, |r| r.next);
         let message = PeerMessage::SnapshotAck { stream, next, installed, failed };
         out.push(CellOutput::Send { to: from, message });
@@ -274,7 +322,9 @@ impl<S: Store> Cell<S> {
         bytes: Bytes,
         out: &mut Vec<CellOutput>,
     ) -> Result<Option<u64>, String> {
-        let known = self.transfers.receiving.as_ref().is_some_and(|r| r.stream == stream);
+        let now = self.now;
+        let known = self.transfers.receiving.as_mut().filter(|r| r.is(from, stream));
+        let known = known.map(|r| (r.heard, r.cut) = (now, false)).is_some();
         if number == 0 && !known {
             let meta = decode_meta(bytes).map_err(|e| e.to_string())?;
             if meta.index <= self.state.applied() {
@@ -282,10 +332,12 @@ impl<S: Store> Cell<S> {
             }
             self.state.store_mut().stage_begin().map_err(|e| e.to_string())?;
             let reader = SnapshotReader::new();
-            self.transfers.receiving = Some(Receiving { from, stream, next: 1, meta, reader });
+            let (heard, cut) = (now, false);
+            let receiving = Receiving { from, stream, next: 1, meta, reader, heard, cut };
+            self.transfers.receiving = Some(receiving);
             return Ok(None);
         }
-        let Some(r) = self.transfers.receiving.as_mut().filter(|r| r.stream == stream) else {
+        let Some(r) = self.transfers.receiving.as_mut().filter(|r| r.is(from, stream)) else {
             return Ok(None);
         };
         if number != r.next {
@@ -365,9 +417,14 @@ fn pump<V: View>(
         s.resend = false;
         s.sent = now;
         out.extend(s.unacked.iter().map(|u| chunk(to, s.stream, u)));
+        if s.unacked.is_empty() {
+            out.push(chunk(to, s.stream, &(0, false, s.meta.clone())));
+        }
     }
-    // Half the window at least: a job costs a thread.
-    if s.complete || s.reading || s.unacked.len() > window / 2 {
+    // Nothing for a stream that may be refused. Then half the window at least: a
+    // job costs a thread.
+    let untaken = s.unacked.front().is_some_and(|u| u.0 == 0);
+    if untaken || s.complete || s.reading || s.unacked.len() > window / 2 {
         return;
     }
     s.reading = true;
