@@ -64,6 +64,11 @@ pub enum StandDownReason {
         /// Voters whose promise, or acceptance of that slot, has not come.
         missing: Vec<NodeId>,
     },
+    /// A snapshot replaced the history that it was going to lead with (Zab).
+    HistoryReplaced {
+        /// The snapshot's last index.
+        index: u64,
+    },
     /// The own journal does not finish its writes and nobody took over in time.
     DiskStalled,
     /// The membership that removes this leader is committed.
@@ -357,6 +362,9 @@ impl fmt::Display for StandDownReason {
                     f,
                     "slot {slot} and on could not be proposed again in time; missing: {missing:?}"
                 )
+            }
+            StandDownReason::HistoryReplaced { index } => {
+                write!(f, "a snapshot at {index} replaced its history")
             }
             StandDownReason::DiskStalled => f.write_str("the own disk is stalled"),
             StandDownReason::Removed => f.write_str("it is a voter no more"),

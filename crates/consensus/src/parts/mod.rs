@@ -9,5 +9,6 @@ pub mod poll;
 pub mod progress;
 pub mod reads;
 pub mod recover;
+pub mod streams;
 pub mod watch;
 pub mod writes;

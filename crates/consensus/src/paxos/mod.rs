@@ -57,6 +57,7 @@ use crate::entries::Entries;
 use crate::event::{Event, StandDownReason};
 use crate::parts::poll::Poll;
 use crate::parts::reads::AskedReads;
+use crate::parts::streams::Streams;
 use crate::parts::watch::Watch;
 use crate::parts::writes::Writes;
 use lead::Lead;
@@ -65,7 +66,6 @@ use members::Eras;
 use ranges::Ranges;
 use recover::Recovery;
 use slots::{Run, Slots};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_base::{NodeId, Rng, Tick};
 use transfer::Handover;
@@ -122,8 +122,7 @@ pub struct Paxos {
     recovery: Recovery,
     /// When voters were last asked (again) for a promise.
     asked_again: Tick,
-    /// Who is being sent a snapshot; or until when no further one goes.
-    snapshots: BTreeMap<NodeId, Option<Tick>>,
+    snapshots: Streams,
 
     out: Outputs,
 }
@@ -186,7 +185,7 @@ impl Paxos {
             fetching: Fetching::default(),
             recovery: Recovery::default(),
             asked_again: now,
-            snapshots: BTreeMap::new(),
+            snapshots: Streams::default(),
             out: Vec::new(),
             rng,
             limits,

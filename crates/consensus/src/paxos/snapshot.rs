@@ -69,25 +69,14 @@ impl Paxos {
 
     /// Sends the state to a peer, unless that is under way or has just failed.
     pub(super) fn send_snapshot(&mut self, to: NodeId, why: SnapshotReason) {
-        let busy = self.snapshots.get(&to).is_some_and(|until| until.is_none_or(|t| self.now < t));
-        if busy || !self.members.contains(to) {
+        if !self.members.contains(to) || !self.snapshots.begin(to, self.now) {
             return;
         }
-        self.snapshots.insert(to, None);
         self.event(Event::SnapshotNeeded { to, why });
         self.out.push(Output::NeedSnapshot { to });
     }
 
     pub(super) fn on_snapshot_sent(&mut self, to: NodeId, installed: Option<u64>) {
-        match installed {
-            Some(_) => {
-                self.snapshots.remove(&to);
-            }
-            // Not at once again: what made it fail is most likely still so.
-            None => {
-                let pause = self.now.plus(self.limits.election_ms);
-                self.snapshots.insert(to, Some(pause));
-            }
-        }
+        self.snapshots.ended(to, installed.is_some(), self.now, self.limits.election_ms);
     }
 }

@@ -16,7 +16,8 @@
 //! **Invariants**
 //! - Only a node that knows no leader borrows, one refuser at a time, and only from
 //!   a newer log.
-//! - Nothing is learned about what is committed.
+//! - Nothing is learned about what is committed, but by a snapshot: if what is lacking is
+//!   no longer in the lender's log, the lender sends its state, once at a time.
 
 use super::Raft;
 use super::message::Body;
@@ -51,6 +52,9 @@ impl Raft {
             return;
         }
         if last_index < self.log.start() {
+            if !self.snapshots.begin(from, self.now) {
+                return;
+            }
             let (next, first) = (last_index + 1, self.log.first());
             let why = SnapshotReason::BelowLog { next, first };
             self.event(Event::SnapshotNeeded { to: from, why });

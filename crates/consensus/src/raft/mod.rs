@@ -54,6 +54,7 @@ use crate::parts::log::Log;
 use crate::parts::poll::Poll;
 use crate::parts::progress::{Phase, Progress};
 use crate::parts::reads::{AskedReads, LeaderReads};
+use crate::parts::streams::Streams;
 use crate::parts::watch::Watch;
 use crate::parts::writes::Writes;
 use borrow::Loan;
@@ -101,6 +102,8 @@ pub struct Raft {
     asked: AskedReads,
     /// Of whom this node borrows what its log lacks.
     lender: Option<NodeId>,
+    /// Who borrows what is not held here any more.
+    snapshots: Streams,
     handover: Option<Handover>,
     overloaded: bool,
 
@@ -172,6 +175,7 @@ impl Raft {
             lead: None,
             asked: AskedReads::default(),
             lender: None,
+            snapshots: Streams::default(),
             handover: None,
             overloaded: false,
             out: Vec::new(),

@@ -87,6 +87,7 @@ impl Raft {
 
     pub(super) fn on_snapshot_sent(&mut self, to: NodeId, installed: Option<u64>) {
         let (last, now, pause) = (self.log.last(), self.now, self.limits.election_ms);
+        self.snapshots.ended(to, installed.is_some(), now, pause);
         let Some(p) = self.lead.as_mut().and_then(|l| l.peers.get_mut(&to)) else { return };
         if p.phase() != Phase::Snapshot {
             return;

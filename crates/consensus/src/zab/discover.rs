@@ -13,7 +13,8 @@
 //! - Synchronisation begins only when no history of the promising quorum is
 //!   newer than the leader's own. A newer one is fetched (the paper's way; ZooKeeper
 //!   would elect again, and in a partial partition elect nobody). If its
-//!   holder's log does not reach back far enough, the leader gives up.
+//!   holder's log does not reach back far enough, the leader gives up this epoch, is
+//!   sent the holder's state, and stands again with that.
 
 use super::Zab;
 use super::message::{Body, Rank};
@@ -299,6 +300,17 @@ impl Zab {
     /// The leader of the accepted epoch lacks what this node holds.
     pub(super) fn on_fetch(&mut self, from: NodeId, index: u64, term: u64) {
         let (prev_index, prev_term) = self.log.agree(index.min(self.log.last()), term);
+        let start = (self.log.start(), self.log.start_term());
+        if index < start.0 || (index == start.0 && term != start.1) {
+            // What is common is not in this log any more. The leader gives up, and
+            // finds what follows the state when it stands again.
+            if self.snapshots.begin(from, self.now) {
+                self.need_snapshot(from, index + 1);
+            }
+            let entries = Entries::default();
+            let body = Body::History { prev_index, prev_term, entries };
+            return self.send(from, body, self.all_seq());
+        }
         let max = self.limits.append_bytes_max as u64;
         let entries = self.log.entries(prev_index + 1, self.log.last(), max);
         let body = Body::History { prev_index, prev_term, entries };

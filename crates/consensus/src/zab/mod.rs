@@ -64,6 +64,7 @@ use crate::parts::history::History;
 use crate::parts::log::Log;
 use crate::parts::progress::Phase;
 use crate::parts::reads::AskedReads;
+use crate::parts::streams::Streams;
 use crate::parts::watch::Watch;
 use crate::parts::writes::Writes;
 use bytes::Bytes;
@@ -119,6 +120,8 @@ pub struct Zab {
     asked: AskedReads,
     handover: Option<Handover>,
     overloaded: bool,
+    /// What leaders to be are sent, who lack what is not held here any more.
+    snapshots: Streams,
 
     out: Outputs,
 }
@@ -191,6 +194,7 @@ impl Zab {
             asked: AskedReads::default(),
             handover: None,
             overloaded: false,
+            snapshots: Streams::default(),
             out: Vec::new(),
             log,
             limits,

@@ -62,9 +62,10 @@ impl Zab {
                 // Impossible unless the driver mixed up cells: a leader has it all.
                 return self.event(Event::SnapshotStale { index: meta.index, held: self.emitted });
             }
-            if lead.stage != Stage::Broadcast {
-                // What it was going to lead with is another history now.
-                self.abandon(Some(StandDownReason::LaterTerm { from: self.id }));
+            if lead.stage != Stage::Broadcast && !kept_log {
+                // What it was going to lead with is another history now. The promises
+                // that were given, to it and by it, stay.
+                self.abandon(Some(StandDownReason::HistoryReplaced { index: meta.index }));
             }
         }
         if meta.term > self.accepted {
@@ -101,6 +102,7 @@ impl Zab {
 
     pub(super) fn on_snapshot_sent(&mut self, to: NodeId, installed: Option<u64>) {
         let (last, now, pause) = (self.log.last(), self.now, self.limits.election_ms);
+        self.snapshots.ended(to, installed.is_some(), now, pause);
         let Some(peer) = self.lead.as_mut().and_then(|l| l.peers.get_mut(&to)) else { return };
         let Peer { session: Some(s), .. } = peer else { return };
         if s.phase() != Phase::Snapshot {
