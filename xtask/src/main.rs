@@ -120,7 +120,9 @@ fn test(args: &[&str]) -> Result<(), String> {
     let sim = ["test", "--profile", "sim", "--locked", "-p", "synod-sim"];
     run(&root, "cargo", &sim)?;
     let planted = ["--features", "planted", "--test", "planted"];
-    run(&root, "cargo", &[&sim[..], &planted[..]].concat())
+    run(&root, "cargo", &[&sim[..], &planted[..]].concat())?;
+    let explorer = ["-p", "synod-consensus", "--features", "planted", "--test", "explore_planted"];
+    run(&root, "cargo", &[&["test", "--profile", "sim", "--locked"], &explorer[..]].concat())
 }
 
 fn verify() -> Result<(), String> {

@@ -67,7 +67,7 @@ use ranges::Ranges;
 use recover::Recovery;
 use slots::{Run, Slots};
 use std::sync::Arc;
-use synod_base::{NodeId, Rng, Tick};
+use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
 /// Most slots that are open at once: Lamport's alpha.
@@ -242,7 +242,7 @@ impl Paxos {
             let start = boundary.then(|| self.boundary_at(self.slots.start())).flatten();
             let record = Record {
                 round: self.round,
-                promised: self.promised,
+                promised: self.promised.filter(|_| !planted("paxos: a promise is not persisted")),
                 commit: self.slots.commit(),
                 boundary: start.map(Box::new),
                 accepted,

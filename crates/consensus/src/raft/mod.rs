@@ -60,7 +60,7 @@ use crate::parts::writes::Writes;
 use borrow::Loan;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use synod_base::{NodeId, Rng, Tick};
+use synod_base::{NodeId, Rng, Tick, planted};
 use transfer::Handover;
 
 /// One member of a cell that runs Raft.
@@ -242,7 +242,8 @@ impl Raft {
     fn flush(&mut self, out: &mut Outputs) {
         if self.dirty.hard || self.dirty.entries_from.is_some() || self.dirty.boundary.is_some() {
             let dirty = std::mem::take(&mut self.dirty);
-            let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
+            let vote = self.vote.filter(|_| !planted("raft: a vote is not persisted"));
+            let hard = HardState { term: self.term, vote, commit: self.commit };
             let first = dirty.entries_from.unwrap_or(self.log.last() + 1);
             let entries = self.log.entries(first, self.log.last(), u64::MAX);
             if let Some(b) = dirty.boundary.as_deref().filter(|_| dirty.forget) {

@@ -8,7 +8,10 @@
 
 #![allow(dead_code)]
 
-use std::collections::VecDeque;
+pub mod explorer;
+pub mod scenarios;
+
+use std::collections::{BTreeMap, VecDeque};
 use synod_base::{NodeId, Tick};
 use synod_consensus::{
     Consensus, Entry, Event, Input, Limits, Message, Output, Protocol, RecordView, Recovered,
@@ -132,6 +135,21 @@ impl Node {
             self.state.applied,
             self.durable.applied.len()
         )
+    }
+
+    /// The entries that its journal holds, or is about to.
+    pub fn held(&self) -> BTreeMap<u64, Entry> {
+        let buffered = self.buffered.iter().map(|(_, _, r)| r);
+        let mut held = BTreeMap::new();
+        for record in self.journal.iter().map(|(_, r)| r).chain(buffered) {
+            let record =
+                RecordView::decode(record.clone().into()).expect("own records can be read");
+            if let Some(from) = record.void_from {
+                held.split_off(&from);
+            }
+            held.extend(record.entries.into_iter().map(|(_, e)| (e.index, e)));
+        }
+        held
     }
 
     pub fn unwritten(&self) -> usize {
