@@ -130,3 +130,57 @@ impl Membership {
         Ok((m, context))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(bits: u64) -> BTreeSet<NodeId> {
+        (0..5).filter(|i| bits >> i & 1 == 1).map(|i| NodeId(i + 1)).collect()
+    }
+
+    fn memberships() -> impl Iterator<Item = Membership> {
+        let sets = (0..32).flat_map(|new| (0..32).map(move |old| (ids(new), ids(old))));
+        sets.map(|(voters, outgoing)| Membership { voters, outgoing, learners: [NodeId(9)].into() })
+    }
+
+    /// openraft #1802. Every membership of five, joint or not, and everybody who may have it.
+    #[test]
+    fn a_quorum_is_more_than_half_of_the_voters_and_of_those_who_leave() {
+        let half = |set: &BTreeSet<NodeId>, has: &BTreeSet<NodeId>| {
+            set.is_empty() || set.intersection(has).count() > set.len() / 2
+        };
+        for m in memberships() {
+            for has in (0..32).map(ids) {
+                let wanted =
+                    !m.voters.is_empty() && half(&m.voters, &has) && half(&m.outgoing, &has);
+                let learner = NodeId(9);
+                assert_eq!(m.quorum(|id| id == learner || has.contains(&id)), wanted, "{m:?}");
+            }
+        }
+    }
+
+    /// openraft #1802: the value is one that a quorum has reached, and no greater one is. A
+    /// learner that is ahead changes nothing.
+    #[test]
+    fn the_value_of_a_quorum_is_the_greatest_that_a_quorum_has_reached() {
+        for m in memberships() {
+            for values in [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [7, 0, 7, 3, 0], [2, 9, 2, 9, 1]] {
+                let value = |id: NodeId| if id.0 == 9 { 99 } else { values[id.0 as usize - 1] };
+                let reached = m.quorum_value(value);
+                let by_quorum = |least: u64| m.quorum(|id| value(id) >= least);
+                assert_eq!(by_quorum(reached), !m.voters.is_empty(), "{m:?} {values:?}");
+                assert!(!by_quorum(reached + 1), "{m:?} {values:?}: {reached}");
+            }
+        }
+    }
+
+    /// Many voters take another way through memory.
+    #[test]
+    fn the_value_of_a_quorum_of_many() {
+        for count in [7, 8, 9, 10, 31] {
+            let m = Membership::of_voters((1..=count).map(NodeId));
+            assert_eq!(m.quorum_value(|id| id.0), count.div_ceil(2), "of {count}");
+        }
+    }
+}

@@ -63,3 +63,36 @@ impl Writes {
         self.unfinished.front().map_or(0, |w| now.since(w.since))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// openraft cecb5de8: the end of a write whose entries were cut since, and others put
+    /// in their place, makes none of the others durable.
+    #[test]
+    fn the_end_of_a_write_before_a_reversion_says_nothing_about_what_came_after() {
+        let mut writes = Writes::default();
+        let first = writes.mint(7, Tick(0));
+        writes.cut(3);
+        let second = writes.mint(9, Tick(1));
+        assert_eq!(writes.finished(first), 3);
+        assert_eq!(writes.finished(second), 9);
+    }
+
+    /// openraft #1960: what is told late, twice or for several at once neither stalls nor
+    /// goes back.
+    #[test]
+    fn ends_that_come_together_late_or_again_do_not_stall() {
+        let mut writes = Writes::default();
+        let all: Vec<WriteSeq> = (1..=5).map(|last| writes.mint(last, Tick(last))).collect();
+        assert_eq!(writes.finished(all[3]), 4);
+        assert_eq!((writes.done(), writes.age(Tick(10))), (all[3], 5));
+        assert_eq!(writes.finished(all[1]), 0, "that is known");
+        assert_eq!(writes.done(), all[3]);
+        assert_eq!(writes.finished(all[4]), 5);
+        assert_eq!((writes.done(), writes.age(Tick(10))), (all[4], 0));
+        assert_eq!(writes.finished(WriteSeq(99)), 0);
+        assert_eq!(writes.done(), all[4], "nothing is durable that was not written");
+    }
+}
