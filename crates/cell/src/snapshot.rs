@@ -17,7 +17,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::cell::{Cell, CellOutput, Failure};
+use crate::cell::{Cell, CellLimits, CellOutput, Failure};
 use crate::event::CellEvent;
 use crate::message::PeerMessage;
 use bytes::Bytes;
@@ -49,6 +49,8 @@ struct Sending<V: View> {
     cursor: SnapshotCursor,
     /// A job is under way.
     reading: bool,
+    /// When the last one ended: what takes too long lives no more.
+    read: Tick,
     /// Sent or to be sent, not acknowledged: (number, last, bytes).
     unacked: VecDeque<(u64, bool, Bytes)>,
     next: u64,
@@ -168,6 +170,7 @@ impl<S: Store> Cell<S> {
             state: published,
             cursor: SnapshotCursor::default(),
             reading: false,
+            read: self.now,
             unacked: [first].into(),
             next: 1,
             complete: false,
@@ -199,7 +202,7 @@ impl<S: Store> Cell<S> {
                 self.end_transfer(to, None, out);
                 continue;
             }
-            pump(s, to, self.now, self.limits.snapshot_window, out);
+            pump(s, to, self.now, &self.limits, out);
         }
     }
 
@@ -215,7 +218,7 @@ impl<S: Store> Cell<S> {
                 return self.end_transfer(to, None, out);
             }
         };
-        s.reading = false;
+        (s.reading, s.read) = (false, self.now);
         if s.unacked.is_empty() {
             s.heard = self.now;
         }
@@ -410,14 +413,15 @@ fn pump<V: View>(
     s: &mut Sending<V>,
     to: NodeId,
     now: Tick,
-    window: usize,
+    limits: &CellLimits,
     out: &mut Vec<CellOutput>,
 ) {
+    let window = limits.snapshot_window;
     if s.resend || (now.since(s.sent) >= RESEND_MS && now.since(s.heard) >= RESEND_MS) {
         s.resend = false;
         s.sent = now;
         out.extend(s.unacked.iter().map(|u| chunk(to, s.stream, u)));
-        if s.unacked.is_empty() {
+        if s.unacked.is_empty() && now.since(s.read) < limits.snapshot_idle_ms {
             out.push(chunk(to, s.stream, &(0, false, s.meta.clone())));
         }
     }

@@ -224,7 +224,8 @@ fn a_new_stream_of_the_same_sender_replaces_its_old_one() {
     assert_eq!(to.installed(), Some((NodeId(1), one.cell.status().applied)));
 }
 
-/// The store may look for the next pair for long: the stream lives all the same.
+/// The store may look for the next pair for long: the stream lives all the same, but not
+/// for ever.
 #[test]
 fn a_sender_that_reads_for_long_says_that_it_lives() {
     let (mut one, mut two, mut to) = (Member::source(1, 30), Member::source(2, 40), receiver());
@@ -234,13 +235,21 @@ fn a_sender_that_reads_for_long_says_that_it_lives() {
     one.cell.transfers.sending.get_mut(&RECEIVER).unwrap().reading = true;
     flow(&mut one, &mut to, 1_000);
     assert!(one.cell.transfers.sending[&RECEIVER].unacked.is_empty());
-    for _ in 0..20 {
-        one.wait(to.cell.living_ms() / 2);
-        to.wait(to.cell.living_ms() / 2);
-        flow(&mut one, &mut to, 100);
-        assert!(one.is_sending());
-    }
+    let (half, idle) = (to.cell.living_ms() / 2, CellLimits::default().snapshot_idle_ms);
+    let go_on = |one: &mut Member, to: &mut Member, ms: u64| {
+        for _ in 0..ms / half {
+            one.wait(half);
+            to.wait(half);
+            flow(one, to, 100);
+            assert!(one.is_sending());
+        }
+    };
+    go_on(&mut one, &mut to, idle - half);
     two.begin();
     flow(&mut two, &mut to, 9);
     assert_eq!(to.receives_from(), Some(NodeId(1)));
+    go_on(&mut one, &mut to, 4 * half);
+    two.begin();
+    flow(&mut two, &mut to, 9);
+    assert_eq!(to.receives_from(), Some(NodeId(2)));
 }
