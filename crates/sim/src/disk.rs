@@ -16,11 +16,20 @@ struct Inner {
     /// Operations until the power goes.
     fuse: Option<u64>,
     full: bool,
-    fails: bool,
+    fails: Option<Failing>,
     /// Where the next write of a segment goes instead.
     astray: Option<u64>,
     /// What went astray, while nothing was written behind where it should be.
     missing: Option<Missing>,
+}
+
+/// What a disk says no to, once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failing {
+    /// The next write or sync, whichever comes first.
+    Any,
+    /// The next sync. What it was to write is read as written, and never will be.
+    Sync,
 }
 
 struct Missing {
@@ -45,7 +54,7 @@ impl SimDisk {
         let share = rng.between(1, 4);
         inner.files.crash(|_, _| rng.below(4) < share);
         inner.fuse = None;
-        inner.fails = false;
+        inner.fails = None;
     }
 
     /// Whether new files can be made.
@@ -53,9 +62,9 @@ impl SimDisk {
         self.inner().full = full;
     }
 
-    /// The next write or sync fails.
-    pub fn fail_next(&self) {
-        self.inner().fails = true;
+    /// The next of these operations fails.
+    pub fn fail_next(&self, what: Failing) {
+        self.inner().fails = Some(what);
     }
 
     /// The next write of a segment goes to another place, and the disk says that all is well.
@@ -131,10 +140,15 @@ impl Inner {
 
     fn may_write(&mut self) -> io::Result<()> {
         self.use_power()?;
-        if std::mem::take(&mut self.fails) {
-            return Err(io::Error::other("the disk reports an error"));
+        self.fail_if(self.fails == Some(Failing::Any))
+    }
+
+    fn fail_if(&mut self, fails: bool) -> io::Result<()> {
+        if !fails {
+            return Ok(());
         }
-        Ok(())
+        self.fails = None;
+        Err(io::Error::other("the disk reports an error"))
     }
 }
 
@@ -175,7 +189,12 @@ impl Disk for SimDisk {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
-        inner.may_write()?;
+        inner.use_power()?;
+        let fails = inner.fails.is_some();
+        if fails {
+            inner.files.fail_sync(name);
+        }
+        inner.fail_if(fails)?;
         inner.files.sync(name)
     }
 

@@ -1,6 +1,7 @@
 //! What is done to the cluster from outside: the faults, and the operator who
 //! puts a new machine in the place of a lost one.
 
+use crate::disk::Failing;
 use crate::filer::Filer;
 use crate::oracle::Found;
 use crate::schedule::Act;
@@ -76,7 +77,11 @@ impl World {
                 self.machines[who].sync_us = each;
                 relent(lasts)
             }
-            Act::BadDisk { who } => return self.machines[who].disk.fail_next(),
+            Act::BadDisk { who } => {
+                // By its number, so that seeds from before syncs failed draw what they drew.
+                let what = if number.is_multiple_of(2) { Failing::Sync } else { Failing::Any };
+                return self.machines[who].disk.fail_next(what);
+            }
             Act::FullDisk { who, lasts } => {
                 self.machines[who].disk.set_full(true);
                 relent(lasts)

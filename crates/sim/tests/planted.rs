@@ -57,6 +57,7 @@ const BUGS: &[(&str, &[Protocol])] = &[
     ("zab: a gap in the proposals is taken", ZAB),
     ("zab: a read without a barrier", ZAB),
     ("journal: a batch is not synced", RAFT),
+    ("journal: what a failed sync left is believed after a restart", RAFT),
     ("journal: damage in the middle is cut off as a torn tail", RAFT),
     ("journal: an emptied segment is taken for a new one", RAFT),
     ("journal: a segment is dropped too early", RAFT),

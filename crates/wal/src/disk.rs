@@ -1,7 +1,7 @@
 //! The few things that a journal asks of a directory.
 
 use crate::sectors::SECTOR;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// One directory of a disk. The host binds it to real files, tests to memory.
@@ -33,10 +33,29 @@ pub struct MemDisk {
 
 #[derive(Clone, Default, Debug)]
 struct MemFile {
+    /// What is read: the page cache.
     now: Vec<u8>,
     durable: Vec<u8>,
-    /// Ranges written since the last sync, in order.
-    pending: Vec<(usize, Vec<u8>)>,
+    /// Sectors written since the last sync.
+    dirty: BTreeSet<usize>,
+    /// The durable bytes were damaged behind the cache's back.
+    damaged: bool,
+}
+
+impl MemFile {
+    fn refresh(&mut self) {
+        if std::mem::take(&mut self.damaged) {
+            self.now.clone_from(&self.durable);
+        }
+    }
+
+    fn write_out(&mut self, sector: usize) {
+        let from = sector * SECTOR;
+        let to = (from + SECTOR).min(self.now.len());
+        if let (Some(to), Some(from)) = (self.durable.get_mut(from..to), self.now.get(from..to)) {
+            to.copy_from_slice(from);
+        }
+    }
 }
 
 impl MemDisk {
@@ -44,29 +63,31 @@ impl MemDisk {
     /// `keep(file, sector)` says that they reached the disk.
     pub fn crash(&mut self, mut keep: impl FnMut(&str, usize) -> bool) {
         for (name, file) in &mut self.files {
-            let mut after = file.durable.clone();
             // A sector is written whole or not at all.
-            let mut kept = BTreeMap::new();
-            for (offset, bytes) in &file.pending {
-                for (i, b) in bytes.iter().enumerate() {
-                    let sector = (offset + i) / SECTOR;
-                    if *kept.entry(sector).or_insert_with(|| keep(name, sector)) {
-                        after[offset + i] = *b;
-                    }
+            for sector in std::mem::take(&mut file.dirty) {
+                if keep(name, sector) {
+                    file.write_out(sector);
                 }
             }
-            file.now.clone_from(&after);
-            file.durable = after;
-            file.pending.clear();
+            file.now.clone_from(&file.durable);
+        }
+    }
+
+    /// A sync that fails, as Linux's do: what was to be written counts as clean. It is still
+    /// read as it was written, no later sync writes it, and a loss of power takes it.
+    pub fn fail_sync(&mut self, name: &str) {
+        if let Some(f) = self.files.get_mut(name) {
+            f.dirty.clear();
         }
     }
 
     /// The bytes of a file, to look at or to damage.
     pub fn bytes_mut(&mut self, name: &str) -> Option<&mut Vec<u8>> {
         let f = self.files.get_mut(name)?;
-        f.pending.clear();
+        f.refresh();
+        f.dirty.clear();
         f.durable.clone_from(&f.now);
-        // Damage is done to both copies: `now` is rebuilt on the next read.
+        f.damaged = true;
         Some(&mut f.durable)
     }
 
@@ -80,7 +101,9 @@ impl MemDisk {
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut MemFile> {
-        self.files.get_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let f = self.files.get_mut(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        f.refresh();
+        Ok(f)
     }
 }
 
@@ -90,11 +113,7 @@ impl Disk for MemDisk {
     }
 
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
-        let f = self.file(name)?;
-        if f.pending.is_empty() {
-            f.now.clone_from(&f.durable);
-        }
-        Ok(f.now.clone())
+        Ok(self.file(name)?.now.clone())
     }
 
     fn len(&mut self, name: &str) -> io::Result<u64> {
@@ -103,7 +122,7 @@ impl Disk for MemDisk {
 
     fn create(&mut self, name: &str, len: u64) -> io::Result<()> {
         let zeros = vec![0; len as usize];
-        let file = MemFile { now: zeros.clone(), durable: zeros, pending: Vec::new() };
+        let file = MemFile { now: zeros.clone(), durable: zeros, ..MemFile::default() };
         self.files.insert(name.to_owned(), file);
         Ok(())
     }
@@ -115,14 +134,14 @@ impl Disk for MemDisk {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         };
         place.copy_from_slice(bytes);
-        f.pending.push((at, bytes.to_vec()));
+        f.dirty.extend(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR));
         Ok(())
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let f = self.file(name)?;
-        for (at, bytes) in f.pending.drain(..) {
-            f.durable[at..at + bytes.len()].copy_from_slice(&bytes);
+        for sector in std::mem::take(&mut f.dirty) {
+            f.write_out(sector);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::format::{
 };
 use crate::mark::Mark;
 use crate::scan::{SegmentScan, Tail, scan_segment, segment_name, segment_number};
-use crate::sectors::{DATA, Sectors, capacity, lay_out, physical};
+use crate::sectors::{DATA, SECTOR, Sectors, capacity, lay_out, physical};
 use std::io;
 use synod_base::planted;
 
@@ -184,12 +184,10 @@ impl<D: Disk> Journal<D> {
                 return Err(JournalError::Damaged { file, offset: *offset, what });
             }
             Tail::Torn { offset } => {
-                self.wipe(&file, bytes.len(), scan.end, scan.next_batch - 1)?;
+                self.write_tail_again(&file, &bytes, &scan)?;
                 recovery.cut = Some((file, *offset));
             }
-            // A process may have ended between the write and the sync of the last
-            // batch: it can be read, and a loss of power would still take it.
-            Tail::Clean if last => self.disk.sync(&file).map_err(io_error("syncing", &file))?,
+            Tail::Clean if last => self.write_tail_again(&file, &bytes, &scan)?,
             Tail::Clean => {}
         }
         self.segments.push(segment);
@@ -214,11 +212,10 @@ impl<D: Disk> Journal<D> {
         let bytes = self.disk.read(&file).map_err(io_error("reading", &file))?;
         let sectors = Sectors::read(&bytes);
         let place = Place { node: self.node, segment };
-        let (mut at, mut pieces, mut later) = (SEGMENT_HEADER_LEN, false, false);
+        let (mut at, mut later) = (SEGMENT_HEADER_LEN, false);
         while at < sectors.data.len() {
             match place.get_since(&sectors.data, at, 1) {
                 Some(raw) => {
-                    pieces = true;
                     later |= raw.batch > self.next_batch;
                     at = raw.next;
                 }
@@ -231,12 +228,39 @@ impl<D: Disk> Journal<D> {
             let what = "the segment's header was written and cannot be read".into();
             return Err(JournalError::Damaged { file, offset: 0, what });
         }
-        if pieces {
-            self.wipe(&file, bytes.len(), 0, 0)?;
-        }
+        self.wipe(&file, bytes.len(), 0, 0)?;
         self.segments.push(segment);
         (self.end, self.end_max, self.last_version) = (0, capacity(bytes.len()), 0);
         Ok(())
+    }
+
+    /// Makes durable what can be read of the last segment, and nothing behind it.
+    ///
+    /// The process before may have ended between the write and the sync of its last batch,
+    /// or *because* that sync failed. Then the system takes the pages for clean: they are
+    /// read as they were written, a further sync does nothing for them, and a loss of power
+    /// takes them. So they are written again: the last batch (those before it were synced
+    /// before it was begun), and all that is behind it, which may have been wiped in vain.
+    fn write_tail_again(
+        &mut self,
+        file: &str,
+        bytes: &[u8],
+        scan: &SegmentScan,
+    ) -> Result<(), JournalError> {
+        if planted("journal: what a failed sync left is believed after a restart")
+            && scan.tail == Tail::Clean
+        {
+            return self.disk.sync(file).map_err(io_error("syncing", file));
+        }
+        // The first batch was written together with the segment's header.
+        let from = match scan.batches.as_slice() {
+            [_, .., batch] => batch.offset as usize / SECTOR * SECTOR,
+            _ => 0,
+        };
+        self.disk
+            .write_at(file, from as u64, &bytes[from..physical(scan.end)])
+            .map_err(io_error("writing again", file))?;
+        self.wipe(file, bytes.len(), scan.end, scan.next_batch - 1)
     }
 
     /// Nothing but zeros from `end` on, so that pieces of a torn batch cannot be

@@ -64,6 +64,10 @@ impl Mark {
             let what = format!("the journal of node {:x}, not of {node:x}", mark.node);
             return Err(JournalError::Foreign { file: MARK_FILE.into(), what });
         }
+        // The sync behind its last write may have failed: see the journal's tail.
+        if mark.reached > 0 || mark.first > 0 {
+            mark.write(disk)?;
+        }
         Ok(mark)
     }
 
@@ -105,8 +109,14 @@ impl Mark {
             return Ok(());
         }
         (self.first, self.reached) = (first, reached);
+        self.write(disk)
+    }
+
+    fn write(self, disk: &mut impl Disk) -> Result<(), JournalError> {
         let mut bytes = MAGIC.to_vec();
-        [self.node, first, reached].iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+        [self.node, self.first, self.reached]
+            .iter()
+            .for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
         bytes.extend_from_slice(&crc32c_append(&[&bytes]).to_le_bytes());
         disk.write_at(MARK_FILE, 0, &bytes).map_err(io_error("writing", MARK_FILE))?;
         disk.sync(MARK_FILE).map_err(io_error("syncing", MARK_FILE))

@@ -1,5 +1,6 @@
 use crate::*;
 use proptest::prelude::*;
+use std::sync::{Arc, Mutex};
 use synod_base::Rng;
 
 const NODE: u64 = 7;
@@ -330,5 +331,122 @@ proptest! {
             disk.crash(|_, _| rng.below(4) < share);
         }
         prop_assert!(open(disk).is_ok());
+    }
+}
+
+/// A disk that outlives its journals, and whose syncs fail at will.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<(MemDisk, Option<u64>)>>);
+
+impl Shared {
+    fn with<T>(&self, f: impl FnOnce(&mut MemDisk) -> T) -> T {
+        f(&mut self.0.lock().expect("one thread").0)
+    }
+
+    /// The sync after so many more fails.
+    fn fail_after(&self, syncs: Option<u64>) {
+        self.0.lock().expect("one thread").1 = syncs;
+    }
+}
+
+impl Disk for Shared {
+    fn list(&mut self) -> std::io::Result<Vec<String>> {
+        self.with(Disk::list)
+    }
+    fn read(&mut self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.with(|d| d.read(name))
+    }
+    fn len(&mut self, name: &str) -> std::io::Result<u64> {
+        self.with(|d| d.len(name))
+    }
+    fn create(&mut self, name: &str, len: u64) -> std::io::Result<()> {
+        self.with(|d| d.create(name, len))
+    }
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.with(|d| d.write_at(name, offset, bytes))
+    }
+    fn sync(&mut self, name: &str) -> std::io::Result<()> {
+        let mut inner = self.0.lock().expect("one thread");
+        let fails = inner.1 == Some(0);
+        inner.1 = inner.1.and_then(|n| n.checked_sub(1));
+        if fails {
+            inner.0.fail_sync(name);
+            return Err(std::io::Error::other("the sync fails"));
+        }
+        inner.0.sync(name)
+    }
+    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.with(|d| d.rename(from, to))
+    }
+    fn remove(&mut self, name: &str) -> std::io::Result<()> {
+        self.with(|d| d.remove(name))
+    }
+}
+
+/// The pages of a sync that failed are read as they were written, no later sync writes
+/// them, and a loss of power takes them: the next process writes them again.
+#[test]
+fn what_a_failed_sync_left_is_written_again() {
+    let disk = Shared::default();
+    let (mut journal, _) = Journal::open(disk.clone(), NODE, small()).expect("open");
+    for i in 0..3 {
+        journal.append([(3, &payload(i)[..])].into_iter()).expect("append");
+    }
+    disk.fail_after(Some(0));
+    assert!(journal.append([(3, &payload(3)[..])].into_iter()).is_err());
+    let (mut journal, found) = Journal::open(disk.clone(), NODE, small()).expect("the next");
+    assert_eq!(found.records.len(), 4);
+    journal.append([(3, &payload(4)[..])].into_iter()).expect("append");
+    disk.with(|d| d.crash(|_, _| false));
+    let (_, found) = Journal::open(disk, NODE, small()).expect("after the loss of power");
+    assert_eq!(found.records.len(), 5);
+}
+
+proptest! {
+    /// Syncs fail whenever they like, at the start and while a tail is wiped too, and the
+    /// power goes: what was acknowledged stays, and nothing is taken for damage.
+    #[test]
+    fn syncs_fail_over_many_lives(seed: u64) {
+        let mut rng = Rng::new(seed);
+        let disk = Shared::default();
+        let (mut acked, mut next) = (Vec::new(), 0u64);
+        for _ in 0..12 {
+            disk.fail_after(rng.one_in(2).then(|| rng.below(6)));
+            let opened = Journal::open(disk.clone(), NODE, small());
+            match opened {
+                Ok((mut journal, found)) => {
+                    let found: Vec<_> = found.records.iter().map(|r| r.bytes.to_vec()).collect();
+                    prop_assert!(found.starts_with(&acked), "{} of {}", found.len(), acked.len());
+                    acked = found;
+                    let mut failed = false;
+                    for _ in 0..rng.below(12) {
+                        next += 1;
+                        let bytes = vec![next as u8; rng.between(1, 900) as usize];
+                        if journal.append([(3, &bytes[..])].into_iter()).is_err() {
+                            failed = true;
+                            break;
+                        }
+                        acked.push(bytes);
+                    }
+                    // A batch that is under way when the power goes.
+                    if !failed && rng.one_in(2) {
+                        let mut torn = NoSync(disk.with(|d| d.clone()));
+                        let now = Journal::open(torn, NODE, small());
+                        torn = now.map(|(mut journal, _)| {
+                            let bytes = vec![0xee; rng.between(1, 900) as usize];
+                            let _ = journal.append([(3, &bytes[..])].into_iter());
+                            journal.into_disk()
+                        }).map_err(|e| TestCaseError::fail(e.to_string()))?;
+                        disk.with(|d| *d = torn.0);
+                    }
+                }
+                Err(JournalError::Io { .. }) => {}
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+            if rng.one_in(2) {
+                let share = rng.below(4);
+                disk.with(|d| d.crash(|_, _| rng.below(4) < share));
+            }
+        }
     }
 }
