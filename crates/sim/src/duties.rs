@@ -19,7 +19,7 @@ impl World {
         self.struck += 1;
         let act = self.acts[number].1.clone();
         let relent = |lasts: u64| (lasts, Event::Relent { act: number });
-        self.picture.note(self.now, || format!("fault {number}: {act:?}"));
+        self.show_fault(number, &act);
         let (wait, then) = match act {
             Act::Storm { loss, twice, late, lasts } => {
                 self.network.storm(Some((loss, twice, late)));
@@ -96,6 +96,17 @@ impl World {
         self.after(wait, then);
     }
 
+    /// It is told in words, and drawn on the lanes of those whom it strikes.
+    fn show_fault(&mut self, number: usize, act: &Act) {
+        let all: Vec<usize> = (0..self.machines.len()).collect();
+        let lanes = act.strikes().unwrap_or(all);
+        let text = act.words(|who| crate::picture::name(self.machines[who].id));
+        self.picture.fault(self.now, number, lanes, text);
+        if act.is_over_at_once() {
+            self.picture.fault_ends(self.now, number);
+        }
+    }
+
     /// What befalls disks, and those who write them.
     fn strike_disk(&mut self, act: Act) {
         match act {
@@ -120,6 +131,7 @@ impl World {
     }
 
     pub fn relent(&mut self, number: usize) {
+        self.picture.fault_ends(self.now, number);
         match self.acts[number].1 {
             Act::Storm { .. } => self.network.storm(None),
             Act::SlowLink { from, to, .. } => self.network.quicken(from, to),
@@ -154,6 +166,7 @@ impl World {
     /// Everything that was broken works again.
     pub fn mend_all(&mut self) {
         self.calm = true;
+        self.picture.faults_end(self.now);
         self.ambush = 0;
         self.network.heal();
         for who in 0..self.machines.len() {

@@ -53,9 +53,10 @@ pub fn run(scenario: &Scenario) -> Report {
 }
 
 /// Runs a scenario; gives also a line for each event, and a space-time diagram
-/// (SVG) of the stretch between the two times (simulated ms).
+/// (SVG) of the stretch between the two times (simulated ms; of one millisecond at least).
 pub fn run_traced(scenario: &Scenario, from_ms: u64, to_ms: u64) -> (Report, Vec<String>, String) {
-    let (report, picture) = run_with(scenario, Picture::of(from_ms * 1_000, to_ms * 1_000));
+    let (report, picture) =
+        run_with(scenario, Picture::of(from_ms.saturating_mul(1_000), to_ms.saturating_mul(1_000)));
     let svg = picture.svg(scenario.nodes as usize);
     (report, picture.into_lines(), svg)
 }

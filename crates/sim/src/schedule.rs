@@ -45,6 +45,90 @@ pub enum Act {
     Transfer { to: usize },
 }
 
+impl Act {
+    /// Whom it strikes; `None`: all.
+    pub fn strikes(&self) -> Option<Vec<usize>> {
+        match self {
+            Act::SlowLink { from, to, .. } | Act::Cut { from, to, .. } => Some(vec![*from, *to]),
+            Act::Isolate { who, .. }
+            | Act::Crash { who, .. }
+            | Act::Pause { who, .. }
+            | Act::Jump { who, .. }
+            | Act::SlowDisk { who, .. }
+            | Act::BadDisk { who }
+            | Act::FullDisk { who, .. }
+            | Act::Rot { who, .. }
+            | Act::StateRot { who, .. }
+            | Act::Astray { who, .. }
+            | Act::Replace { who, .. } => Some(vec![*who]),
+            Act::Transfer { to } => Some(vec![*to]),
+            Act::Storm { .. } | Act::Ambush { .. } | Act::Blackout { .. } | Act::Upgrade { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Whether nobody puts an end to it: it shows in what follows from it.
+    pub fn is_over_at_once(&self) -> bool {
+        !matches!(
+            self,
+            Act::Storm { .. }
+                | Act::SlowLink { .. }
+                | Act::Isolate { .. }
+                | Act::Cut { .. }
+                | Act::Ambush { .. }
+                | Act::Pause { .. }
+                | Act::SlowDisk { .. }
+                | Act::FullDisk { .. }
+        )
+    }
+
+    /// Told to a person.
+    pub fn words(&self, name: impl Fn(usize) -> String) -> String {
+        let ms = |us: &u64| match us {
+            0..10_000 => format!("{} ms", *us as f64 / 1_000.0),
+            _ => format!("{} ms", us / 1_000),
+        };
+        match self {
+            Act::Storm { loss, twice, late, lasts } => {
+                let (lasts, late) = (ms(lasts), ms(late));
+                format!("storm for {lasts}: loses 1 in {loss}, repeats 1 in {twice}, {late} late")
+            }
+            Act::SlowLink { from, to, delay, lasts } => {
+                let (from, to) = (name(*from), name(*to));
+                format!("slow link {from}→{to}, by {} for {}", ms(delay), ms(lasts))
+            }
+            Act::Isolate { who, lasts } => format!("{} is cut off for {}", name(*who), ms(lasts)),
+            Act::Cut { from, to, both, lasts } => {
+                let arrow = if *both { '↔' } else { '→' };
+                format!("cut {}{arrow}{} for {}", name(*from), name(*to), ms(lasts))
+            }
+            Act::Crash { who, down } => format!("{} crashes, back in {}", name(*who), ms(down)),
+            Act::Ambush { odds, lasts } => {
+                format!("ambush for {}: one decision in {odds} is the last", ms(lasts))
+            }
+            Act::Blackout { down } => format!("blackout, back in {}", ms(down)),
+            Act::Pause { who, lasts } => format!("{} is paused for {}", name(*who), ms(lasts)),
+            Act::Jump { who, by } => format!("clock of {} jumps by {}", name(*who), ms(by)),
+            Act::SlowDisk { who, each, lasts } => {
+                format!("slow disk of {}: {} a sync, for {}", name(*who), ms(each), ms(lasts))
+            }
+            Act::BadDisk { who } => format!("disk of {} fails once", name(*who)),
+            Act::FullDisk { who, lasts } => {
+                format!("disk of {} is full for {}", name(*who), ms(lasts))
+            }
+            Act::Rot { who, .. } => format!("the journal of {} rots", name(*who)),
+            Act::StateRot { who, odds, .. } => {
+                format!("the state of {} rots, one pair in {odds}", name(*who))
+            }
+            Act::Astray { who, .. } => format!("a write of {} goes astray", name(*who)),
+            Act::Upgrade { gap, .. } => format!("upgrade of all, one each {}", ms(gap)),
+            Act::Replace { who, .. } => format!("{} is lost for good", name(*who)),
+            Act::Transfer { to } => format!("{} is to lead", name(*to)),
+        }
+    }
+}
+
 const FIRST: u64 = 600_000;
 
 /// The faults of a scenario in order of time.

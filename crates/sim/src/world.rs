@@ -181,7 +181,11 @@ impl World {
     }
 
     pub fn say(&mut self, who: usize, text: impl FnOnce() -> String) {
-        self.picture.say(self.now, who, text);
+        self.picture.say(self.now, (who, self.machines[who].id), text);
+    }
+
+    fn name(&self, who: usize) -> String {
+        crate::picture::name(self.machines[who].id)
     }
 
     /// Runs until that time.
@@ -284,6 +288,7 @@ impl World {
         let id = self.machines[who].id;
         if let Some(up) = &mut self.machines[who].up {
             for entry in up.cell.take_observed() {
+                self.picture.committed(self.now, who, entry.index);
                 self.oracle.applied(id, entry, self.now)?;
             }
         }
@@ -333,7 +338,7 @@ impl World {
                 return Err(("store", why));
             }
             CellOutput::Fatal(why) => {
-                return Err(("no node stops by itself", format!("machine {who}: {why}")));
+                return Err(("no node stops by itself", format!("{}: {why}", self.name(who))));
             }
         }
         Ok(())
@@ -341,8 +346,15 @@ impl World {
 
     fn decided(&mut self, who: usize, event: &CellEvent) -> Result<(), Found> {
         self.say(who, || event.to_string());
-        if let CellEvent::Consensus(synod_consensus::Event::BecameLeader { term, .. }) = event {
-            self.oracle.leads(self.machines[who].id, *term)?;
+        match event {
+            CellEvent::Consensus(synod_consensus::Event::BecameLeader { term, .. }) => {
+                self.picture.leads(self.now, who);
+                self.oracle.leads(self.machines[who].id, *term)?;
+            }
+            CellEvent::Consensus(synod_consensus::Event::StoodDown { .. }) => {
+                self.picture.leads_no_more(self.now, who);
+            }
+            _ => {}
         }
         if self.ambush > 0 && is_decision(event) && self.rng.one_in(self.ambush) {
             // Some of what it sends now still leaves, some is lost with it.
@@ -424,7 +436,7 @@ impl World {
         match self.machines[who].start(&self.scenario, now, seed) {
             Ok(()) => {
                 self.say(who, || "starts".into());
-                self.picture.up(now, who);
+                self.picture.up(now, who, self.machines[who].id);
                 let life = self.machines[who].lives;
                 let phase = self.rng.below(TICK_US);
                 self.after(phase, Event::Tick { who, life });
@@ -442,7 +454,10 @@ impl World {
                 self.after(50_000, Event::Start { who });
             }
             Err(NoStart::Damaged(what) | NoStart::Other(what)) => {
-                return Err(("a node starts with what it wrote", format!("machine {who}: {what}")));
+                return Err((
+                    "a node starts with what it wrote",
+                    format!("{}: {what}", self.name(who)),
+                ));
             }
         }
         Ok(())

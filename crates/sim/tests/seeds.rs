@@ -126,3 +126,25 @@ fn paxos_under_all_faults() {
 fn zab_under_all_faults() {
     sweep(Protocol::Zab);
 }
+
+/// A diagram of any times is drawn, and shows what there was.
+#[test]
+fn diagrams_show_faults_and_commits() {
+    let scenario = Scenario {
+        faults: "pause,cut,crash,slow-disk,storm".parse().expect("kinds of fault"),
+        ms: 6_000,
+        ..Scenario::of_seed(Protocol::Raft, 3, 5)
+    };
+    for (from, to) in [(0, 0), (5_000, 100), (900_000, 5), (u64::MAX, 1), (u64::MAX, u64::MAX)] {
+        assert!(run_traced(&scenario, from, to).2.ends_with("</svg>\n"), "{from} {to}");
+    }
+    let (_, lines, svg) = run_traced(&scenario, 0, 6_000);
+    for what in ["n1 ", "n2 ", "n3 ", "is paused", "cut n", "slow disk of", "storm", "crashes"] {
+        assert!(lines.iter().any(|line| line.contains(what)), "{what} in the lines");
+        assert!(svg.contains(what.trim_end()), "{what} in the diagram");
+    }
+    assert!(svg.contains(">leads") && !svg.contains("machine"));
+    // The first entry is committed in the first second, on each lane.
+    let (_, _, svg) = run_traced(&scenario, 0, 1_000);
+    assert!(svg.matches(">2<title>2</title>").count() == 3, "commits are marked");
+}

@@ -13,7 +13,7 @@ pub struct SimArgs {
     /// How the cell agrees: raft, paxos or zab
     #[arg(long, default_value_t)]
     protocol: Protocol,
-    /// Machines: 1, 3, 5 or 7
+    /// Machines, 1 to 9; a real cluster has 1, 3, 5 or 7
     #[arg(long, default_value_t = 3)]
     nodes: u64,
     /// Whence all that is random; the same seed gives the same run
@@ -45,7 +45,7 @@ pub struct SimArgs {
     /// The diagram's first moment, simulated ms
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// The diagram's last moment, simulated ms [default: one second after the first]
+    /// The diagram's last moment, simulated ms, after the first [default: half a second after it]
     #[arg(long)]
     to: Option<u64>,
 }
@@ -72,6 +72,19 @@ impl SimArgs {
         if !(1..=9).contains(&self.nodes) || self.clients == 0 {
             return Err("--nodes must be from 1 to 9, --clients at least 1".into());
         }
+        if self.seeds.is_some() && self.svg.is_some() {
+            return Err(
+                "--svg draws one run, --seeds makes many: give one of them; draw the seed \
+                        that you want with --seed"
+                    .into(),
+            );
+        }
+        if self.svg.is_none() && (self.from > 0 || self.to.is_some()) {
+            return Err("--from and --to are the times of a diagram: give --svg too".into());
+        }
+        if self.to.is_some_and(|to| to <= self.from) {
+            return Err(format!("--to must be after --from, which is {} ms", self.from));
+        }
         match self.seeds {
             Some(count) => self.sweep(count),
             None => self.one(),
@@ -81,7 +94,7 @@ impl SimArgs {
     fn one(&self) -> Outcome {
         let begun = Instant::now();
         let scenario = self.scenario(self.seed);
-        let to = self.to.unwrap_or(self.from + 1_000);
+        let to = self.to.unwrap_or(self.from.saturating_add(500));
         let (report, lines, svg) = run_traced(&scenario, self.from, to);
         for line in lines {
             println!("{line}");

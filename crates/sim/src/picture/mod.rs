@@ -1,6 +1,10 @@
-//! What a run looked like: a line for each event, and a space-time diagram.
+//! What a run looked like: a line for each event, and what a space-time diagram is drawn from.
 
-use std::fmt::Write as _;
+mod kinds;
+mod svg;
+
+use kinds::Kind;
+use synod_base::NodeId;
 use synod_cell::PeerMessage;
 
 /// Arrows in a diagram at most: more cannot be told apart.
@@ -12,13 +16,34 @@ struct Arrow {
     sent: u64,
     /// `None`: it was lost.
     arrives: Option<u64>,
-    heartbeat: bool,
+    kind: Kind,
+    /// The protocol's own word for it.
+    name: String,
 }
 
 struct Mark {
     at: u64,
     who: usize,
     text: String,
+}
+
+/// Something that lasts.
+struct Stretch {
+    what: What,
+    /// The machines that it concerns.
+    lanes: Vec<usize>,
+    from: u64,
+    until: Option<u64>,
+}
+
+#[derive(PartialEq, Eq)]
+enum What {
+    /// A process runs.
+    Runs,
+    /// It leads.
+    Leads,
+    /// A fault, by its number in the schedule, in words.
+    Fault(usize, String),
 }
 
 /// Gathers nothing unless asked to.
@@ -28,17 +53,23 @@ pub struct Picture {
     to: u64,
     lines: Vec<String>,
     arrows: Vec<Arrow>,
+    /// Some arrows were left out.
+    too_many: bool,
     marks: Vec<Mark>,
-    /// (machine, from, until) in which it ran.
-    lives: Vec<(usize, u64, Option<u64>)>,
+    stretches: Vec<Stretch>,
+    /// (when, machine, up to which index it has applied)
+    commits: Vec<(u64, usize, u64)>,
+    /// Whose lane it is: (machine, id), as they began to run.
+    names: Vec<(usize, NodeId)>,
 }
 
 fn stamp(now: u64) -> String {
     format!("{:>6}.{:03} ms", now / 1_000, now % 1_000)
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// How a node is called everywhere.
+pub fn name(id: NodeId) -> String {
+    format!("n{id}")
 }
 
 impl Picture {
@@ -46,34 +77,97 @@ impl Picture {
         Picture { on: false, ..Picture::of(0, 0) }
     }
 
+    /// Of the time between; at least a millisecond of it.
     pub fn of(from: u64, to: u64) -> Picture {
-        let (lines, arrows, marks, lives) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Picture { on: true, from, to, lines, arrows, marks, lives }
+        let from = from.min(u64::MAX - 1_000);
+        Picture {
+            on: true,
+            from,
+            to: to.max(from + 1_000),
+            lines: Vec::new(),
+            arrows: Vec::new(),
+            too_many: false,
+            marks: Vec::new(),
+            stretches: Vec::new(),
+            commits: Vec::new(),
+            names: Vec::new(),
+        }
     }
 
-    pub fn say(&mut self, now: u64, who: usize, text: impl FnOnce() -> String) {
+    /// Whether this is within what is drawn.
+    fn shows(&self, at: u64) -> bool {
+        self.on && (self.from..=self.to).contains(&at)
+    }
+
+    pub fn say(&mut self, now: u64, (who, id): (usize, NodeId), text: impl FnOnce() -> String) {
         if self.on {
             let text = text();
-            self.lines.push(format!("{}  machine {who}  {text}", stamp(now)));
-            self.marks.push(Mark { at: now, who, text });
+            self.lines.push(format!("{}  {:<4} {text}", stamp(now), name(id)));
+            if self.shows(now) {
+                self.marks.push(Mark { at: now, who, text });
+            }
         }
     }
 
-    pub fn note(&mut self, now: u64, text: impl FnOnce() -> String) {
+    fn begin(&mut self, now: u64, what: What, lanes: Vec<usize>) {
         if self.on {
-            self.lines.push(format!("{}             {}", stamp(now), text()));
+            self.stretches.push(Stretch { what, lanes, from: now, until: None });
         }
     }
 
-    pub fn up(&mut self, now: u64, who: usize) {
+    fn end(&mut self, now: u64, ends: impl Fn(&Stretch) -> bool) {
+        for stretch in self.stretches.iter_mut().filter(|s| s.until.is_none() && ends(s)) {
+            stretch.until = Some(now);
+        }
+    }
+
+    /// A fault strikes these machines; one that is over at once has no end.
+    pub fn fault(&mut self, now: u64, number: usize, lanes: Vec<usize>, text: String) {
         if self.on {
-            self.lives.push((who, now, None));
+            self.lines.push(format!("{}       fault {number}: {text}", stamp(now)));
+            self.begin(now, What::Fault(number, text), lanes);
+        }
+    }
+
+    /// A fault is over.
+    pub fn fault_ends(&mut self, now: u64, number: usize) {
+        self.end(now, |s| matches!(s.what, What::Fault(n, _) if n == number));
+    }
+
+    /// All faults are over.
+    pub fn faults_end(&mut self, now: u64) {
+        if self.on {
+            self.lines.push(format!("{}       all faults are over", stamp(now)));
+        }
+        self.end(now, |s| matches!(s.what, What::Fault(..)));
+    }
+
+    pub fn up(&mut self, now: u64, who: usize, id: NodeId) {
+        if self.on {
+            if now <= self.to && !self.names.contains(&(who, id)) {
+                self.names.push((who, id));
+            }
+            self.begin(now, What::Runs, vec![who]);
         }
     }
 
     pub fn down(&mut self, now: u64, who: usize) {
-        if let Some(life) = self.lives.iter_mut().rev().find(|(w, _, _)| *w == who) {
-            life.2.get_or_insert(now);
+        self.end(now, |s| s.lanes == [who] && matches!(s.what, What::Runs | What::Leads));
+    }
+
+    pub fn leads(&mut self, now: u64, who: usize) {
+        self.leads_no_more(now, who);
+        self.begin(now, What::Leads, vec![who]);
+    }
+
+    pub fn leads_no_more(&mut self, now: u64, who: usize) {
+        self.end(now, |s| s.lanes == [who] && s.what == What::Leads);
+    }
+
+    /// A member has applied all up to here: it is committed.
+    pub fn committed(&mut self, now: u64, who: usize, index: u64) {
+        if self.shows(now) {
+            self.commits.push((now, who, index));
         }
     }
 
@@ -85,114 +179,22 @@ impl Picture {
         arrives: Option<u64>,
         message: &PeerMessage,
     ) {
-        if self.on && now >= self.from && now < self.to && self.arrows.len() < ARROWS_MAX {
-            let heartbeat = matches!(message, PeerMessage::Consensus(m) if m.is_heartbeat());
-            self.arrows.push(Arrow { from, to, sent: now, arrives, heartbeat });
+        if !self.shows(now) {
+            return;
         }
+        if self.arrows.len() >= ARROWS_MAX {
+            self.too_many = true;
+            return;
+        }
+        let word = match message {
+            PeerMessage::Consensus(m) => format!("{m:?}"),
+            other => format!("{other:?}"),
+        };
+        let (kind, name) = (Kind::of(message), kinds::word(&word));
+        self.arrows.push(Arrow { from, to, sent: now, arrives, kind, name });
     }
 
     pub fn into_lines(self) -> Vec<String> {
         self.lines
-    }
-
-    /// Time runs downwards; each machine is a line, each message an arrow.
-    pub fn svg(&self, machines: usize) -> String {
-        let span = (self.to.saturating_sub(self.from)).max(1) as f64;
-        let height = (span / 1_000.0 * 6.0).clamp(400.0, 12_000.0);
-        let (lane, top, left) = (340.0, 50.0, 100.0);
-        let width = left + lane * machines as f64;
-        let x = |who: usize| left + lane * who as f64;
-        let y = |at: u64| top + (at.clamp(self.from, self.to) - self.from) as f64 / span * height;
-        let mut s = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{}\" \
-             font-family=\"sans-serif\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" \
-             fill=\"white\"/>\n<defs><marker id=\"a\" markerWidth=\"7\" markerHeight=\"7\" refX=\"6\" \
-             refY=\"3\" orient=\"auto\"><path d=\"M0,0 L6,3 L0,6 z\" fill=\"#888\"/></marker></defs>\n",
-            height + top + 30.0
-        );
-        for who in 0..machines {
-            let at = x(who);
-            let _ = writeln!(
-                s,
-                "<text x=\"{at}\" y=\"25\" text-anchor=\"middle\" font-size=\"14\">machine {who}</text>\
-                 <line x1=\"{at}\" x2=\"{at}\" y1=\"{top}\" y2=\"{}\" stroke=\"#ddd\" \
-                 stroke-dasharray=\"3 5\"/>",
-                top + height
-            );
-        }
-        self.lanes(&mut s, &x, &y);
-        self.ruler(&mut s, &y);
-        s.push_str("</svg>\n");
-        s
-    }
-
-    fn lanes(&self, s: &mut String, x: &dyn Fn(usize) -> f64, y: &dyn Fn(u64) -> f64) {
-        for (who, from, until) in &self.lives {
-            let (a, b) = (y(*from), y(until.unwrap_or(self.to)));
-            if *from < self.to && until.is_none_or(|u| u > self.from) {
-                let at = x(*who);
-                let _ = writeln!(
-                    s,
-                    "<line x1=\"{at}\" x2=\"{at}\" y1=\"{a}\" y2=\"{b}\" stroke=\"#2563a8\" \
-                     stroke-width=\"3\"/>"
-                );
-            }
-        }
-        for a in &self.arrows {
-            let (x1, y1) = (x(a.from), y(a.sent));
-            let (x2, y2, style) = match a.arrives {
-                Some(at) => {
-                    let colour = if a.heartbeat { "#ccc" } else { "#888" };
-                    let style = format!("stroke=\"{colour}\" marker-end=\"url(#a)\"");
-                    (x(a.to), y(at.min(self.to)), style)
-                }
-                // A lost one ends half-way.
-                None => {
-                    let middle = (x1 + x(a.to)) / 2.0;
-                    (middle, y1, "stroke=\"#c0392b\" stroke-dasharray=\"2 3\"".to_owned())
-                }
-            };
-            let _ = writeln!(s, "<line x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\" {style}/>");
-        }
-        let mut below = 0.0f64;
-        for m in self.marks.iter().filter(|m| m.at >= self.from && m.at <= self.to) {
-            let colour = match &m.text {
-                t if t.starts_with("leads") => "#1e8449",
-                t if t.starts_with("loses") || t.starts_with("dies") || t.starts_with("stops") => {
-                    "#c0392b"
-                }
-                _ => "#333",
-            };
-            // Texts of one moment stand below each other.
-            below = below.max(y(m.at));
-            let _ = writeln!(
-                s,
-                "<circle cx=\"{}\" cy=\"{}\" r=\"3.5\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\" \
-                 fill=\"{colour}\">{}</text>",
-                x(m.who),
-                y(m.at),
-                x(m.who) + 7.0,
-                below + 4.0,
-                escape(&m.text)
-            );
-            below += 12.0;
-        }
-    }
-
-    fn ruler(&self, s: &mut String, y: &dyn Fn(u64) -> f64) {
-        let span = (self.to - self.from).max(1);
-        let step = [5_000, 10_000, 50_000, 100_000, 500_000].into_iter().find(|d| span / d <= 60);
-        let step = step.unwrap_or(1_000_000);
-        let mut at = self.from.div_ceil(step) * step;
-        while at <= self.to {
-            let place = y(at);
-            let _ = writeln!(
-                s,
-                "<text x=\"8\" y=\"{}\" fill=\"#666\">{} ms</text>",
-                place + 4.0,
-                at / 1_000
-            );
-            at += step;
-        }
     }
 }
