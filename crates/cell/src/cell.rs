@@ -41,6 +41,8 @@ pub struct CellLimits {
     pub quota_bytes: u64,
     /// Records of superseded versions removed in one turn.
     pub compact_budget: usize,
+    /// Bytes of a snapshot's piece, about. Sane: 64 KiB to 4 MiB.
+    pub snapshot_piece_bytes: usize,
     /// Pieces of a snapshot on their way at once.
     pub snapshot_window: usize,
     /// A peer's silence after which a snapshot's stream is given up.
@@ -59,6 +61,7 @@ impl Default for CellLimits {
             sync_ms: 10_000,
             quota_bytes: 2 << 30,
             compact_budget: 500,
+            snapshot_piece_bytes: 256 << 10,
             snapshot_window: 8,
             snapshot_idle_ms: 10_000,
         }

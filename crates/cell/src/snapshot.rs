@@ -31,7 +31,6 @@ use synod_mvcc::{
     Published, SnapshotCursor, SnapshotReader, SnapshotWriter, Store, StoreError, View,
 };
 
-const CHUNK_BYTES: usize = 256 << 10;
 const RESEND_MS: u64 = 500;
 
 /// Streams that this node sends, and the one that it receives.
@@ -433,7 +432,7 @@ fn pump<V: View>(
     }
     s.reading = true;
     let (writer, mut cursor) =
-        (SnapshotWriter::new(s.state.clone(), CHUNK_BYTES), s.cursor.clone());
+        (SnapshotWriter::new(s.state.clone(), limits.snapshot_piece_bytes), s.cursor.clone());
     let count = window - s.unacked.len();
     let read = move || {
         let mut pieces = Vec::new();

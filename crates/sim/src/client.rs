@@ -123,7 +123,7 @@ impl World {
         if self.clients[number].resting {
             return Ok(());
         }
-        let who = self.rng.below(self.machines.len() as u64) as usize;
+        let who = self.any_machine();
         if self.machines[who].up.is_none() {
             return Ok(());
         }

@@ -3,10 +3,12 @@
 
 use crate::disk::Failing;
 use crate::filer::Filer;
+use crate::machine::Machine;
 use crate::oracle::Found;
+use crate::scenario::Fault;
 use crate::schedule::Act;
 use crate::world::{Event, Waiter, World};
-use synod_base::NodeId;
+use synod_base::{NodeId, Rng};
 use synod_cell::{CellInput, Failure, Reply, Work};
 use synod_consensus::Change;
 use synod_mvcc::{Command, MemberInfo};
@@ -21,28 +23,16 @@ impl World {
         let relent = |lasts: u64| (lasts, Event::Relent { act: number });
         self.show_fault(number, &act);
         let (wait, then) = match act {
-            Act::Storm { loss, twice, late, lasts } => {
-                self.network.storm(Some((loss, twice, late)));
-                relent(lasts)
-            }
-            Act::SlowLink { from, to, delay, lasts } => {
-                self.network.slow(from, to, delay);
-                relent(lasts)
-            }
-            Act::Isolate { who, lasts } => {
-                for other in 0..self.machines.len() {
-                    self.network.cut(who, other);
-                    self.network.cut(other, who);
-                }
-                relent(lasts)
-            }
-            Act::Cut { from, to, both, lasts } => {
-                self.network.cut(from, to);
-                if both {
-                    self.network.cut(to, from);
-                }
-                relent(lasts)
-            }
+            Act::Storm { .. }
+            | Act::SlowLink { .. }
+            | Act::Isolate { .. }
+            | Act::Cut { .. }
+            | Act::Close { .. }
+            | Act::Star { .. }
+            | Act::Chain { .. } => match self.strike_links(&act) {
+                Some(lasts) => relent(lasts),
+                None => return,
+            },
             Act::Crash { who, down } => {
                 let power = self.rng.one_in(2);
                 self.kill(who, power);
@@ -96,6 +86,49 @@ impl World {
         self.after(wait, then);
     }
 
+    /// What befalls the network. Says for how long, if it has an end.
+    fn strike_links(&mut self, act: &Act) -> Option<u64> {
+        match *act {
+            Act::Storm { loss, twice, late, lasts } => {
+                self.network.storm(Some((loss, twice, late)));
+                Some(lasts)
+            }
+            Act::SlowLink { from, to, delay, lasts } => {
+                self.network.slow(from, to, delay);
+                Some(lasts)
+            }
+            Act::Isolate { who, lasts } => {
+                for other in 0..self.machines.len() {
+                    self.network.cut(who, other);
+                    self.network.cut(other, who);
+                }
+                Some(lasts)
+            }
+            Act::Cut { from, to, both, lasts } => {
+                self.network.cut(from, to);
+                if both {
+                    self.network.cut(to, from);
+                }
+                Some(lasts)
+            }
+            Act::Close { from, to } => {
+                self.hang_up(from, to);
+                None
+            }
+            Act::Star { hub, lasts } => {
+                self.star(hub);
+                Some(lasts)
+            }
+            Act::Chain { first, lasts } => {
+                let count = self.machines.len();
+                let place = |who: usize| (who + count - first) % count;
+                self.network.keep_only(count, |a, b| place(a).abs_diff(place(b)) == 1);
+                Some(lasts)
+            }
+            _ => None,
+        }
+    }
+
     /// It is told in words, and drawn on the lanes of those whom it strikes.
     fn show_fault(&mut self, number: usize, act: &Act) {
         let all: Vec<usize> = (0..self.machines.len()).collect();
@@ -145,11 +178,32 @@ impl World {
                 self.network.mend(from, to);
                 self.network.mend(to, from);
             }
+            Act::Star { .. } | Act::Chain { .. } => {
+                self.network.keep_only(self.machines.len(), |_, _| true);
+            }
             Act::Pause { who, .. } => self.resume(who),
             Act::Ambush { .. } => self.ambush = 0,
             Act::SlowDisk { who, .. } => self.machines[who].sync_us = 0,
             Act::FullDisk { who, .. } => self.machines[who].disk.set_full(false),
             _ => {}
+        }
+    }
+
+    /// Everybody reaches `hub`, and nobody else.
+    fn star(&mut self, hub: usize) {
+        self.network.keep_only(self.machines.len(), |a, b| a == hub || b == hub);
+    }
+
+    fn hang_up(&mut self, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        self.network.close(self.now, from, to);
+        for (one, other) in [(from, to), (to, from)] {
+            let id = self.machines[other].id;
+            if self.network.carries(other, one) {
+                self.after(50, Event::Disconnect { from: id, to: one });
+            }
         }
     }
 
@@ -163,9 +217,50 @@ impl World {
         }
     }
 
+    /// The faults end, but for one that stays: a minority is down, or only one node reaches a
+    /// majority. Says whether there is such a one.
+    pub fn mend_but_one(&mut self) -> bool {
+        let mut rng = Rng::new(self.scenario.seed ^ 0x57a7);
+        let faults = &self.scenario.faults;
+        let (partial, minority) = (faults.has(Fault::Partial), faults.has(Fault::Minority));
+        if self.machines.len() < 3 || !(partial || minority) {
+            return false;
+        }
+        let sound = |m: &Machine| self.is_a_voter(m) && !m.rotted && !m.rot.is_set();
+        let first = rng.below(self.machines.len() as u64) as usize;
+        let order = (0..self.machines.len()).map(|n| (first + n) % self.machines.len());
+        let sound: Vec<usize> = order.filter(|w| sound(&self.machines[*w])).collect();
+        self.mend_all();
+        if partial && (!minority || rng.one_in(2)) {
+            let Some(hub) = sound.into_iter().find(|w| self.machines[*w].up.is_some()) else {
+                return false;
+            };
+            self.say(hub, || "is the only one that the others reach".into());
+            self.star(hub);
+            // Another one may lead, and then not all reach it; the hub does.
+            self.asked = Some(hub);
+            return true;
+        }
+        // Those that are lost, or may be found to be, count among them.
+        let (most, all) = ((self.machines.len() - 1) / 2, self.machines.len());
+        for who in sound.iter().take(most.saturating_sub(all - sound.len())) {
+            self.kill(*who, false);
+            self.machines[*who].held_down = true;
+        }
+        true
+    }
+
+    /// Whether everybody who is up takes it for a voter.
+    fn is_a_voter(&self, machine: &Machine) -> bool {
+        let ups = self.machines.iter().filter_map(|m| m.up.as_ref());
+        !machine.away && ups.into_iter().all(|up| up.cell.membership().voters.contains(&machine.id))
+    }
+
     /// Everything that was broken works again.
     pub fn mend_all(&mut self) {
         self.calm = true;
+        self.asked = None;
+        self.machines.iter_mut().for_each(|m| m.held_down = false);
         self.picture.faults_end(self.now);
         self.ambush = 0;
         self.network.heal();

@@ -122,7 +122,7 @@ impl World {
         {
             filer.begin_anew();
         }
-        let who = self.rng.below(self.machines.len() as u64) as usize;
+        let who = self.any_machine();
         self.read_cached(number)?;
         if !self.rng.one_in(4) {
             self.hear_of_writers(number, who)?;
@@ -165,7 +165,7 @@ impl World {
 
     /// Sends a request whose answer nobody waits for, to any member.
     fn tell(&mut self, command: Command) {
-        let who = self.rng.below(self.machines.len() as u64) as usize;
+        let who = self.any_machine();
         self.tickets += 1;
         let ticket = self.tickets;
         self.waiting.insert(ticket, Waiter::Nobody);

@@ -1,13 +1,14 @@
 //! A simulated machine: its disk and clock outlive the process that runs on it.
 
 use crate::disk::SimDisk;
-use crate::scenario::Scenario;
+use crate::oracle::Found;
+use crate::scenario::{Scenario, is_newer};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_base::{NodeId, Rng, Tick};
 use synod_cell::{Cell, CellInput, CellLimits, CellOutput, SnapshotPieces};
 use synod_consensus::{Limits, Membership, Recovered, SnapshotMeta, WriteSeq};
-use synod_mvcc::{MemStore, MemberInfo, Rot, State, StateLimits, Store, Syncer};
+use synod_mvcc::{HashKv, MemStore, MemberInfo, Revision, Rot, State, StateLimits, Store, Syncer};
 use synod_wal::{Journal, JournalError, Options, Retention};
 
 /// The least time to live of a lease, s.
@@ -23,6 +24,7 @@ pub enum Job {
 
 /// A process that runs.
 pub struct Up {
+    pub id: NodeId,
     pub cell: Cell<MemStore>,
     pub journal: Journal<SimDisk>,
     retention: Retention,
@@ -85,6 +87,8 @@ pub struct Machine {
     version: u32,
     /// It lost its disk and is not yet a member again.
     pub away: bool,
+    /// It is not started for now.
+    pub held_down: bool,
 }
 
 /// Why a process did not start.
@@ -106,7 +110,10 @@ pub fn peer_url(number: usize) -> Vec<String> {
 pub fn limits(scenario: &Scenario) -> CellLimits {
     let seed = scenario.seed;
     let steady = !scenario.faults.has(crate::scenario::Fault::Clock);
+    let drifts = scenario.faults.has(crate::scenario::Fault::Drift);
     let pick = |of: [usize; 3], salt: u64| of[Rng::new(seed ^ salt).below(3) as usize];
+    // The state is a few KiB: a snapshot of it is to have many pieces.
+    let pieces = if is_newer(seed) { pick([64, 300, 2 << 10], 5) } else { 256 << 10 };
     CellLimits {
         consensus: Limits {
             append_bytes_max: pick([150, 700, 4 << 10], 1),
@@ -117,9 +124,11 @@ pub fn limits(scenario: &Scenario) -> CellLimits {
             retained_bytes_max: 64 << 10,
             // They assume clocks that differ in rate by little, and do not jump.
             lease_reads: steady && pick([0, 1, 1], 4) == 1,
-            lease_drift_percent: 10,
+            // With clocks that drift the bound is near what they do.
+            lease_drift_percent: if drifts { 1 } else { 10 },
             ..Limits::default()
         },
+        snapshot_piece_bytes: pieces,
         request_ms: 1_500,
         sync_bytes: 6 << 10,
         sync_ms: 400,
@@ -145,6 +154,7 @@ impl Machine {
             rotted: false,
             version: synod_wal::VERSION,
             away: false,
+            held_down: false,
         }
     }
 
@@ -204,6 +214,7 @@ impl Machine {
         cell.observe();
         let retention = Retention::new(journal.segments(), cell.last_index());
         self.up = Some(Up {
+            id: self.id,
             cell,
             journal,
             retention,
@@ -255,7 +266,19 @@ fn found(state: &mut State<MemStore>, nodes: u64) -> Result<(), synod_mvcc::Stor
     state.store_mut().sync()
 }
 
+/// Hashes are compared at every so many revisions.
+const MILESTONE: i64 = 16;
+
 impl Up {
+    /// What HashKV says of the last revision that is a milestone, if one is among these.
+    pub fn hash_of_a_milestone(&self, made: &[Revision]) -> Result<Option<HashKv>, Found> {
+        let last = made.iter().rev().map(|r| r.revision).find(|r| r % MILESTONE == 0);
+        let Some(revision) = last else { return Ok(None) };
+        let hash = self.cell.reader().published().hash_kv(revision);
+        // It may have been compacted at once.
+        hash.map(Result::ok).map_err(|e| ("store", e.to_string()))
+    }
+
     /// Begins a sync of everything that waits; says whether there is something.
     pub fn begin_batch(&mut self) -> bool {
         if self.batch.is_empty() {

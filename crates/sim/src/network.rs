@@ -12,6 +12,8 @@ pub struct Network {
     storm: Option<(u64, u64, u64)>,
     /// When the last message of a link arrives: later ones do not overtake it.
     last: BTreeMap<(usize, usize), u64>,
+    /// When the connection was closed: what was sent before does not arrive any more.
+    closed: BTreeMap<(usize, usize), u64>,
 }
 
 impl Network {
@@ -21,6 +23,25 @@ impl Network {
 
     pub fn mend(&mut self, from: usize, to: usize) {
         self.cut.remove(&(from, to));
+    }
+
+    /// Cuts all links but those that `keeps`; the others are mended.
+    pub fn keep_only(&mut self, machines: usize, keeps: impl Fn(usize, usize) -> bool) {
+        let pairs = (0..machines).flat_map(|a| (0..machines).map(move |b| (a, b)));
+        self.cut = pairs.filter(|(a, b)| a != b && !keeps(*a, *b)).collect();
+    }
+
+    /// A connection closes, with all that is on its way; the next one begins.
+    pub fn close(&mut self, now: u64, a: usize, b: usize) {
+        for link in [(a, b), (b, a)] {
+            self.closed.insert(link, now);
+            self.last.remove(&link);
+        }
+    }
+
+    /// Whether what was sent then was lost with its connection.
+    pub fn was_closed(&self, from: usize, to: usize, sent: u64) -> bool {
+        self.closed.get(&(from, to)).is_some_and(|at| sent <= *at)
     }
 
     pub fn slow(&mut self, from: usize, to: usize, delay: u64) {
@@ -36,7 +57,8 @@ impl Network {
     }
 
     pub fn heal(&mut self) {
-        *self = Network { last: std::mem::take(&mut self.last), ..Network::default() };
+        let (last, closed) = (std::mem::take(&mut self.last), std::mem::take(&mut self.closed));
+        *self = Network { last, closed, ..Network::default() };
     }
 
     pub fn carries(&self, from: usize, to: usize) -> bool {

@@ -13,7 +13,7 @@ use crate::office::{Active, the_best_was_elected};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_base::NodeId;
 use synod_cell::Agreed;
-use synod_mvcc::{Command, Error, Outcome, Revision};
+use synod_mvcc::{Command, Error, HashKv, Outcome, Revision};
 
 /// Which rule was broken, and how.
 pub type Found = (&'static str, String);
@@ -39,6 +39,8 @@ pub struct Oracle {
     pub locks: Locks,
     pub active: Active,
     leaders: BTreeMap<u64, NodeId>,
+    /// Revision and compacted revision -> what HashKV said of it, and who was first.
+    hashes: BTreeMap<(i64, i64), (u32, NodeId)>,
     /// By how much clocks have jumped, µs.
     pub jumped: u64,
 }
@@ -58,6 +60,7 @@ impl Oracle {
             locks: Locks::default(),
             active: Active::default(),
             leaders: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             jumped: 0,
         }
     }
@@ -193,6 +196,17 @@ impl Oracle {
                 let what = format!("{at} made {revision:?}, expected {expected:?}");
                 return Err(("revisions", what));
             }
+        }
+        Ok(())
+    }
+
+    /// What a member's HashKV says: the same as any other's at the same revisions.
+    pub fn hashed(&mut self, at: NodeId, hash: HashKv) -> Result<(), Found> {
+        let place = (hash.hash_revision, hash.compact_revision);
+        let (known, first) = *self.hashes.entry(place).or_insert((hash.hash, at));
+        if known != hash.hash {
+            let what = format!("{at} has {hash:?}, {first} has {known}");
+            return Err(("equal hashes", what));
         }
         Ok(())
     }

@@ -43,13 +43,21 @@ pub enum Act {
     Replace { who: usize, down: u64 },
     /// Leadership is to go to somebody else.
     Transfer { to: usize },
+    /// A connection closes, and both ends are told.
+    Close { from: usize, to: usize },
+    /// Everybody reaches this machine, and nobody else.
+    Star { hub: usize, lasts: u64 },
+    /// Each reaches only its neighbours, from this machine on.
+    Chain { first: usize, lasts: u64 },
 }
 
 impl Act {
     /// Whom it strikes; `None`: all.
     pub fn strikes(&self) -> Option<Vec<usize>> {
         match self {
-            Act::SlowLink { from, to, .. } | Act::Cut { from, to, .. } => Some(vec![*from, *to]),
+            Act::SlowLink { from, to, .. }
+            | Act::Cut { from, to, .. }
+            | Act::Close { from, to } => Some(vec![*from, *to]),
             Act::Isolate { who, .. }
             | Act::Crash { who, .. }
             | Act::Pause { who, .. }
@@ -62,9 +70,8 @@ impl Act {
             | Act::Astray { who, .. }
             | Act::Replace { who, .. } => Some(vec![*who]),
             Act::Transfer { to } => Some(vec![*to]),
-            Act::Storm { .. } | Act::Ambush { .. } | Act::Blackout { .. } | Act::Upgrade { .. } => {
-                None
-            }
+            Act::Storm { .. } | Act::Ambush { .. } | Act::Blackout { .. } => None,
+            Act::Star { .. } | Act::Chain { .. } | Act::Upgrade { .. } => None,
         }
     }
 
@@ -76,6 +83,8 @@ impl Act {
                 | Act::SlowLink { .. }
                 | Act::Isolate { .. }
                 | Act::Cut { .. }
+                | Act::Star { .. }
+                | Act::Chain { .. }
                 | Act::Ambush { .. }
                 | Act::Pause { .. }
                 | Act::SlowDisk { .. }
@@ -125,6 +134,13 @@ impl Act {
             Act::Upgrade { gap, .. } => format!("upgrade of all, one each {}", ms(gap)),
             Act::Replace { who, .. } => format!("{} is lost for good", name(*who)),
             Act::Transfer { to } => format!("{} is to lead", name(*to)),
+            Act::Close { from, to } => format!("{}↔{} closes", name(*from), name(*to)),
+            Act::Star { hub, lasts } => {
+                format!("only {} is reached, for {}", name(*hub), ms(lasts))
+            }
+            Act::Chain { first, lasts } => {
+                format!("a chain from {} on, for {}", name(*first), ms(lasts))
+            }
         }
     }
 }
@@ -134,8 +150,8 @@ const FIRST: u64 = 600_000;
 /// The faults of a scenario in order of time.
 pub fn draw(scenario: &Scenario) -> Vec<(u64, Act)> {
     let mut rng = Rng::new(scenario.seed ^ 0x5eed_fa17);
-    let kinds: Vec<Fault> =
-        scenario.faults.0.iter().copied().filter(|f| *f != Fault::Clock).collect();
+    let strikes = |f: &Fault| !matches!(f, Fault::Clock | Fault::Minority | Fault::Drift);
+    let kinds: Vec<Fault> = scenario.faults.0.iter().copied().filter(strikes).collect();
     let jumps = scenario.faults.has(Fault::Clock);
     let mut acts = Vec::new();
     if kinds.is_empty() && !jumps {
@@ -205,5 +221,9 @@ fn one(kind: Fault, nodes: u64, rng: &mut Rng) -> Act {
         }
         Fault::Replace => Act::Replace { who, down: lasts(rng) },
         Fault::Transfer => Act::Transfer { to },
+        Fault::Close => Act::Close { from: who, to },
+        Fault::Partial if rng.one_in(2) => Act::Star { hub: who, lasts: lasts(rng) },
+        Fault::Partial => Act::Chain { first: who, lasts: lasts(rng) },
+        Fault::Minority | Fault::Drift => unreachable!("they strike nobody at a time"),
     }
 }

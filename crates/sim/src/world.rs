@@ -25,7 +25,7 @@ const TURN_US: u64 = 20;
 pub enum Event {
     Tick { who: usize, life: u64 },
     Turn { who: usize, life: u64 },
-    Arrive { from: NodeId, to: usize, id: NodeId, bytes: Bytes },
+    Arrive(Arrival),
     Disconnect { from: NodeId, to: usize },
     Written { who: usize, life: u64 },
     Synced { who: usize, life: u64 },
@@ -38,6 +38,16 @@ pub enum Event {
     Client { client: usize },
     Filer { filer: usize },
     Rejoin { who: usize },
+}
+
+/// A message at the end of its way.
+pub struct Arrival {
+    from: NodeId,
+    /// The machine that sent it, when, and the one that it reaches.
+    link: (usize, u64, usize),
+    /// Whom it is for.
+    id: NodeId,
+    bytes: Bytes,
 }
 
 /// An event in the queue: the earliest is the greatest; of those at one time, the
@@ -85,6 +95,8 @@ pub struct World {
     /// Ticket -> who waits.
     pub waiting: BTreeMap<u64, Waiter>,
     pub watchers: Vec<Watcher>,
+    /// The only machine that clients ask.
+    pub asked: Option<usize>,
     pub acts: Vec<(u64, Act)>,
     pub struck: usize,
     pub calm: bool,
@@ -125,7 +137,7 @@ fn is_decision(event: &CellEvent) -> bool {
 impl World {
     pub fn new(scenario: Scenario, picture: Picture) -> World {
         let mut rng = Rng::new(scenario.seed);
-        let drifts = scenario.faults.has(Fault::Clock);
+        let drifts = scenario.faults.has(Fault::Clock) || scenario.faults.has(Fault::Drift);
         let machines = (0..scenario.nodes as usize)
             .map(|n| Machine::new(n, Clock::draw(&mut rng, drifts)))
             .collect();
@@ -136,6 +148,7 @@ impl World {
             clients: (0..scenario.clients).map(Client::new).collect(),
             filers: (0..scenario.file_clients).map(|_| Filer::default()).collect(),
             watchers: vec![Watcher::new(all.clone()), Watcher::new(one), Watcher::new(all)],
+            asked: None,
             scenario,
             rng,
             now: 0,
@@ -184,6 +197,12 @@ impl World {
         self.picture.say(self.now, (who, self.machines[who].id), text);
     }
 
+    /// A machine that a client may ask.
+    pub fn any_machine(&mut self) -> usize {
+        let any = self.rng.below(self.machines.len() as u64) as usize;
+        self.asked.unwrap_or(any)
+    }
+
     fn name(&self, who: usize) -> String {
         crate::picture::name(self.machines[who].id)
     }
@@ -215,14 +234,7 @@ impl World {
                     self.turn(who)?;
                 }
             }
-            Event::Arrive { from, to, id, bytes } => {
-                if self.machines[to].up.is_some() && self.machines[to].id == id {
-                    match PeerMessage::decode(bytes) {
-                        Ok(message) => self.input(to, CellInput::Peer { from, message }),
-                        Err(e) => return Err(("codec", format!("from {from}: {e}"))),
-                    }
-                }
-            }
+            Event::Arrive(arrival) => self.arrive(arrival)?,
             Event::Disconnect { from, to } => self.input(to, CellInput::Disconnected(from)),
             Event::Written { who, life } => {
                 if self.lives(who, life) {
@@ -316,7 +328,11 @@ impl World {
             CellOutput::Send { to, message } => self.send(who, to, &message),
             CellOutput::Done { ticket, result } => self.done(who, ticket, result)?,
             CellOutput::Revisions(revisions) => {
-                self.oracle.revisions(self.machines[who].id, &revisions)?;
+                let (id, hash) = (up.id, up.hash_of_a_milestone(&revisions)?);
+                self.oracle.revisions(id, &revisions)?;
+                if let Some(hash) = hash {
+                    self.oracle.hashed(id, hash)?;
+                }
                 for watcher in self.watchers.iter_mut().filter(|w| w.at == Some(who)) {
                     watcher.feed(&revisions, &self.oracle.model)?;
                 }
@@ -375,8 +391,21 @@ impl World {
         self.picture.message(self.now, from, target, times[0], message);
         for at in times.into_iter().flatten() {
             let bytes = bytes.clone();
-            self.at(at, Event::Arrive { from: sender, to: target, id: to, bytes });
+            let link = (from, self.now, target);
+            self.at(at, Event::Arrive(Arrival { from: sender, link, id: to, bytes }));
         }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) -> Result<(), Found> {
+        let Arrival { from, link: (sender, sent, to), id, bytes } = arrival;
+        let there = self.machines[to].up.is_some() && self.machines[to].id == id;
+        if !there || self.network.was_closed(sender, to, sent) {
+            return Ok(());
+        }
+        let message = PeerMessage::decode(bytes);
+        let message = message.map_err(|e| ("codec", format!("from {from}: {e}")))?;
+        self.input(to, CellInput::Peer { from, message });
+        Ok(())
     }
 
     fn start_sync(&mut self, who: usize) {
@@ -424,7 +453,8 @@ impl World {
     }
 
     fn start(&mut self, who: usize) -> Result<(), Found> {
-        if self.machines[who].up.is_some() || self.machines[who].away {
+        let machine = &self.machines[who];
+        if machine.up.is_some() || machine.away || machine.held_down {
             return Ok(());
         }
         self.start_process(who)

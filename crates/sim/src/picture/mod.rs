@@ -10,6 +10,9 @@ use synod_cell::PeerMessage;
 /// Arrows in a diagram at most: more cannot be told apart.
 const ARROWS_MAX: usize = 4_000;
 
+/// No run lasts so long, µs: what is added to it still is a time.
+const LATEST: u64 = 1 << 50;
+
 struct Arrow {
     from: usize,
     to: usize,
@@ -79,11 +82,11 @@ impl Picture {
 
     /// Of the time between; at least a millisecond of it.
     pub fn of(from: u64, to: u64) -> Picture {
-        let from = from.min(u64::MAX - 1_000);
+        let from = from.min(LATEST);
         Picture {
             on: true,
             from,
-            to: to.max(from + 1_000),
+            to: to.min(2 * LATEST).max(from + 1_000),
             lines: Vec::new(),
             arrows: Vec::new(),
             too_many: false,
