@@ -254,7 +254,7 @@ impl<S: Store> State<S> {
     /// Moves the applied index over an entry that is no command.
     pub fn skip(&mut self, index: u64, term: u64) {
         // A change of the membership brings several commands in one entry.
-        debug_assert!(index >= self.meta.applied, "entry {index} comes late");
+        assert!(index >= self.meta.applied, "entry {index} comes late");
         self.meta.applied = index;
         self.meta.term = term;
     }

@@ -1,4 +1,4 @@
-//! A failing scenario made smaller while it still fails: fewer machines,
+//! A failing scenario made smaller while it still breaks the same rule: fewer machines,
 //! clients, kinds of fault, scheduled faults, less time.
 
 use crate::run::{Violation, run};
@@ -16,7 +16,9 @@ pub fn shrink(scenario: &Scenario, budget: usize) -> Option<(Scenario, Violation
                 return Some(best);
             }
             left -= 1;
-            if let Some(violation) = run(&candidate).violation {
+            // Another rule would be another story.
+            let same = run(&candidate).violation.filter(|v| v.rule == best.1.rule);
+            if let Some(violation) = same {
                 best = (candidate, violation);
                 smaller = true;
                 break;
@@ -46,6 +48,8 @@ fn candidates(s: &Scenario, failed_ms: u64) -> Vec<Scenario> {
     }
     add(&|c| c.ms = (s.ms / 2).max(1_000).min(s.ms));
     add(&|c| c.clients = (s.clients / 2).max(1));
+    add(&|c| c.file_clients = 0);
+    add(&|c| c.file_clients = s.file_clients / 2);
     if s.without.is_empty() {
         for fault in &s.faults.0 {
             add(&|c| {
@@ -63,4 +67,24 @@ fn candidates(s: &Scenario, failed_ms: u64) -> Vec<Scenario> {
         size /= 2;
     }
     all
+}
+
+#[test]
+fn a_smaller_one_has_fewer_of_everything() {
+    let scenario = Scenario::of_seed(synod_consensus::Protocol::Raft, 5, 4);
+    let smaller = candidates(&scenario, 3_000);
+    for what in [
+        &(|c: &Scenario| c.nodes < 5) as &dyn Fn(&Scenario) -> bool,
+        &|c| c.ms <= 3_001,
+        &|c| c.clients < scenario.clients,
+        &|c| c.file_clients == 0,
+        &|c| c.faults.0.len() < scenario.faults.0.len(),
+        &|c| !c.without.is_empty(),
+    ] {
+        assert!(smaller.iter().any(what));
+    }
+    assert!(!smaller.contains(&scenario));
+    // One that breaks no rule has no smaller one.
+    let calm = Scenario { faults: Faults::default(), ms: 1_000, file_clients: 0, ..scenario };
+    assert!(shrink(&calm, 5).is_none());
 }

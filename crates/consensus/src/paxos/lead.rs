@@ -244,7 +244,7 @@ impl Paxos {
         if chosen || self.slots.get(first).is_some_and(|s| s.chosen) {
             // Learnt from a report: nothing is open about it. What is proposed
             // again comes one by one, and nothing is chosen behind that.
-            debug_assert_eq!(row.len(), 1, "nobody knows an own value to be chosen yet");
+            assert_eq!(row.len(), 1, "nobody knows an own value to be chosen yet");
             return self.advance();
         }
         let bytes = cost_of(&row);

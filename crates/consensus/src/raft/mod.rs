@@ -427,7 +427,7 @@ impl Raft {
             self.emitted += entries.len() as u64;
             self.out.push(Output::Commit(entries));
         }
-        debug_assert!(self.applied <= self.emitted && self.commit <= self.log.last());
+        assert!(self.applied <= self.emitted && self.commit <= self.log.last());
     }
 }
 

@@ -403,7 +403,7 @@ impl Zab {
             self.emitted += entries.len() as u64;
             self.out.push(Output::Commit(entries));
         }
-        debug_assert!(self.applied <= self.emitted && self.commit <= self.log.last());
+        assert!(self.applied <= self.emitted && self.commit <= self.log.last());
     }
 }
 

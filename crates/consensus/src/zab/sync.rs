@@ -173,7 +173,7 @@ impl Zab {
                 return Err("an unreadable membership");
             }
         }
-        debug_assert!(prev <= self.log.last(), "the history has no holes");
+        assert!(prev <= self.log.last(), "the history has no holes");
         let held = entries.iter().take_while(|e| e.index <= self.log.last()).count();
         let other = |e: &Entry| self.log.term(e.index).is_some_and(|term| term != e.term);
         if entries[..held].iter().any(other) {

@@ -1,3 +1,6 @@
 //! Checkers that know nothing of the simulator.
 
 pub mod linear;
+
+#[cfg(test)]
+mod histories;
