@@ -35,7 +35,7 @@ pub(crate) struct CheckFlags {
     /// without any it is healthy as long as this process runs
     #[arg(long, value_name = "CHECK")]
     pub check: Vec<Check>,
-    /// Time between checks (half of it while one fails that has passed), and for one check
+    /// Time between checks (half of it while one fails that has passed), and for one check (less then)
     #[arg(long, default_value_t = 500, value_name = "MS")]
     every: u64,
     /// Checks in a row that must pass before it is healthy
@@ -63,20 +63,62 @@ impl CheckFlags {
     pub fn run(&self, reports: Option<Reports>) -> mpsc::Receiver<Outcome> {
         let (tx, rx) = mpsc::channel(1);
         let (checks, every) = (self.check.clone(), Duration::from_millis(self.every.max(10)));
-        let mut health = self.health();
+        let mut pace = Pace { every, usual: Duration::ZERO, health: self.health() };
         tokio::spawn(async move {
             loop {
                 let begun = Instant::now();
-                let result = round(&checks, every, reports.as_ref()).await;
-                health.checked(result.is_ok());
-                if tx.send(result).await.is_err() {
-                    return;
+                let result = round(&checks, pace.time(), reports.as_ref()).await;
+                for _ in 0..pace.counts(result.is_ok(), begun.elapsed()) {
+                    if tx.send(result.clone()).await.is_err() {
+                        return;
+                    }
                 }
-                let pause = if health.is_in_doubt() { every / 2 } else { every };
-                tokio::time::sleep_until(begun + pause).await;
+                tokio::time::sleep_until(begun + pace.pause()).await;
             }
         });
         rx
+    }
+}
+
+/// The least time that a check has while one before it has failed, if it has so much
+/// otherwise: a machine may be busy.
+const TIME_IN_DOUBT: Duration = Duration::from_millis(250);
+
+/// When checks are made, and how much time they have.
+struct Pace {
+    /// Between two, and for one, unless there is doubt.
+    every: Duration,
+    /// How long the last one took that passed.
+    usual: Duration,
+    health: Health,
+}
+
+impl Pace {
+    /// How much time the next check has: less while one fails that has passed, but enough
+    /// for one that is as slow as it was when it passed.
+    fn time(&self) -> Duration {
+        if !self.health.is_in_doubt() {
+            return self.every;
+        }
+        (self.every / 2).max(TIME_IN_DOUBT).max(2 * self.usual).min(self.every)
+    }
+
+    /// A check ended after so long. How many results it stands for: one that hung, as many
+    /// as there would have been meanwhile of such that fail at once.
+    fn counts(&mut self, passed: bool, took: Duration) -> u32 {
+        let count = if !passed && took >= self.every { 2 } else { 1 };
+        for _ in 0..count {
+            self.health.checked(passed);
+        }
+        if passed {
+            self.usual = took;
+        }
+        count
+    }
+
+    /// From the begin of a check to that of the next.
+    fn pause(&self) -> Duration {
+        if self.health.is_in_doubt() { self.every / 2 } else { self.every }
     }
 }
 
@@ -164,6 +206,51 @@ async fn get(authority: &str, path: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A healthy one's, of three failures.
+    fn pace(every: u64, usual: u64) -> Pace {
+        let mut health = Health::new(1, 3);
+        assert_eq!(health.checked(true), Some(true));
+        let ms = Duration::from_millis;
+        Pace { every: ms(every), usual: ms(usual), health }
+    }
+
+    /// From the begin of the first check that fails; each of them takes so long, or as
+    /// long as it may.
+    fn believed_after(mut pace: Pace, takes: Duration) -> Duration {
+        let mut begun = Duration::ZERO;
+        loop {
+            let took = takes.min(pace.time());
+            pace.counts(false, took);
+            if pace.health.healthy() == Some(false) {
+                return begun + took;
+            }
+            begun += took.max(pace.pause());
+        }
+    }
+
+    #[test]
+    fn a_check_that_hangs_is_believed_in_time() {
+        let ms = Duration::from_millis;
+        assert_eq!(believed_after(pace(500, 10), Duration::ZERO), ms(500));
+        assert_eq!(believed_after(pace(500, 10), Duration::MAX), ms(750));
+        assert_eq!(believed_after(pace(4_000, 10), Duration::MAX), ms(6_000));
+    }
+
+    #[test]
+    fn a_slow_check_has_its_time_in_doubt_too() {
+        let in_doubt = |every, usual| {
+            let mut pace = pace(every, usual);
+            assert_eq!(pace.time(), pace.every);
+            assert_eq!(pace.counts(false, Duration::ZERO), 1);
+            pace.time().as_millis()
+        };
+        assert_eq!(in_doubt(500, 10), 250);
+        assert_eq!(in_doubt(500, 200), 400);
+        assert_eq!(in_doubt(500, 400), 500);
+        assert_eq!(in_doubt(100, 10), 100);
+        assert_eq!(in_doubt(4_000, 10), 2_000);
+    }
 
     #[test]
     fn checks_are_read_or_refused() {
