@@ -5,6 +5,7 @@ use super::{Connect, show};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::io::{Read, Write};
+use std::time::Duration;
 use synod_client::{Client, Error, FileEvent, FileEventKind, Sequencer};
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::file_client::FileClient;
@@ -90,6 +91,19 @@ impl FileArgs {
         if let FileCommand::Watch { path, events } = &self.what {
             return self.watch(path, *events).await;
         }
+        let reads = matches!(self.what, FileCommand::Get { .. } | FileCommand::List { .. });
+        let within = Duration::from_secs(self.connect.timeout);
+        // Of one that reads, finding a member takes no time besides.
+        match reads {
+            false => self.done().await,
+            true => tokio::time::timeout(within, self.done()).await.unwrap_or_else(|_| {
+                let seconds = within.as_secs();
+                Err(format!("no answer within {seconds} s; has the cluster a quorum?"))
+            }),
+        }
+    }
+
+    async fn done(&self) -> Outcome {
         let files = FileClient::new(self.connect.open().await?).max_decoding_message_size(8 << 20);
         match &self.what {
             FileCommand::Get { path, stat } => self.get(files, path, *stat).await,
