@@ -195,7 +195,7 @@ pub struct Role {
     mode: ServiceMode,
     healthy: bool,
     holds: bool,
-    /// It leaves the office to others until then.
+    /// It is not active, and leaves the office to others, until then.
     rests_until_ms: u64,
 }
 
@@ -215,7 +215,7 @@ impl Role {
         self.holds = holds;
     }
 
-    /// It shall leave the office to others for a while.
+    /// It shall not be active, and leave the office to others, for a while.
     pub fn steps_aside(&mut self, until_ms: u64) {
         self.rests_until_ms = self.rests_until_ms.max(until_ms);
     }
@@ -234,8 +234,8 @@ impl Role {
     pub fn duty(&self, now_ms: u64) -> Duty {
         match self.mode {
             _ if !self.healthy => Duty::Rest,
+            _ if now_ms < self.rests_until_ms => Duty::Rest,
             ServiceMode::ActiveActive => Duty::Serve,
-            ServiceMode::ActivePassive if now_ms < self.rests_until_ms => Duty::Rest,
             ServiceMode::ActivePassive if self.holds => Duty::Serve,
             ServiceMode::ActivePassive if planted("service: active without the office") => {
                 Duty::Serve

@@ -362,6 +362,9 @@ fn an_instance_serves_when_it_is_healthy_and_in_office() {
     let mut role = Role::new(ServiceMode::ActiveActive);
     role.is_healthy(true);
     assert_eq!(role.duty(0), Duty::Serve);
+    // What could not be made active is tried again after a while.
+    role.steps_aside(500);
+    assert_eq!((role.duty(499), role.duty(500)), (Duty::Rest, Duty::Serve));
 }
 
 #[test]

@@ -194,3 +194,29 @@ fn a_program_campaigns_proclaims_and_is_told_when_to_stop() {
         assert!(matches!(&nobody, Error::Refused(s) if s.message().contains("no instance")));
     });
 }
+
+/// What a signal means to its command is the command's: the candidate stands again.
+#[test]
+fn a_command_may_take_a_signal_and_go_on() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let (log, well) = (dir.path().join("log"), dir.path().join("well"));
+    std::fs::write(&well, "").expect("a file");
+    let check = format!("exec:test -e {}", well.display());
+    let reloads = r#"trap 'echo reload >>"$LOG"' HUP; trap 'exit 0' TERM; echo begin >>"$LOG"
+        while :; do sleep 0.05; done"#;
+    let elect = ["elect", "boss", "--check", &check, "--every", "100", "--", "sh", "-c", reloads];
+    let mut command = synod(&at, &elect);
+    command.env("LOG", &log).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut candidate = Candidate(command.spawn().expect("it starts"));
+    until("its term", || lines(&log) == ["begin"]);
+    let process = candidate.0.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &process]).status().expect("kill").success());
+    until("a word", || lines(&log) == ["begin", "reload"]);
+    std::fs::remove_file(&well).expect("removed");
+    let shown = || run(&at, &["elect", "boss", "--show"]).stdout;
+    until("its end", || String::from_utf8_lossy(&shown()).contains("nobody leads"));
+    std::fs::write(&well, "").expect("a file");
+    until("its next term", || lines(&log) == ["begin", "reload", "begin"]);
+    assert!(candidate.0.try_wait().expect("its state").is_none());
+}

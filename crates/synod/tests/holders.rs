@@ -319,19 +319,156 @@ fn a_command_on_a_terminal_takes_all_its_own_with_it() {
     writeln!(input, "two").expect("typed");
     wait("then-two");
     assert_eq!(code(&mut typed), Some(0));
+}
 
-    // Ctrl-C is the command's.
-    std::fs::remove_file(b.log("below")).expect("removed");
-    let mut typed = b.typed(&format!("synod lock l -- sh -c '{work}'; echo code-$?; exit 0"));
-    let below = number(&b.log("below"));
+/// Ctrl-C is for all of a job: the command, what it started, and the script that it is
+/// held in.
+#[test]
+fn an_interrupted_command_ends_and_its_script_with_it() {
+    let b = Bench::of(1);
+    let work = "sleep 1000 & echo $! >$DIR/below.new; mv $DIR/below.new $DIR/below; wait";
+    let lock = format!("synod lock l -- sh -c '{work}'");
+    // A shell that goes on after an interruption, and one that does not.
+    for (trap, shown) in [("trap : INT; ", true), ("", false)] {
+        let mut typed = b.typed(&format!("{trap}{lock}; echo code-$?; exit 0"));
+        let below = number(&b.log("below"));
+        let mut input = typed.0.stdin.take().expect("its input");
+        input.write_all(b"\x03").expect("typed");
+        let lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
+        let said: Vec<String> = lines.map(|l| l.unwrap_or_default().trim().to_owned()).collect();
+        let goes_on = said.iter().any(|l| l.contains("code-"));
+        assert_eq!(goes_on, shown, "{said:?}");
+        assert!(!shown || said.iter().any(|l| l.ends_with("code-130")), "{said:?}");
+        until("the end of what it started", || !is_alive(below));
+        std::fs::remove_file(b.log("below")).expect("removed");
+        assert!(run(&b.at, &["lock", "l", "--wait=30", "--", "true"]).status.success());
+        drop(input);
+        code(&mut typed);
+    }
+}
+
+/// The lines of a terminal, up to one that ends so.
+fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, wanted: &str) {
+    let mut said = Vec::new();
+    for line in lines {
+        said.push(line.unwrap_or_default());
+        if said.last().is_some_and(|line| line.trim().ends_with(wanted)) {
+            return;
+        }
+    }
+    panic!("no {wanted}: {said:?}");
+}
+
+/// In a pipeline any part may read from the terminal, as passwords and pagers do.
+#[test]
+fn a_pipeline_shares_its_terminal() {
+    let b = Bench::of(1);
+    let asks = "echo $$ >$DIR/asks; read x; read y </dev/tty; echo got-$x-$y";
+    let mut typed = b.typed(&format!("echo data | synod lock l -- sh -c '{asks}'; exit 0"));
+    number(&b.log("asks"));
     let mut input = typed.0.stdin.take().expect("its input");
-    input.write_all(b"\x03").expect("typed");
-    let lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
-    let said: Vec<String> = lines.map(|l| l.unwrap_or_default().trim().to_owned()).collect();
-    assert!(said.iter().any(|l| l.ends_with("code-130")), "{said:?}");
-    assert!(!is_alive(below), "it outlived the lock");
+    writeln!(input, "one").expect("typed");
+    let mut lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
+    wait_for(&mut lines, "got-data-one");
+    assert_eq!(code(&mut typed), Some(0));
+
+    let pager = "read y </dev/tty; cat; echo end-$y";
+    let work = "echo $$ >$DIR/work; sleep 3; echo done";
+    let mut typed =
+        b.typed(&format!("synod lock l --ttl 2 -- sh -c '{work}' | sh -c '{pager}'; exit 0"));
+    number(&b.log("work"));
+    let mut input = typed.0.stdin.take().expect("its input");
+    writeln!(input, "two").expect("typed");
+    let mut lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
+    wait_for(&mut lines, "done");
+    wait_for(&mut lines, "end-two");
+    assert_eq!(code(&mut typed), Some(0));
+}
+
+/// The state of a process: `T` when it is stopped.
+fn state(process: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+#[test]
+fn a_command_is_stopped_and_goes_on_with_its_holder() {
+    let b = Bench::of(1);
+    let work = "echo $PPID >$DIR/holder; echo $$ >$DIR/work; read line; echo got-$line; exit 3";
+    let lock = format!("synod lock l --ttl 60 -- sh -c '{work}'");
+    let mut typed = b.typed(&format!("set -m; {lock}; echo stopped; read go; fg; echo code-$?"));
+    let (holder, work) = (number(&b.log("holder")), number(&b.log("work")));
+    let mut input = typed.0.stdin.take().expect("its input");
+    let mut lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
+    input.write_all(b"\x1a").expect("typed");
+    wait_for(&mut lines, "stopped");
+    assert_eq!((state(holder), state(work)), (Some('T'), Some('T')));
+    writeln!(input).expect("typed");
+    until("its going on", || state(holder) != Some('T') && state(work) != Some('T'));
+    writeln!(input, "two").expect("typed");
+    wait_for(&mut lines, "got-two");
+    wait_for(&mut lines, "code-3");
     drop(input);
     code(&mut typed);
+
+    // One that does not stop keeps its holder.
+    let work = "trap \"\" TSTP; echo $PPID >$DIR/holder; echo $$ >$DIR/deaf; read line; exit 4";
+    std::fs::remove_file(b.log("holder")).expect("removed");
+    let mut typed = b.typed(&format!("synod lock l --ttl 60 -- sh -c '{work}'; echo code-$?"));
+    number(&b.log("deaf"));
+    let holder = number(&b.log("holder"));
+    let mut input = typed.0.stdin.take().expect("its input");
+    let mut lines = BufReader::new(typed.0.stdout.take().expect("its output")).lines();
+    input.write_all(b"\x1a").expect("typed");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_ne!(state(holder), Some('T'));
+    writeln!(input).expect("typed");
+    wait_for(&mut lines, "code-4");
+    drop(input);
+    code(&mut typed);
+}
+
+/// What is stopped would not hear that it is to end.
+#[test]
+fn a_command_that_is_stopped_ends_when_it_is_asked_to() {
+    let b = Bench::of(1);
+    let log = b.log("work");
+    let work = "echo $$ >\"$LOG\"; kill -STOP $$; sleep 1000";
+    let mut holder =
+        Process(b.hold(&["lock", "l", "--", "sh", "-c", work], &log).spawn().expect("it starts"));
+    let work = number(&log);
+    until("its stop", || state(work) == Some('T'));
+    signal(holder.0.id(), "TERM");
+    assert_eq!(code(&mut holder), Some(128 + 15));
+}
+
+#[test]
+fn a_watchdog_that_was_stopped_believes_what_it_was_told_meanwhile() {
+    let b = Bench::of(1);
+    let log = b.log("work");
+    let lock = ["lock", "l", "--ttl", "2", "--", "sh", "-c", WORK];
+    let mut holder = Process(b.hold(&lock, &log).spawn().expect("it starts"));
+    let work = number(&log);
+    let watched = watchdog(holder.0.id()).expect("a watchdog");
+    // Its name is not the one by which all holders can be killed.
+    let name = std::fs::read_to_string(format!("/proc/{watched}/comm")).expect("its name");
+    assert!(!name.contains("synod"), "{name}");
+    signal(watched, "STOP");
+    std::thread::sleep(Duration::from_secs(3));
+    signal(watched, "CONT");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(is_alive(work) && is_alive(watched));
+
+    // Of a holder that stands still it hears nothing.
+    signal(holder.0.id(), "STOP");
+    until("the command's end", || !is_alive(work));
+    signal(holder.0.id(), "CONT");
+    assert_eq!(code(&mut holder), Some(1));
+    let mut words = String::new();
+    let mut said = holder.0.stderr.take().expect("its words");
+    std::io::Read::read_to_string(&mut said, &mut words).expect("its words");
+    assert!(words.contains("sh was killed"), "{words}");
+    assert!(words.contains("the watchdog killed the command"), "{words}");
 }
 
 /// Twelve seconds without a quorum: who waited holds nothing that could be lost.

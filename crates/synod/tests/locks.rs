@@ -331,6 +331,9 @@ fn on_a_real_etcd_there_is_etcds_lock_and_no_sequencer() {
     assert!(text(&put.stderr).contains("does not check sequencers"), "{put:?}");
     assert_eq!(text(&run(&at, &["get", "k"]).stdout), "");
     assert!(text(&run(&at, &["session", "list"]).stderr).contains("it is not Synod"));
+    assert_eq!(text(&run(&at, &["elect", "e", "--show"]).stdout), "nobody leads\n");
+    let agent = run(&at, &["service", "register", "s"]);
+    assert!(text(&agent.stderr).contains("it is not Synod"), "{agent:?}");
 }
 
 /// A caller that stops waiting and tries again gets the lock, and keeps it.

@@ -209,7 +209,7 @@ fn an_instance_whose_promotion_fails_steps_aside() {
     let cluster = Cluster::start(1);
     let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
     let broken = Agent::start(&at, dir.path(), "broken", &["--on-promote", "exit 9"]);
-    until("its place", || with(&at, "healthy").len() == 1);
+    until("its refusal", || with(&at, "failing: could not be promoted: exit 9") == ["broken"]);
     let _whole = Agent::start(&at, dir.path(), "whole", &[]);
     until("the other", || active(&at).as_deref() == Some("whole"));
     drop(broken);
@@ -474,4 +474,165 @@ fn an_agent_outlives_the_reader_of_what_it_says() {
     until("its demotion", || log(dir.path()) == ["demoted"]);
     until("its failure", || with(&at, "failing") == ["a"]);
     assert!(agent.child.try_wait().expect("its state").is_none(), "it has ended");
+}
+
+/// An agent with a command of its own.
+fn agent_of(at: &str, dir: &Path, name: &str, more: &[&str], command: &str) -> Agent {
+    let args = [&["service", "register", "web", "--instance", name], more];
+    let mut process = synod(at, &[&args.concat()[..], &["--", "sh", "-c", command]].concat());
+    process.env("LOG", dir.join("log")).stdout(Stdio::null()).stderr(Stdio::null());
+    Agent { child: process.spawn().expect("it starts"), healthy: PathBuf::new() }
+}
+
+/// The number in a file, once it is there.
+fn number(path: &Path) -> u32 {
+    let read = || std::fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'));
+    until("a number in a file", || read().is_some());
+    read().and_then(|text| text.trim().parse().ok()).expect("a number")
+}
+
+fn is_alive(process: u32) -> bool {
+    // A zombie has ended.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, after)| !after.trim_start().starts_with('Z'))
+}
+
+/// When others may be active, nothing that the command started goes on.
+#[test]
+fn a_lost_session_ends_what_has_left_the_commands_group() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let work = r#"setsid sh -c 'echo $$ >"$LOG.$SYNOD_SESSION"; exec sleep 1000' & wait"#;
+    let _a = agent_of(&at, dir.path(), "a", &["--ttl", "60"], work);
+    until("a", || active(&at).is_some());
+    let list = run(&at, &["service", "list", "web", "--output", "json"]);
+    let a: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    let session = a["session"].as_str().expect("a session");
+    let below = number(&dir.path().join(format!("log.{session}")));
+    let id = i64::from_str_radix(session, 16).expect("a number");
+    let body = format!(r#"{{"session": "{id}"}}"#);
+    http(&cluster.endpoint(0), "POST", "/synod/v1/session/close", &body);
+    until("its end", || !is_alive(below));
+}
+
+/// One that takes its time to end has none left when another may be active.
+#[test]
+fn an_instance_that_is_deposed_while_it_ends_is_killed_at_once() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let stubborn = r#"trap 'echo asked >"$LOG"' TERM; echo "$SYNOD_SEQUENCER" >"$LOG.sequencer"
+        echo $$ >"$LOG.pid"; while :; do sleep 0.05; done"#;
+    let _a = agent_of(&at, dir.path(), "a", &["--ttl", "60"], stubborn);
+    let process = number(&dir.path().join("log.pid"));
+    let _b = Agent::start(&at, dir.path(), "b", &[]);
+    until("b", || with(&at, " healthy").len() == 2);
+    let mut moving = synod(&at, &["service", "failover", "web"]);
+    let mut moving = moving.stdout(Stdio::null()).spawn().expect("it starts");
+    until("a word", || log(dir.path()) == ["asked"]);
+    let asked = Instant::now();
+    let sequencer = std::fs::read_to_string(dir.path().join("log.sequencer")).expect("its own");
+    let release = v1::LockReleaseRequest { sequencer: sequencer.trim().to_owned() };
+    block_on(async { LockClient::new(cluster.channel(0)).release(release).await.expect("free") });
+    until("its end", || !is_alive(process));
+    // The time that it would have had otherwise is five seconds.
+    assert!(asked.elapsed() < Duration::from_millis(4_500), "{:?}", asked.elapsed());
+    moving.wait().expect("its end");
+}
+
+/// What could not be made active once is tried again.
+#[test]
+fn one_of_many_that_could_not_be_promoted_tries_again() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let more = ["--mode", "active/active", "--on-promote", "test -f \"$LOG.ok\""];
+    let _a = Agent::start(&at, dir.path(), "a", &more);
+    until("its refusal", || with(&at, "failing: could not be promoted") == ["a"]);
+    std::fs::write(dir.path().join("log.ok"), "").expect("a file");
+    until("its turn", || with(&at, " active ") == ["a"] && with(&at, " healthy") == ["a"]);
+}
+
+/// Whatever ends an agent in order, its instance is demoted.
+#[test]
+fn an_agent_whose_terminal_goes_away_demotes_its_instance() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    for name in ["HUP", "QUIT"] {
+        let mut agent = Agent::start(&at, dir.path(), name, &[]);
+        until("its turn", || active(&at).as_deref() == Some(name));
+        let kill = Command::new("kill").args(["-s", name, &agent.child.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        assert_eq!(agent.child.wait().expect("its end").code(), Some(0), "{name}");
+        assert_eq!(log(dir.path()).last(), Some(&format!("demoted {name}")));
+    }
+}
+
+/// Of wishes that follow one another at once, the last counts: nobody steps aside for
+/// one that is meant no longer.
+#[test]
+fn operators_who_change_their_minds_leave_no_hole() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let _all: Vec<Agent> =
+        ["a", "b", "c"].iter().map(|name| Agent::start(&at, dir.path(), name, &[])).collect();
+    until("all", || with(&at, " healthy").len() == 3 && active(&at).is_some());
+    let first = active(&at).expect("an active one");
+    let other = if first == "c" { "b" } else { "c" };
+    // Who stepped aside in vain does so for five seconds.
+    for to in [&["--to", other][..], &["--to", &first], &[], &[], &[]] {
+        let moved = run(&at, &[&["service", "failover", "web", "--within", "4"], to].concat());
+        assert!(moved.status.success(), "{to:?}: {moved:?}");
+    }
+}
+
+/// Who cannot follow is not waited for.
+#[test]
+fn an_operator_is_told_that_a_promotion_failed() {
+    let cluster = Cluster::start(1);
+    let (at, dir) = (cluster.endpoints(), tempfile::tempdir().expect("a folder"));
+    let _a = Agent::start(&at, dir.path(), "a", &[]);
+    until("a", || active(&at).as_deref() == Some("a"));
+    let _b = Agent::start(&at, dir.path(), "b", &["--on-promote", "exit 9"]);
+    until("b", || with(&at, " healthy").len() == 2);
+    let moved = run(&at, &["service", "failover", "web", "--to", "b", "--within", "60"]);
+    assert_eq!(moved.status.code(), Some(1));
+    let words = text(&moved.stderr);
+    assert!(words.contains("b has not followed: failing: could not be promoted"), "{words}");
+    until("a again", || active(&at).as_deref() == Some("a"));
+}
+
+/// The first line that an agent says.
+fn first_word(at: &str, more: &[&str]) -> String {
+    let args = [&["service", "register", "web", "--instance", "x"][..], more].concat();
+    let mut command = synod(at, &args);
+    let child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut agent = Agent { child, healthy: PathBuf::new() };
+    let mut line = String::new();
+    let said = agent.child.stderr.take().expect("piped");
+    BufReader::new(said).read_line(&mut line).expect("a line");
+    line
+}
+
+#[test]
+fn an_agent_says_why_it_is_no_instance() {
+    let mut cluster = Cluster::start(3);
+    let at = cluster.endpoints();
+    // What will never be granted is not tried again.
+    let done = run(&at, &["service", "register", "web", "--ttl", "99999999999999"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    // Whatever stands in a record, a line of the list is an instance.
+    let body = r#"{"ttl_s": 60}"#;
+    let (_, opened) = http(&cluster.endpoint(0), "POST", "/synod/v1/session/open", body);
+    let opened: serde_json::Value = serde_json::from_str(&opened).expect("JSON");
+    let session = opened["session"].as_str().expect("an id");
+    let own = format!(
+        r#"{{"service": "web", "instance": "a", "session": "{session}", "health": "FAILING",
+            "address": "x\nweb b", "why": "y\nweb c\u001b[2J"}}"#
+    );
+    http(&cluster.endpoint(0), "POST", "/synod/v1/service/register", &own);
+    let list = text(&run(&at, &["service", "list", "web"]).stdout);
+    assert!(list.lines().count() == 1 && !list.contains('\u{1b}'), "{list:?}");
+    cluster.kill(0);
+    cluster.kill(1);
+    let line = first_word(&at, &[]);
+    assert!(line.contains("the cluster does not answer"), "{line}");
 }

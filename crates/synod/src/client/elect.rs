@@ -3,10 +3,12 @@
 use super::check::{Check, CheckFlags};
 use super::etcd_locks::{EtcdOffice, EtcdSession};
 use super::hold::{Ended, Holding, run_until};
-use super::locks::{AFTER_FAILURE, CLOSE_WITHIN, SessionFlags, in_doubt, open, open_again};
+use super::locks::{
+    AFTER_FAILURE, CLOSE_WITHIN, SessionFlags, in_doubt, is_certain, open, open_again,
+};
 use super::office;
 use super::signals::{Signals, while_waiting};
-use super::{Connect, say};
+use super::{Connect, say, terminal};
 use crate::Outcome;
 use clap::Args;
 use synod_client::{Candidacy, Candidate, Client, Error, Leadership, Session, Stop};
@@ -75,7 +77,7 @@ impl ElectArgs {
             }
             match ended {
                 Ok(0) => return Ok(()),
-                Ok(code) => std::process::exit(code),
+                Ok(code) => terminal::exit(code),
                 Err(Unelected::Why(why)) => return Err(why),
                 // It led nobody: it stands anew.
                 Err(Unelected::SessionOver) => {
@@ -120,7 +122,7 @@ impl ElectArgs {
                 Ok(leads) => leads,
                 Err(e) => break Err(e),
             };
-            match self.lead(client, session, &leads, checked).await {
+            match self.lead(client, session, &leads, checked, signals).await {
                 Ok(Ended::Code(code)) => {
                     give_back(leads, session).await;
                     break Ok(code);
@@ -145,6 +147,7 @@ impl ElectArgs {
         session: &Session,
         leads: &Leadership<'_>,
         checked: &mut Checked,
+        signals: &mut Signals,
     ) -> Outcome<Ended> {
         let sequencer = leads.sequencer().to_string();
         let holding = Holding {
@@ -175,7 +178,7 @@ impl ElectArgs {
                 },
             }
         };
-        run_until(&self.command, &holding, Some(session), doubt, leave).await
+        run_until(&self.command, &holding, Some(session), signals, doubt, leave).await
     }
 }
 
@@ -266,7 +269,7 @@ async fn campaign<'a>(
 
 /// Resigns; what is lost cannot be given back.
 async fn give_back(leads: Leadership<'_>, session: &Session) {
-    if !session.is_safe() {
+    if !is_certain(session) {
         return;
     }
     match tokio::time::timeout(CLOSE_WITHIN, leads.resign()).await {

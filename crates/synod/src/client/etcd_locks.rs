@@ -94,7 +94,7 @@ impl EtcdSession {
                 let environment = vec![("SYNOD_LOCK_KEY", key.clone())];
                 let holding = Holding { environment, says: key };
                 let doubt = async { (&mut self.alive).await.unwrap_or_default() };
-                run_held(command, &holding, None, doubt).await
+                run_held(command, &holding, None, &mut signals, doubt).await
             }
             Err(e) => Err(e),
         };
@@ -104,7 +104,7 @@ impl EtcdSession {
         let _ = LeaseClient::new(self.channel).lease_revoke(revoke).await;
         match ended? {
             0 => Ok(()),
-            code => std::process::exit(code),
+            code => super::terminal::exit(code),
         }
     }
 }

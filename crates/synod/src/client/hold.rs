@@ -2,11 +2,11 @@
 //! that it started.
 
 use super::say;
-use super::signals::{Signals, asks_to_end};
-use super::terminal::{Terminal, as_at_first, to_foreground};
-use super::watchdog::{Named, Watchdog, end_all, kill};
+use super::signals::{Signals, asks_to_end, came_from_terminal};
+use super::terminal::{AtFirst, Terminal};
+use super::watchdog::{Named, Watchdog, descendants, end_all, end_below, ended_children, kill};
 use crate::Outcome;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpgrp, getpid, kill_process, waitpid};
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -47,9 +47,10 @@ pub(crate) async fn run_held(
     command: &[String],
     holding: &Holding,
     session: Option<&Session>,
+    signals: &mut Signals,
     doubt: impl Future<Output = String>,
 ) -> Outcome<i32> {
-    match run_until(command, holding, session, doubt, std::future::pending()).await? {
+    match run_until(command, holding, session, signals, doubt, std::future::pending()).await? {
         Ended::Code(code) => Ok(code),
         Ended::Asked(why) | Ended::Lost(why) => Err(why),
     }
@@ -61,10 +62,10 @@ pub(crate) async fn run_until(
     command: &[String],
     holding: &Holding,
     session: Option<&Session>,
+    signals: &mut Signals,
     doubt: impl Future<Output = String>,
     leave: impl Future<Output = String>,
 ) -> Outcome<Ended> {
-    let mut signals = Signals::listen()?;
     let Some((program, args)) = command.split_first() else {
         say::out(&holding.says);
         return Ok(tokio::select! {
@@ -75,7 +76,7 @@ pub(crate) async fn run_until(
     };
     let listen = |e| format!("cannot listen for signals: {e}");
     let mut children = signal(SignalKind::child()).map_err(listen)?;
-    let mut held = match Held::start(program, args, holding, session, Terminal::of_input()) {
+    let mut held = match Held::start(program, args, holding, session, Terminal::of_job()) {
         Ok(held) => held,
         Err(Unstarted { code, why }) => {
             say::note(&why);
@@ -84,17 +85,22 @@ pub(crate) async fn run_until(
     };
     tokio::pin!(doubt, leave);
     let mut asked: Option<(String, Instant)> = None;
+    let mut told_to_end = false;
     loop {
         let kill_at = asked.as_ref().map(|(_, at)| *at);
         tokio::select! {
             status = held.child.wait() => {
                 // What it left behind must not outlive the lock either.
                 held.end_group();
-                if let Some((why, _)) = asked {
-                    return Ok(Ended::Asked(why));
-                }
-                let code = status.map(code_of).map_err(|e| format!("{program}: {e}"))?;
-                return Ok(Ended::Code(code));
+                let status = status.map_err(|e| format!("{program}: {e}"))?;
+                return Ok(match asked {
+                    // It was asked to end by others besides: they mean this process too.
+                    Some((why, _)) if !told_to_end => Ended::Asked(why),
+                    _ => match held.was_lost(status, doubt.as_mut()).await {
+                        Some(why) => Ended::Lost(format!("{program} was killed: {why}")),
+                        None => Ended::Code(code_of(status)),
+                    },
+                });
             }
             why = &mut doubt => {
                 // Nobody may act on a lock that others can have.
@@ -102,13 +108,16 @@ pub(crate) async fn run_until(
                 return Ok(Ended::Lost(format!("{program} was killed: {why}")));
             }
             why = &mut leave, if asked.is_none() => {
-                held.send(Signal::TERM);
+                held.ask(Signal::TERM);
                 asked = Some((why, Instant::now() + END_WITHIN));
             }
             () = at(kill_at) => held.kill().await,
             () = held.watchdog.keep_quiet(session) => {}
-            signal = signals.next() => held.pass_on(signal),
-            _ = children.recv() => held.follow_stop(),
+            signal = signals.next() => {
+                told_to_end |= asked.is_some() && asks_to_end(signal);
+                held.pass_on(signal);
+            }
+            _ = children.recv() => held.children_changed().await,
         }
     }
 }
@@ -137,7 +146,8 @@ impl From<String> for Unstarted {
     }
 }
 
-/// The command's process, and those that it starts: one group.
+/// The command's process, and those that it starts: a group of its own, or at a terminal
+/// a part of this process's group.
 pub(crate) struct Held {
     pub child: Child,
     pub watchdog: Watchdog,
@@ -156,44 +166,50 @@ impl Held {
         Held::start(program, args, holding, session, None).map_err(|e| e.why)
     }
 
-    /// Starts it, in the foreground if this process is there.
+    /// Starts it: at a terminal in this process's group, otherwise in one of its own.
     fn start(
         program: &str,
         args: &[String],
         holding: &Holding,
         session: Option<&Session>,
-        mut terminal: Option<Terminal>,
+        terminal: Option<Terminal>,
     ) -> Result<Held, Unstarted> {
         let mut watchdog = Watchdog::start(session)?;
         let mut command = Command::new(program);
-        command.args(args).kill_on_drop(true).process_group(0);
+        command.args(args).kill_on_drop(true);
         command.envs(holding.environment.iter().map(|(name, value)| (name, value)));
-        let background = terminal.is_none() && rustix::termios::isatty(std::io::stdin());
-        command.stdin(if background { Stdio::null() } else { Stdio::inherit() });
-        let to_front = terminal.as_ref().is_some_and(Terminal::is_lent);
-        before_it_begins(&mut command, watchdog.input(), to_front);
+        match &terminal {
+            // What the command started and has left behind is this process's then.
+            Some(_) => drop(rustix::process::set_child_subreaper(Some(getpid()))),
+            None => {
+                command.process_group(0);
+                let typed = rustix::termios::isatty(std::io::stdin());
+                command.stdin(if typed { Stdio::null() } else { Stdio::inherit() });
+            }
+        }
+        let stops = terminal.as_ref().map(Terminal::at_first);
+        before_it_begins(&mut command, watchdog.input(), stops);
         let child = command.spawn().map_err(|e| Unstarted {
             code: if e.kind() == ErrorKind::NotFound { NOT_THERE } else { NOT_RUNNABLE },
             why: format!("cannot run {program}: {e}"),
         })?;
         let pid = child.id().unwrap_or(0);
         watchdog.over(pid);
-        if let Some(terminal) = &mut terminal {
-            terminal.runs(pid);
-        }
         Ok(Held { child, watchdog, terminal, pid })
     }
 
-    /// Sends a signal and waits until it has ended, with all that it started. It is
-    /// killed if that takes too long, or if the session comes to be in doubt.
-    pub async fn end(mut self, with: Signal, session: &Session) {
-        self.send(with);
+    /// Asks it to end and waits for that, with all that it started. It is killed if that
+    /// takes too long, if the session comes to be in doubt, or when `at_once` returns.
+    pub async fn end(mut self, session: &Session, at_once: impl Future<Output = ()>) {
+        tokio::pin!(at_once);
+        self.ask(Signal::TERM);
         let late = Instant::now() + END_WITHIN;
         loop {
             tokio::select! {
                 _ = self.child.wait() => break,
                 () = tokio::time::sleep_until(late) => {}
                 () = session.closer_than(session.kill_margin()) => {}
+                () = &mut at_once => {}
                 // It may go on to its end: its watchdog must not think otherwise.
                 () = self.watchdog.keep_quiet(Some(session)) => continue,
             }
@@ -203,59 +219,100 @@ impl Held {
         self.end_group();
     }
 
-    /// Kills it with all that it started, and waits for its end.
-    async fn kill(&mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+    /// Kills it with all that it started, in other groups too, and waits for its end.
+    pub async fn kill(&mut self) {
+        if let Some(pid) = self.living() {
             end_all(pid);
         }
         let _ = self.child.wait().await;
+        self.end_group();
+    }
+
+    /// The command's process, if it has not ended.
+    fn living(&self) -> Option<Pid> {
+        self.child.id().and_then(|id| Pid::from_raw(id as i32))
     }
 
     /// Ends what the command left behind in its group.
     pub fn end_group(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid as i32) {
+        if self.terminal.is_some() {
+            let own = getpgrp();
+            end_below(getpid(), |pid| getpgid(Some(pid)).is_ok_and(|group| group == own));
+        } else if let Some(pid) = Pid::from_raw(self.pid as i32) {
             kill(pid, Signal::KILL);
         }
     }
 
-    /// Signals it, and what it started.
-    pub fn send(&self, signal: Signal) {
-        if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
-            kill(pid, signal);
+    /// Why it was killed because it might not go on, if it was: by its watchdog, when this
+    /// process did not come to do it.
+    async fn was_lost(
+        &mut self,
+        status: ExitStatus,
+        doubt: impl Future<Output = String>,
+    ) -> Option<String> {
+        if status.signal() != Some(Signal::KILL.as_raw()) {
+            return None;
+        }
+        match tokio::time::timeout(Duration::ZERO, doubt).await {
+            Ok(why) => Some(why),
+            Err(_) if self.watchdog.has_ended().await => {
+                Some("its watchdog did not hear in time that it may go on".to_owned())
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Asks it and what it started to end; what is stopped would not hear of it.
+    fn ask(&self, signal: Signal) {
+        self.to_all(signal);
+        self.to_all(Signal::CONT);
+    }
+
+    fn to_all(&self, signal: Signal) {
+        let Some(pid) = self.living() else { return };
+        if self.terminal.is_none() {
+            return kill(pid, signal);
+        }
+        for pid in std::iter::once(pid).chain(descendants(pid)) {
+            let _ = kill_process(pid, signal);
         }
     }
 
     /// A signal that came for it: what asks it to end is for all that it started, what
     /// has a meaning of its own for it alone.
     fn pass_on(&mut self, signal: Signal) {
-        if signal == Signal::CONT {
-            if let Some(terminal) = &mut self.terminal {
-                terminal.resume();
-            }
+        let has_it = self.terminal.is_some() && came_from_terminal(signal);
+        if signal == Signal::CONT || (has_it && asks_to_end(signal)) {
+            self.to_all(Signal::CONT);
         } else if asks_to_end(signal) {
-            self.send(signal);
-        } else if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id as i32)) {
+            self.ask(signal);
+        } else if let Some(pid) = self.living() {
             let _ = kill_process(pid, signal);
         }
     }
 
-    fn follow_stop(&mut self) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.follow_stop();
+    /// At a terminal: follows the command when it is stopped, and lets go what it has left
+    /// behind that has ended.
+    async fn children_changed(&mut self) {
+        let (Some(terminal), Some(command)) = (&self.terminal, self.living()) else { return };
+        terminal.follow_stop(command).await;
+        for pid in ended_children(getpid()) {
+            if pid != command && Some(pid) != self.watchdog.process() {
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
         }
     }
 }
 
 /// What the command's process does before its program begins: it names itself to its
-/// watchdog, so that it never runs without one, and takes the terminal.
+/// watchdog, so that it never runs without one, and is stopped by its terminal as usual.
 #[allow(unsafe_code)]
-fn before_it_begins(command: &mut Command, watchdog: i32, to_front: bool) {
+fn before_it_begins(command: &mut Command, watchdog: i32, stops: Option<AtFirst>) {
     let prepare = move || {
         Named::tell_own(watchdog)?;
-        if to_front {
-            to_foreground();
+        if let Some(stops) = stops {
+            stops.restore();
         }
-        as_at_first();
         Ok(())
     };
     // SAFETY: it takes no memory and no locks, and only makes system calls.

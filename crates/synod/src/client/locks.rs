@@ -6,7 +6,7 @@
 use super::etcd_locks::EtcdSession;
 use super::hold::{Holding, run_held};
 use super::signals::{Signals, while_waiting};
-use super::{Connect, say, show};
+use super::{Connect, say, show_in_line as show, terminal};
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::convert::Infallible;
@@ -116,7 +116,9 @@ impl LockArgs {
         };
         loop {
             match self.take(&client, &session, until, &mut signals).await {
-                Ok(lock) => return hold(session, lock, &self.name, &self.command).await,
+                Ok(lock) => {
+                    return hold(session, lock, (&self.name, &self.command), &mut signals).await;
+                }
                 // It held nothing: its place in the queue is lost, and it takes another.
                 Err(Untaken::Not(Error::SessionOver)) if !self.try_only => {
                     say::note("the session ended while waiting: another begins");
@@ -249,7 +251,12 @@ pub(crate) async fn open(
 }
 
 /// Runs the command, and gives the lock back.
-async fn hold(session: Session, lock: Lock, name: &str, command: &[String]) -> Outcome {
+async fn hold(
+    session: Session,
+    lock: Lock,
+    (name, command): (&str, &[String]),
+    signals: &mut Signals,
+) -> Outcome {
     let key = format!("{name}/{:x}", session.id());
     let holding = Holding {
         environment: vec![
@@ -267,9 +274,9 @@ async fn hold(session: Session, lock: Lock, name: &str, command: &[String]) -> O
             () = lock.lost() => "the lock was taken from it, others may have it".to_owned(),
         }
     };
-    let ended = run_held(command, &holding, Some(&session), doubt).await;
+    let ended = run_held(command, &holding, Some(&session), signals, doubt).await;
     // What is lost cannot be given back.
-    if session.is_safe() {
+    if is_certain(&session) {
         let back = async {
             match lock.release().await {
                 // It was taken from it: that has been said.
@@ -288,7 +295,7 @@ async fn hold(session: Session, lock: Lock, name: &str, command: &[String]) -> O
     let code = ended?;
     if code != 0 {
         // What the command says is what the caller wants to know.
-        std::process::exit(code);
+        terminal::exit(code);
     }
     Ok(())
 }
@@ -300,6 +307,12 @@ pub(crate) async fn in_doubt(session: &Session, others: &str) -> String {
         SessionState::Expired => format!("the session is over, others may {others}"),
         _ => format!("the session could not be kept alive in time, others may {others}"),
     }
+}
+
+/// Whether a command may rely on its session yet.
+pub(crate) fn is_certain(session: &Session) -> bool {
+    let left = session.deadline().saturating_duration_since(Instant::now());
+    session.is_safe() && left > session.kill_margin()
 }
 
 /// Bounds a call in time and words its error.

@@ -43,6 +43,7 @@ pub use watchdog::WatchdogArgs;
 use crate::Outcome;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use clap::{Args, Subcommand, ValueEnum};
+use rustix::process::Signal;
 use std::time::Duration;
 use synod_client::Sequencer;
 use synod_coord::prefix_range;
@@ -120,7 +121,7 @@ impl ClientCommand {
             .enable_all()
             .build()
             .map_err(|e| format!("cannot start a runtime: {e}"))?;
-        runtime.block_on(async {
+        let done = runtime.block_on(async {
             match self {
                 ClientCommand::Get(a) => a.run().await,
                 ClientCommand::Put(a) => a.run().await,
@@ -143,7 +144,14 @@ impl ClientCommand {
                 ClientCommand::Alerts(a) => a.run().await,
                 ClientCommand::Rules(a) => a.run().await,
             }
-        })
+        });
+        let interrupted = signals::while_waiting(Signal::INT);
+        let typed = signals::came_from_terminal(Signal::INT);
+        if typed && done.as_ref().is_err_and(|why| *why == interrupted) {
+            note(&interrupted);
+            terminal::exit(terminal::INTERRUPTED);
+        }
+        done
     }
 }
 
@@ -314,6 +322,14 @@ pub(crate) fn show(bytes: &[u8]) -> String {
         Ok(text) if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') => {
             text.to_owned()
         }
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+/// The same where a line stands for one thing: nothing in it can look like another line.
+pub(crate) fn show_in_line(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => bytes.escape_ascii().to_string(),
     }
 }

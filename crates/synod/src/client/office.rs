@@ -1,10 +1,11 @@
 //! What an election looks like from outside: who leads, and who stands.
 
 use super::locks::unix_ms;
-use super::{Connect, show, words};
+use super::{Connect, show, show_in_line, words};
 use crate::Outcome;
 use std::time::Duration;
 use synod_client::{Client, Error};
+use synod_etcd_proto::mvccpb::KeyValue;
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::v3electionpb;
 use synod_etcd_proto::v3electionpb::election_client::ElectionClient;
@@ -39,7 +40,7 @@ pub(crate) async fn follow(connect: &Connect, client: &Client, name: &str, once:
                 told = Some(seen.leader);
             }
             Err(Error::Refused(s)) if s.code() == Code::Unimplemented => {
-                return follow_etcds(connect, name).await;
+                return follow_etcds(connect, name, once).await;
             }
             Err(Error::Unavailable(_)) if reached => tokio::time::sleep(AFTER_FAILURE).await,
             Err(e) => return Err(e.to_string()),
@@ -49,7 +50,7 @@ pub(crate) async fn follow(connect: &Connect, client: &Client, name: &str, once:
 
 fn print_leader(name: &str, leader: Option<&v1::ElectionLeader>) {
     match leader {
-        Some(l) => println!("{name}/{:x}\t{}", l.session, show(&l.value)),
+        Some(l) => println!("{name}/{:x}\t{}", l.session, show_in_line(&l.value)),
         None => println!("{name}\t-"),
     }
 }
@@ -66,7 +67,7 @@ fn print_all(connect: &Connect, seen: &v1::ElectionObserveResponse) -> Outcome {
     };
     let owner = |owner: &str| match owner {
         "" => "(an etcd client)".to_owned(),
-        owner => show(owner.as_bytes()),
+        owner => show_in_line(owner.as_bytes()),
     };
     match &seen.leader {
         Some(l) => println!(
@@ -74,7 +75,7 @@ fn print_all(connect: &Connect, seen: &v1::ElectionObserveResponse) -> Outcome {
             owner(&l.owner),
             ago(l.since_ms),
             l.token,
-            show(&l.value)
+            show_in_line(&l.value)
         ),
         None => println!("nobody leads"),
     }
@@ -109,17 +110,28 @@ fn json(seen: &v1::ElectionObserveResponse) -> serde_json::Value {
 }
 
 /// On a server that has only etcd's elections.
-async fn follow_etcds(connect: &Connect, name: &str) -> Outcome {
+async fn follow_etcds(connect: &Connect, name: &str, once: bool) -> Outcome {
     let mut client = ElectionClient::new(connect.open().await?);
     let request = v3electionpb::LeaderRequest { name: name.to_owned().into() };
+    if once {
+        match connect.call(client.leader(request)).await {
+            Ok(answer) => answer.kv.iter().for_each(|kv| print_etcds(connect, kv)),
+            Err(why) if why.contains("no leader") => println!("nobody leads"),
+            Err(why) => return Err(why),
+        }
+        return Ok(());
+    }
     let mut seen = client.observe(request).await.map_err(|e| words(&e))?.into_inner();
     while let Some(answer) = seen.message().await.map_err(|e| words(&e))? {
-        let Some(kv) = answer.kv else { continue };
-        if connect.json() {
-            println!("{}", super::kv_json(&kv));
-        } else {
-            println!("{}\t{}", show(&kv.key), show(&kv.value));
-        }
+        answer.kv.iter().for_each(|kv| print_etcds(connect, kv));
     }
     Ok(())
+}
+
+fn print_etcds(connect: &Connect, kv: &KeyValue) {
+    if connect.json() {
+        println!("{}", super::kv_json(kv));
+    } else {
+        println!("{}\t{}", show_in_line(&kv.key), show_in_line(&kv.value));
+    }
 }

@@ -3,6 +3,8 @@
 
 use crate::Outcome;
 use rustix::process::Signal;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +20,7 @@ impl Signals {
     /// What was ignored when this process began (`nohup`) stays ignored, for the command
     /// too.
     pub fn listen() -> Outcome<Signals> {
+        note_origins();
         let wanted = END.into_iter().chain(OTHERS).filter(|s| !is_ignored(*s));
         let open = |s: Signal| match signal(SignalKind::from_raw(s.as_raw())) {
             Ok(stream) => Ok((s, stream)),
@@ -53,6 +56,36 @@ impl Signals {
 /// Whether a process that gets it is to end.
 pub(crate) fn asks_to_end(signal: Signal) -> bool {
     END.contains(&signal)
+}
+
+/// The signals (a bit for each, by its number) whose latest one was typed at a terminal.
+static TYPED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the latest one of these signals was typed at the terminal (Ctrl-C): then the
+/// whole job there has it.
+pub(crate) fn came_from_terminal(signal: Signal) -> bool {
+    TYPED.load(Ordering::Relaxed) & (1 << signal.as_raw()) != 0
+}
+
+/// From now on it is noted where a signal comes from that can be typed.
+#[allow(unsafe_code)]
+fn note_origins() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for signal in [Signal::INT, Signal::QUIT].into_iter().filter(|s| !is_ignored(*s)) {
+            let bit = 1 << signal.as_raw();
+            let note = move |info: &libc::siginfo_t| {
+                // The kernel's own codes are positive, those of processes are not.
+                match info.si_code > 0 {
+                    true => TYPED.fetch_or(bit, Ordering::Relaxed),
+                    false => TYPED.fetch_and(!bit, Ordering::Relaxed),
+                };
+            };
+            // SAFETY: it changes an atomic number, as a signal's handler may. If it cannot
+            // be set, all signals are taken for those of processes.
+            let _ = unsafe { signal_hook_registry::register_sigaction(signal.as_raw(), note) };
+        }
+    });
 }
 
 /// What became of a wait.

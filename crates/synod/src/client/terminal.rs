@@ -1,103 +1,87 @@
-//! The terminal of a held command. The command has a group of its own, so that all of
-//! it can be ended; only the group in the foreground may read from the terminal, so
-//! the command's is put there, and this process's again when the command has ended or
-//! was stopped.
+//! A terminal, and a command that is held there. The command stays in the group of the
+//! shell's job (a pipeline, a script), as with `env` or `nice`: so all of the job may
+//! read from the terminal, and what is typed there (Ctrl-C, Ctrl-Z) reaches all of it.
+//! Its holder is stopped when the command is, and only then: a command does not run on
+//! while nobody keeps its session alive.
 
-use rustix::process::{Pid, Signal};
-use rustix::stdio::stdin;
-use rustix::termios::{tcgetpgrp, tcsetpgrp};
+use super::signals::came_from_terminal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::time::Duration;
 
-/// The terminal that this process was started from.
-pub(crate) struct Terminal {
-    own: Pid,
-    /// The command's group.
-    group: Option<Pid>,
-    /// Whether the command's group was put in the foreground.
-    lent: bool,
-}
+/// By these a terminal stops a job.
+const STOPS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+/// Exit code of a command that an interruption has ended.
+pub(crate) const INTERRUPTED: i32 = 128 + libc::SIGINT;
+/// All of a job goes on at once, but not all of it in the same moment.
+const LASTS: Duration = Duration::from_millis(50);
+
+/// The terminal that this process has. As long as this lives, what the terminal stops a
+/// job with does not stop this process.
+pub(crate) struct Terminal(AtFirst);
+
+/// What the signals of [`STOPS`] did when this process began.
+#[derive(Clone, Copy)]
+pub(crate) struct AtFirst([libc::sighandler_t; 3]);
 
 impl Terminal {
-    /// `None`: the input is no terminal, or not this process's.
-    pub fn of_input() -> Option<Terminal> {
-        let front = tcgetpgrp(stdin()).ok()?;
-        let own = rustix::process::getpgrp();
-        // Who changes the foreground from behind, or writes from there, would be stopped.
-        set_output_signal(libc::SIG_IGN);
-        // The command goes there by itself, before it begins.
-        Some(Terminal { own, group: None, lent: front == own })
+    /// `None`: it has none.
+    pub fn of_job() -> Option<Terminal> {
+        std::fs::File::open("/dev/tty").ok()?;
+        Some(Terminal(AtFirst(STOPS.map(|signal| set(signal, libc::SIG_IGN)))))
     }
 
-    /// Whether the command is to begin in the foreground.
-    pub fn is_lent(&self) -> bool {
-        self.lent
+    /// For the command, which is stopped as usual.
+    pub fn at_first(&self) -> AtFirst {
+        self.0
     }
 
-    /// The command runs in this group.
-    pub fn runs(&mut self, group: u32) {
-        self.group = Pid::from_raw(group as i32);
-    }
-
-    /// Puts the command in the foreground if this process was put there, and lets it go
-    /// on if it was stopped.
-    pub fn resume(&mut self) {
-        let Some(group) = self.group else { return };
-        if tcgetpgrp(stdin()).is_ok_and(|front| front == self.own) {
-            self.lent = tcsetpgrp(stdin(), group).is_ok();
-        }
-        super::watchdog::kill(group, Signal::CONT);
-    }
-
-    /// If the terminal has stopped the command: stops this process's own group too, as
-    /// the shell expects, until it goes on.
-    pub fn follow_stop(&mut self) {
-        if !self.group.is_some_and(was_stopped) {
-            return;
-        }
-        self.take_back();
-        let _ = rustix::process::kill_current_process_group(Signal::TSTP);
-        // Without a shell that looks after it, nothing has stopped it.
-        self.resume();
-    }
-
-    fn take_back(&mut self) {
-        let lent = std::mem::take(&mut self.lent);
-        if lent && tcgetpgrp(stdin()).is_ok_and(|f| Some(f) == self.group || self.group.is_none()) {
-            let _ = tcsetpgrp(stdin(), self.own);
+    /// If the terminal has stopped the command: stops this process too, until it goes on.
+    pub async fn follow_stop(&self, command: Pid) {
+        if is_stopped(command) {
+            tokio::time::sleep(LASTS).await;
+            if is_stopped(command) {
+                let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+            }
         }
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        self.take_back();
+        self.0.restore();
     }
 }
 
-/// Whether the terminal stopped this process, and not somebody by `SIGSTOP`.
-fn was_stopped(process: Pid) -> bool {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-    let status = waitid(WaitId::Pid(process), options).ok().flatten();
+impl AtFirst {
+    /// Makes it so again; only by system calls.
+    pub fn restore(self) {
+        for (signal, action) in STOPS.into_iter().zip(self.0) {
+            set(signal, action);
+        }
+    }
+}
+
+/// Whether the terminal has stopped this child, and not somebody by `SIGSTOP`.
+fn is_stopped(child: Pid) -> bool {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(child), options).ok().flatten();
     let by = status.and_then(|s| s.stopping_signal());
-    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].iter().any(|s| by == Some(*s))
+    STOPS.iter().any(|signal| by == Some(*signal))
+}
+
+/// Ends this process with its command's exit code. A command that Ctrl-C has ended takes
+/// this process with it in the same way: a shell goes by that to end its script.
+pub(crate) fn exit(code: i32) -> ! {
+    if code == INTERRUPTED && came_from_terminal(Signal::INT) {
+        set(libc::SIGINT, libc::SIG_DFL);
+        let _ = kill_process(rustix::process::getpid(), Signal::INT);
+    }
+    std::process::exit(code)
 }
 
 #[allow(unsafe_code)]
-fn set_output_signal(to: libc::sighandler_t) {
-    // SAFETY: sets what one signal does to something that runs no code of this process.
-    unsafe {
-        libc::signal(libc::SIGTTOU, to);
-    }
-}
-
-/// Puts the calling process's group in the foreground: for a process between its fork
-/// and its program, so it only makes system calls.
-pub(crate) fn to_foreground() {
-    set_output_signal(libc::SIG_IGN);
-    let _ = tcsetpgrp(stdin(), rustix::process::getpid());
-}
-
-/// The command gets the signal's default back.
-pub(crate) fn as_at_first() {
-    set_output_signal(libc::SIG_DFL);
+fn set(signal: i32, to: libc::sighandler_t) -> libc::sighandler_t {
+    // SAFETY: sets what a signal does to what ignores it, to the default, or to what it
+    // was before, and so to no code that is not there.
+    unsafe { libc::signal(signal, to) }
 }

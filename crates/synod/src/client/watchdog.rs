@@ -12,11 +12,12 @@ use crate::Outcome;
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Stdio;
 use std::time::Duration;
 use synod_client::Session;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
 
@@ -24,6 +25,9 @@ use tokio::time::Instant;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pause when there is nothing more to tell, or a watchdog could not be started.
 const REST: Duration = Duration::from_millis(20);
+
+/// How long it takes a watchdog to end that has ended its command, at most.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Milliseconds since the machine was started, the same in all its processes; the time
 /// that it was suspended counts.
@@ -38,38 +42,97 @@ pub struct WatchdogArgs {}
 
 impl WatchdogArgs {
     pub async fn run(self) -> Outcome {
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
-        let (mut until, mut pid): (Option<u64>, Option<Pid>) = (None, None);
-        loop {
-            let late = async {
-                match until {
-                    None => std::future::pending().await,
-                    Some(until) => loop {
-                        let left = until.saturating_sub(since_boot_ms());
-                        if left == 0 {
-                            break;
-                        }
-                        tokio::time::sleep(Duration::from_millis(left).min(LOOK_EVERY)).await;
-                    },
-                }
-            };
+        // Who ends this program by its name (`pkill synod`) ends holders; what they hold
+        // a command for must end, too.
+        let _ = rustix::thread::set_name(c"hold-watchdog");
+        let mut told = Told::on_stdin()?;
+        let why = loop {
+            let until = told.until.filter(|_| told.pid.is_some());
             tokio::select! {
                 biased;
-                line = lines.next_line() => match line.ok().flatten() {
-                    Some(line) => match line.trim().strip_prefix("pid ") {
-                        Some(process) => pid = process.parse().ok().and_then(Pid::from_raw),
-                        None => until = line.trim().parse().ok().or(until),
-                    },
-                    None => break,
+                open = told.more() => if !open {
+                    break "its holder has ended";
                 },
-                // A command that is about to begin is still to be heard of.
-                () = late, if pid.is_some() => break,
+                () = late(until) => {
+                    // If it was this process that stood still, it was told more meanwhile.
+                    let open = told.take(|pipe, bytes| Ok(rustix::io::read(pipe, bytes)?));
+                    if !open || told.is_late() {
+                        break "its holder has not said in time that it may go on";
+                    }
+                }
             }
-        }
-        if let Some(pid) = pid {
+        };
+        if let Some(pid) = told.pid {
             end_all(pid);
+            say::note(&format!("the watchdog killed the command: {why}"));
         }
         Ok(())
+    }
+}
+
+/// What the holder has told.
+struct Told {
+    pipe: Receiver,
+    /// The beginning of a line.
+    rest: Vec<u8>,
+    until: Option<u64>,
+    pid: Option<Pid>,
+}
+
+impl Told {
+    fn on_stdin() -> Outcome<Told> {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        let pipe = stdin.and_then(Receiver::from_owned_fd);
+        let pipe = pipe.map_err(|e| format!("a watchdog is told by a pipe: {e}"))?;
+        Ok(Told { pipe, rest: Vec::new(), until: None, pid: None })
+    }
+
+    /// Returns when there was more; whether there can be more yet.
+    async fn more(&mut self) -> bool {
+        self.pipe.readable().await.is_ok() && self.take(Receiver::try_read)
+    }
+
+    /// Takes all that is there; whether there can be more.
+    fn take(&mut self, read: impl Fn(&Receiver, &mut [u8]) -> std::io::Result<usize>) -> bool {
+        let mut bytes = [0; 512];
+        loop {
+            match read(&self.pipe, &mut bytes) {
+                Ok(0) => return false,
+                Ok(count) => self.hear(&bytes[..count]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            match line.trim().strip_prefix("pid ") {
+                Some(process) => self.pid = process.parse().ok().and_then(Pid::from_raw),
+                None => self.until = line.trim().parse().ok().or(self.until),
+            }
+        }
+    }
+
+    /// Whether the command may not run any longer. One that is about to begin is still to
+    /// be heard of.
+    fn is_late(&self) -> bool {
+        self.pid.is_some() && self.until.is_some_and(|until| until <= since_boot_ms())
+    }
+}
+
+/// Returns at that time since the machine was started; never, if there is none.
+async fn late(until: Option<u64>) {
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        let left = until.saturating_sub(since_boot_ms());
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(left).min(LOOK_EVERY)).await;
     }
 }
 
@@ -78,15 +141,24 @@ pub(crate) fn kill(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
-/// Ends a process with its group, and with what it started in other groups (as a shell
-/// does that has a terminal).
+/// Ends a process with its group, if it has one of its own, and with what it started in
+/// other groups (as a shell does that has a terminal).
 pub(crate) fn end_all(process: Pid) {
     // Stopped, it starts no more of them.
     kill(process, Signal::STOP);
+    let _ = kill_process(process, Signal::STOP);
+    end_below(process, |_| true);
+    kill(process, Signal::KILL);
+    let _ = kill_process(process, Signal::KILL);
+}
+
+/// Kills those of a process's descendants that are meant, also those that they start
+/// meanwhile.
+pub(crate) fn end_below(process: Pid, is_meant: impl Fn(Pid) -> bool) {
     let mut ended = Vec::new();
     loop {
         let mut found = descendants(process);
-        found.retain(|p| !ended.contains(p));
+        found.retain(|pid| !ended.contains(pid) && is_meant(*pid));
         if found.is_empty() {
             break;
         }
@@ -95,27 +167,45 @@ pub(crate) fn end_all(process: Pid) {
         }
         ended.extend(found);
     }
-    kill(process, Signal::KILL);
 }
 
 /// All that a process started, and they in turn, as far as their parents live.
-fn descendants(process: Pid) -> Vec<Pid> {
+pub(crate) fn descendants(process: Pid) -> Vec<Pid> {
     let mut children: BTreeMap<i32, Vec<Pid>> = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // PID (NAME) STATE PARENT ...: a name may have blanks and parentheses.
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        if let Some(Ok(parent)) = after.split_whitespace().nth(1).map(str::parse) {
-            children.entry(parent).or_default().push(pid);
-        }
+    for (pid, _, parent) in processes() {
+        children.entry(parent).or_default().push(pid);
     }
     let (mut all, mut next) = (Vec::new(), vec![process]);
     while let Some(parent) = next.pop() {
         let below = children.remove(&parent.as_raw_pid()).unwrap_or_default();
         next.extend(&below);
         all.extend(below);
+    }
+    all
+}
+
+/// A process's children that have ended, and that nobody has waited for.
+pub(crate) fn ended_children(process: Pid) -> Vec<Pid> {
+    let ended = |(pid, state, parent): (Pid, char, i32)| {
+        (state == 'Z' && parent == process.as_raw_pid()).then_some(pid)
+    };
+    processes().into_iter().filter_map(ended).collect()
+}
+
+/// All processes: number, state and parent.
+fn processes() -> Vec<(Pid, char, i32)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // PID (NAME) STATE PARENT ...: a name may have blanks and parentheses.
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let mut words = after.split_whitespace();
+        let state = words.next().and_then(|state| state.chars().next());
+        if let (Some(state), Some(Ok(parent))) = (state, words.next().map(str::parse)) {
+            all.push((pid, state, parent));
+        }
     }
     all
 }
@@ -148,6 +238,16 @@ impl Watchdog {
     /// Where the command, before its program begins, writes [`Named`].
     pub fn input(&self) -> i32 {
         self.input.as_ref().map_or(-1, |input| input.as_raw_fd())
+    }
+
+    /// The watchdog's own process.
+    pub fn process(&self) -> Option<Pid> {
+        self.process.id().and_then(|id| Pid::from_raw(id as i32))
+    }
+
+    /// Whether it has ended, or does so very soon: it has ended the command then.
+    pub async fn has_ended(&mut self) -> bool {
+        tokio::time::timeout(ENDS_WITHIN, self.process.wait()).await.is_ok()
     }
 
     /// The command was started, as this process.

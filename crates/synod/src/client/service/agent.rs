@@ -6,9 +6,10 @@ use super::super::hold::{Held, Holding};
 use super::super::reports::{PhiFlags, Reports};
 use super::super::say;
 use super::super::shell::{self, LeftBehind};
-use super::record::{Registered, publish, register};
+use super::super::signals::Signals;
+use super::record::{Registered, in_vain, publish, register};
 use crate::Outcome;
-use rustix::process::Signal;
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -17,7 +18,6 @@ use synod_client::{Client, Error, Lock, LockOptions, Session, SessionOptions, Se
 use synod_coord::{
     Duty, Health, InstanceRecord, Role, ServiceMode, handover_key, need_not_wait, office,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -26,11 +26,13 @@ const ASIDE: Duration = Duration::from_secs(5);
 /// How long a hook may take.
 const HOOK_WITHIN: Duration = Duration::from_secs(30);
 /// Pause before who cannot contend tries again.
-const AFTER_REFUSAL_MS: u64 = 1_000;
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 /// Between two looks whether another has followed.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Pause before a call to the cluster is made again.
 pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(200);
+/// When it is said that the cluster does not answer.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 /// How long the cluster is waited for when a lock is given back.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -60,6 +62,15 @@ impl Plan {
 enum End {
     Interrupted,
     Lost,
+}
+
+/// How a command's time as the active one ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is asked to, and has time for it while nobody else can be active.
+    InOrder,
+    /// It is killed: another may be active.
+    AtOnce,
 }
 
 /// What comes from outside: check results (the failure's words), requests to step
@@ -94,11 +105,15 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
         };
         let session = tokio::select! {
             session = client.open_session(options) => session,
+            never = tell_of_silence(&plan, &mut said) => match never {},
             _ = inbox.interrupt.wait_for(|i| *i) => return Ok(()),
         };
         let session = match session {
             Ok(session) => session,
             Err(e) => {
+                if let Some(why) = in_vain(&e) {
+                    return Err(why);
+                }
                 // Once, not with every try.
                 let why = e.to_string();
                 if why != said {
@@ -121,6 +136,17 @@ pub(crate) async fn run(client: Client, plan: Plan) -> Outcome {
         tokio::spawn(closing);
         plan.say("lost its session");
     }
+}
+
+/// Says, once, that there is no answer.
+async fn tell_of_silence(plan: &Plan, said: &mut String) -> Infallible {
+    tokio::time::sleep(TELL_AFTER).await;
+    let why = "the cluster does not answer; has it a quorum?";
+    if why != said {
+        plan.say(&format!("has no session, and goes on trying: {why}"));
+        why.clone_into(said);
+    }
+    std::future::pending().await
 }
 
 /// What the agent does with one session.
@@ -149,15 +175,10 @@ async fn one_life(
 }
 
 fn interruptions() -> Outcome<watch::Receiver<bool>> {
-    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
-    let (mut interrupt, mut terminate) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     let (tx, rx) = watch::channel(false);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.end().await;
         let _ = tx.send(true);
         // Dropped, the sender would end who still waits.
         std::future::pending::<()>().await;
@@ -202,6 +223,8 @@ struct Agent<'a> {
     /// The end of stepping aside for another.
     followed: Awaited<'a>,
     active: bool,
+    /// It could not be made active, and has not tried again.
+    unfit: bool,
     child: Option<Held>,
     record: watch::Sender<InstanceRecord>,
 }
@@ -226,6 +249,7 @@ impl<'a> Agent<'a> {
             deposed: None,
             followed: None,
             active: false,
+            unfit: false,
             child: None,
             record,
         }
@@ -246,9 +270,10 @@ impl<'a> Agent<'a> {
         }
         let mut contending: Option<Contending<'a>> = None;
         loop {
+            self.recover(health);
             let duty = self.role.duty(self.now_ms());
             if self.active && duty != Duty::Serve {
-                self.demote(Signal::TERM).await;
+                self.demote(Ending::InOrder).await;
                 continue;
             }
             if !self.active && duty == Duty::Serve {
@@ -273,11 +298,11 @@ impl<'a> Agent<'a> {
             tokio::select! {
                 biased;
                 () = self.session.closer_than(self.session.kill_margin()) => {
-                    self.demote(Signal::KILL).await;
+                    self.demote(Ending::AtOnce).await;
                     return End::Lost;
                 }
                 _ = inbox.interrupt.wait_for(|i| *i) => {
-                    self.demote(Signal::TERM).await;
+                    self.demote(Ending::InOrder).await;
                     return End::Interrupted;
                 }
                 Some(to) = inbox.handovers.recv() => self.hand_over(&to),
@@ -288,14 +313,14 @@ impl<'a> Agent<'a> {
                         Err(Error::SessionOver) => return End::Lost,
                         Err(e) => {
                             self.plan.say(&format!("cannot contend: {e}"));
-                            self.role.steps_aside(self.now_ms() + AFTER_REFUSAL_MS);
+                            self.steps_aside(AFTER_REFUSAL);
                         }
                     }
                 }
                 () = maybe(&mut self.deposed) => {
                     self.plan.say("has lost the office: it was taken from it");
                     // Others may be active already.
-                    self.demote(Signal::KILL).await;
+                    self.demote(Ending::AtOnce).await;
                 }
                 () = maybe(&mut self.followed) => {
                     self.followed = None;
@@ -310,12 +335,11 @@ impl<'a> Agent<'a> {
                 code = ended(&mut self.child, self.session) => {
                     self.plan.say(&format!("is no longer active: its command ended ({code})"));
                     self.child = None;
-                    self.role.steps_aside(self.now_ms() + ASIDE.as_millis() as u64);
-                    // Without an office to leave, it begins again after the same pause.
-                    if self.plan.mode == ServiceMode::ActiveActive {
-                        self.demote(Signal::TERM).await;
-                        tokio::time::sleep(AFTER_FAILURE).await;
-                    }
+                    // Without an office to leave, it begins again sooner.
+                    self.steps_aside(match self.plan.mode {
+                        ServiceMode::ActivePassive => ASIDE,
+                        ServiceMode::ActiveActive => AFTER_FAILURE,
+                    });
                 }
                 () = tokio::time::sleep_until(rested), if rested > Instant::now() => {}
             }
@@ -346,17 +370,25 @@ impl<'a> Agent<'a> {
     fn believes(&mut self, healthy: bool, why: &str) {
         self.role.is_healthy(healthy);
         self.plan.say(if healthy { "is healthy" } else { "is failing" });
+        let unfit = self.unfit;
         self.tell(|record| {
-            record.healthy = Some(healthy);
-            record.why = short(why);
+            record.healthy = Some(healthy && !unfit);
+            if !(healthy && unfit) {
+                record.why = short(why);
+            }
         });
     }
 
     /// An operator wants another instance to be active.
     fn hand_over(&mut self, to: &str) {
-        let concerned = self.office.is_some() || !to.is_empty();
-        if concerned && to != self.plan.instance {
-            self.role.steps_aside(self.now_ms() + ASIDE.as_millis() as u64);
+        let may_follow = to == self.plan.instance || (to.is_empty() && self.office.is_none());
+        if may_follow {
+            // What was wished before is over.
+            if self.followed.take().is_some() {
+                self.role.returns();
+            }
+        } else {
+            self.steps_aside(ASIDE);
             let (client, plan, to) = (self.client, self.plan, to.to_owned());
             self.followed = Some(Box::pin(async move { followed(client, plan, &to).await }));
         }
@@ -397,17 +429,38 @@ impl<'a> Agent<'a> {
     /// It cannot serve: others shall try.
     fn refuse(&mut self, why: &str) {
         self.plan.say(why);
-        self.role.steps_aside(self.now_ms() + ASIDE.as_millis() as u64);
-        if self.plan.mode == ServiceMode::ActiveActive {
-            // Checked again, it is healthy only after it has passed anew.
-            self.role.is_healthy(false);
+        self.steps_aside(ASIDE);
+        // Nobody waits for one that cannot follow.
+        self.unfit = true;
+        self.followed = None;
+        self.tell(|record| (record.healthy, record.why) = (Some(false), short(why)));
+    }
+
+    /// Who could not serve tries again when it has rested.
+    fn recover(&mut self, health: &Health) {
+        if self.unfit && self.now_ms() >= self.role.rests_until_ms() {
+            self.unfit = false;
+            let healthy = health.healthy();
+            self.tell(|record| {
+                record.healthy = healthy;
+                if healthy == Some(true) {
+                    record.why.clear();
+                }
+            });
         }
     }
 
+    fn steps_aside(&mut self, time: Duration) {
+        self.role.steps_aside(self.now_ms() + time.as_millis() as u64);
+    }
+
     /// Ends what it does as the active one, and only then gives the office back.
-    async fn demote(&mut self, with: Signal) {
-        if let Some(child) = self.child.take() {
-            child.end(with, self.session).await;
+    async fn demote(&mut self, how: Ending) {
+        if let Some(mut child) = self.child.take() {
+            match how {
+                Ending::InOrder => child.end(self.session, maybe(&mut self.deposed)).await,
+                Ending::AtOnce => child.kill().await,
+            }
         }
         if std::mem::take(&mut self.active) {
             if let Some(hook) = &self.plan.on_demote
@@ -450,7 +503,7 @@ impl<'a> Agent<'a> {
                 () = tokio::time::sleep_until(late) => break self.late(hook),
             }
         };
-        held.end(Signal::KILL, self.session).await;
+        held.kill().await;
         Err(why)
     }
 

@@ -3,10 +3,10 @@
 mod agent;
 mod record;
 
-use super::Connect;
 use super::check::CheckFlags;
 use super::locks::bounded;
 use super::reports::PhiFlags;
+use super::{Connect, show_in_line};
 use crate::Outcome;
 use agent::Plan;
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,6 +15,8 @@ use synod_client::{Client, Error, Instance};
 use synod_coord::{ServiceMode, check_service_name};
 use tonic::Code;
 
+/// Between two looks whether an instance can follow.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Exit code of a command that the cluster did not answer (as sysexits.h has it).
 const NO_ANSWER: i32 = 69;
 
@@ -214,15 +216,20 @@ async fn list(connect: &Connect, client: &Client, name: Option<&str>) -> Outcome
             continue;
         }
         let role = if i.is_active() { "active" } else { "passive" };
-        let health = match (silent, r.healthy) {
-            (Some(why), _) => format!("silent: {why}"),
-            (None, None) => "unknown".to_owned(),
-            (None, Some(true)) => "healthy".to_owned(),
-            (None, Some(false)) => format!("failing: {}", r.why),
-        };
-        println!("{service:<16} {instance:<24} {:<22} {role:<8} {health}", r.address);
+        let (address, health) = (show_in_line(r.address.as_bytes()), in_words(&i));
+        println!("{service:<16} {instance:<24} {address:<22} {role:<8} {health}");
     }
     Ok(())
+}
+
+/// An instance's health.
+fn in_words(i: &Instance) -> String {
+    match (&i.silent, i.record.healthy) {
+        (Some(why), _) => format!("silent: {}", show_in_line(why.as_bytes())),
+        (None, None) => "unknown".to_owned(),
+        (None, Some(true)) => "healthy".to_owned(),
+        (None, Some(false)) => format!("failing: {}", show_in_line(i.record.why.as_bytes())),
+    }
 }
 
 async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
@@ -243,6 +250,20 @@ async fn health(connect: &Connect, client: &Client, name: &str) -> Outcome {
     Ok(())
 }
 
+/// Returns when the instance that shall follow, and could, cannot any more, with the reason.
+async fn cannot_follow(client: &Client, name: &str, to: Option<&str>) -> String {
+    let Some(to) = to else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Ok(all) = client.instances(Some(name)).await else { continue };
+        match all.iter().find(|i| i.instance == to) {
+            Some(i) if i.is_healthy() => {}
+            Some(i) => return format!("{to} has not followed: {}", in_words(i)),
+            None => return format!("{to} has not followed: it is gone"),
+        }
+    }
+}
+
 async fn failover(
     connect: &Connect,
     client: &Client,
@@ -251,9 +272,15 @@ async fn failover(
     within: Duration,
 ) -> Outcome {
     // Whether the cluster answers is known before it is waited for.
-    answered(connect.within(), client.service_health(name)).await?;
-    let moving = client.failover(name, to, within);
-    let (after, token) = answered(within + connect.within(), moving).await?;
+    let before = answered(connect.within(), client.instances(Some(name))).await?;
+    // One that cannot be asked for is refused by the call, with better words.
+    let could = to.filter(|to| before.iter().any(|i| i.instance == **to && i.is_healthy()));
+    let moving = answered(within + connect.within(), client.failover(name, to, within));
+    let (after, token) = tokio::select! {
+        biased;
+        moved = moving => moved?,
+        why = cannot_follow(client, name, could) => return Err(why),
+    };
     if connect.json() {
         println!("{}", serde_json::json!({ "instance": after, "token": token }));
     } else {
