@@ -255,7 +255,7 @@ impl Held {
         }
         match tokio::time::timeout(Duration::ZERO, doubt).await {
             Ok(why) => Some(why),
-            Err(_) if self.watchdog.has_ended().await => {
+            Err(_) if self.watchdog.has_killed().await => {
                 Some("its watchdog did not hear in time that it may go on".to_owned())
             }
             Err(_) => None,

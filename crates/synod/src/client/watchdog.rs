@@ -217,6 +217,7 @@ pub(crate) struct Watchdog {
     input: Option<ChildStdin>,
     /// The command's.
     pid: Option<Pid>,
+    has_killed: bool,
 }
 
 impl Watchdog {
@@ -230,7 +231,7 @@ impl Watchdog {
         let process = command.kill_on_drop(true).spawn();
         let mut process = process.map_err(|e| format!("cannot start the watchdog: {e}"))?;
         let input = process.stdin.take();
-        let watchdog = Watchdog { process, input, pid: None };
+        let watchdog = Watchdog { process, input, pid: None, has_killed: false };
         watchdog.tell_deadline(session);
         Ok(watchdog)
     }
@@ -245,9 +246,13 @@ impl Watchdog {
         self.process.id().and_then(|id| Pid::from_raw(id as i32))
     }
 
-    /// Whether it has ended, or does so very soon: it has ended the command then.
-    pub async fn has_ended(&mut self) -> bool {
-        tokio::time::timeout(ENDS_WITHIN, self.process.wait()).await.is_ok()
+    /// Whether it has killed the command: it ends in order only then, and at once.
+    pub async fn has_killed(&mut self) -> bool {
+        if !self.has_killed {
+            let end = tokio::time::timeout(ENDS_WITHIN, self.process.wait()).await;
+            self.has_killed = end.is_ok_and(|status| status.is_ok_and(|s| s.success()));
+        }
+        self.has_killed
     }
 
     /// The command was started, as this process.
@@ -270,7 +275,13 @@ impl Watchdog {
         tokio::select! {
             () = tokio::time::sleep(again) => {}
             () = doubt => {}
-            _ = self.process.wait() => self.replace(session).await,
+            status = self.process.wait() => {
+                self.has_killed |= status.is_ok_and(|s| s.success());
+                match self.has_killed {
+                    true => tokio::time::sleep(REST).await,
+                    false => self.replace(session).await,
+                }
+            }
         }
     }
 
