@@ -80,6 +80,7 @@ impl World {
             | Act::StateRot { .. }
             | Act::Astray { .. }
             | Act::Upgrade { .. }
+            | Act::Retire { .. }
             | Act::Replace { .. } => return self.strike_disk(act),
             Act::Transfer { to } => return self.transfer(to),
         };
@@ -159,6 +160,7 @@ impl World {
                 }
             }
             Act::Replace { who, down } if self.may_lose(who) => self.replace(who, down),
+            Act::Retire { who, leader } => self.retire(who, leader),
             _ => {}
         }
     }
@@ -226,7 +228,7 @@ impl World {
         if self.machines.len() < 3 || !(partial || minority) {
             return false;
         }
-        let sound = |m: &Machine| self.is_a_voter(m) && !m.rotted && !m.rot.is_set();
+        let sound = |m: &Machine| self.is_a_voter(m) && !m.retiring && !m.rotted && !m.rot.is_set();
         let first = rng.below(self.machines.len() as u64) as usize;
         let order = (0..self.machines.len()).map(|n| (first + n) % self.machines.len());
         let sound: Vec<usize> = order.filter(|w| sound(&self.machines[*w])).collect();
@@ -250,10 +252,12 @@ impl World {
         true
     }
 
-    /// Whether everybody who is up takes it for a voter.
+    /// Whether everybody who is up takes it for a voter, and a majority is up.
     fn is_a_voter(&self, machine: &Machine) -> bool {
-        let ups = self.machines.iter().filter_map(|m| m.up.as_ref());
-        !machine.away && ups.into_iter().all(|up| up.cell.membership().voters.contains(&machine.id))
+        let ups: Vec<_> = self.machines.iter().filter_map(|m| m.up.as_ref()).collect();
+        !machine.away
+            && ups.len() > self.machines.len() / 2
+            && ups.iter().all(|up| up.cell.membership().voters.contains(&machine.id))
     }
 
     /// Everything that was broken works again.
@@ -275,8 +279,10 @@ impl World {
     }
 
     /// A minority may lose its disks, and no further one before it is whole again.
-    fn may_lose(&mut self, who: usize) -> bool {
-        let whole = |m: &crate::machine::Machine| !m.away && !m.rotted && !m.rot.is_set();
+    pub fn may_lose(&mut self, who: usize) -> bool {
+        let whole = |m: &crate::machine::Machine| {
+            !m.away && !m.retiring && !m.joining && !m.rotted && !m.rot.is_set()
+        };
         self.machines.len() >= 3
             && self.machines.iter().all(whole)
             && self.leader().is_some_and(|l| {

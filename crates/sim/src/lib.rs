@@ -29,6 +29,7 @@ mod grace;
 mod holder;
 mod locks;
 mod machine;
+mod members;
 mod model;
 mod network;
 mod office;

@@ -87,6 +87,10 @@ pub struct Machine {
     version: u32,
     /// It lost its disk and is not yet a member again.
     pub away: bool,
+    /// It is being removed.
+    pub retiring: bool,
+    /// It came back after that, and is to be promoted.
+    pub joining: bool,
     /// It is not started for now.
     pub held_down: bool,
 }
@@ -154,6 +158,8 @@ impl Machine {
             rotted: false,
             version: synod_wal::VERSION,
             away: false,
+            retiring: false,
+            joining: false,
             held_down: false,
         }
     }

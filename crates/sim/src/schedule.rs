@@ -47,6 +47,8 @@ pub enum Act {
     Close { from: usize, to: usize },
     /// Everybody reaches this machine, and nobody else.
     Star { hub: usize, lasts: u64 },
+    /// A member is removed, or whoever leads, and joins again.
+    Retire { who: usize, leader: bool },
     /// Each reaches only its neighbours, from this machine on.
     Chain { first: usize, lasts: u64 },
 }
@@ -69,9 +71,11 @@ impl Act {
             | Act::StateRot { who, .. }
             | Act::Astray { who, .. }
             | Act::Replace { who, .. } => Some(vec![*who]),
+            Act::Retire { who, leader: false } => Some(vec![*who]),
             Act::Transfer { to } => Some(vec![*to]),
             Act::Storm { .. } | Act::Ambush { .. } | Act::Blackout { .. } => None,
             Act::Star { .. } | Act::Chain { .. } | Act::Upgrade { .. } => None,
+            Act::Retire { leader: true, .. } => None,
         }
     }
 
@@ -135,6 +139,8 @@ impl Act {
             Act::Replace { who, .. } => format!("{} is lost for good", name(*who)),
             Act::Transfer { to } => format!("{} is to lead", name(*to)),
             Act::Close { from, to } => format!("{}↔{} closes", name(*from), name(*to)),
+            Act::Retire { leader: true, .. } => "whoever leads is removed".into(),
+            Act::Retire { who, .. } => format!("{} is removed", name(*who)),
             Act::Star { hub, lasts } => {
                 format!("only {} is reached, for {}", name(*hub), ms(lasts))
             }
@@ -224,6 +230,7 @@ fn one(kind: Fault, nodes: u64, rng: &mut Rng) -> Act {
         Fault::Close => Act::Close { from: who, to },
         Fault::Partial if rng.one_in(2) => Act::Star { hub: who, lasts: lasts(rng) },
         Fault::Partial => Act::Chain { first: who, lasts: lasts(rng) },
+        Fault::Members => Act::Retire { who, leader: rng.one_in(2) },
         Fault::Minority | Fault::Drift => unreachable!("they strike nobody at a time"),
     }
 }

@@ -38,6 +38,8 @@ pub enum Event {
     Client { client: usize },
     Filer { filer: usize },
     Rejoin { who: usize },
+    Retire { who: usize },
+    Promote { who: usize },
 }
 
 /// A message at the end of its way.
@@ -266,6 +268,8 @@ impl World {
             Event::Client { client } => self.client(client)?,
             Event::Filer { filer } => self.filer(filer)?,
             Event::Rejoin { who } => self.rejoin(who)?,
+            Event::Retire { who } => self.retire_on(who)?,
+            Event::Promote { who } => self.promote(who),
         }
         Ok(())
     }

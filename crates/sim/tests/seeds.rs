@@ -149,3 +149,43 @@ fn diagrams_show_faults_and_commits() {
     let (_, _, svg) = run_traced(&scenario, 0, 1_000);
     assert!(svg.matches(">2<title>2</title>").count() == 3, "commits are marked");
 }
+
+/// Members are removed, leaders too, and join again; each run tells the same when it is repeated.
+#[test]
+fn members_come_and_go() {
+    let mut told = [0; 3];
+    let words = ["is to be removed", "whoever leads is removed", "will take its place"];
+    for protocol in [Protocol::Raft, Protocol::Paxos, Protocol::Zab] {
+        for seed in 0..number("SYNOD_SEEDS").unwrap_or(12) {
+            let faults = "members,crash,cut,transfer,slow-link".parse().expect("kinds of fault");
+            let nodes = [3, 5][seed as usize % 2];
+            let scenario = Scenario { faults, ..Scenario::of_seed(protocol, nodes, seed) };
+            let (report, lines, _) = run_traced(&scenario, 0, 0);
+            assert_eq!(report.violation, None, "{}", scenario.command());
+            for (what, times) in words.iter().zip(&mut told) {
+                *times += lines.iter().filter(|line| line.contains(what)).count();
+            }
+            if seed == 0 {
+                assert_eq!(run_traced(&scenario, 0, 0).1, lines, "the same seed, the same run");
+            }
+        }
+    }
+    println!("{told:?}");
+    assert!(told.iter().all(|times| *times > 5), "{told:?}");
+}
+
+/// What came later strikes in the seeds that are meant to have it.
+#[test]
+fn later_faults_strike() {
+    let words = ["closes", "is reached, for", "a chain from", "the only one that the others"];
+    let mut told = [0; 4];
+    for seed in (0..60).filter(|seed| matches!(seed % 13, 0 | 1 | 2 | 5)) {
+        let scenario = Scenario::of_seed(Protocol::Paxos, 5, seed);
+        let lines = run_traced(&scenario, 0, 0).1;
+        for (what, times) in words.iter().zip(&mut told) {
+            *times += lines.iter().filter(|line| line.contains(what)).count();
+        }
+    }
+    println!("{told:?}");
+    assert!(told.iter().all(|times| *times > 1), "{told:?}");
+}

@@ -21,7 +21,8 @@ pub struct SimArgs {
     seed: u64,
     /// Kinds of fault: all, none, light, or some of storm, slow-link, isolate, cut, crash,
     /// ambush, blackout, pause, clock, slow-disk, bad-disk, full-disk, rot, state-rot, astray,
-    /// upgrade, replace, transfer, close, partial, minority, drift
+    /// upgrade, replace, transfer, close, partial, minority, drift,
+    /// members
     #[arg(long, default_value_t = Faults::light())]
     faults: Faults,
     /// Clients, each with one request at a time
