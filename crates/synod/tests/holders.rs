@@ -451,8 +451,8 @@ fn a_watchdog_that_was_stopped_believes_what_it_was_told_meanwhile() {
     let work = number(&log);
     let watched = watchdog(holder.0.id()).expect("a watchdog");
     // Its name is not the one by which all holders can be killed.
-    let name = std::fs::read_to_string(format!("/proc/{watched}/comm")).expect("its name");
-    assert!(!name.contains("synod"), "{name}");
+    let name = || std::fs::read_to_string(format!("/proc/{watched}/comm")).expect("its name");
+    until("its own name", || !name().contains("synod"));
     signal(watched, "STOP");
     std::thread::sleep(Duration::from_secs(3));
     signal(watched, "CONT");
