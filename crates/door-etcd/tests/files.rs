@@ -334,14 +334,14 @@ async fn etcds_calls_leave_files_alone() {
     // Nor by way of etcd's locks and elections.
     let mut etcd = EtcdLockClient::new(doors.channel.clone());
     let lock = v3lockpb::LockRequest { name: "synod/file/node/01".into(), lease: a };
-    refused(etcd.lock(lock).await, Code::InvalidArgument, "File calls only");
+    refused(etcd.lock(lock).await, Code::InvalidArgument, "Synod's own");
     let unlock = v3lockpb::UnlockRequest { key: key.into() };
-    refused(etcd.unlock(unlock).await, Code::FailedPrecondition, "nothing was deleted");
+    refused(etcd.unlock(unlock).await, Code::InvalidArgument, "Synod's own");
     let rev = doors.get("n", 0).await.node.expect("there").instance;
     let leader = election::LeaderKey { name: "n".into(), key: key.into(), rev, lease: 0 };
     let proclaim = election::ProclaimRequest { leader: Some(leader), value: "bad".into() };
     let mut elections = ElectionClient::new(doors.channel.clone());
-    refused(elections.proclaim(proclaim).await, Code::InvalidArgument, "File calls only");
+    refused(elections.proclaim(proclaim).await, Code::InvalidArgument, "Synod's own");
     assert_eq!(doors.get("n", 0).await.node.expect("there").contents, "1");
 }
 

@@ -10,7 +10,7 @@ use crate::schedule::Act;
 use crate::world::{Event, Waiter, World};
 use synod_base::{NodeId, Rng};
 use synod_cell::{CellInput, Failure, Reply, Work};
-use synod_consensus::Change;
+use synod_consensus::{Change, Membership};
 use synod_mvcc::{Command, MemberInfo};
 
 impl World {
@@ -252,12 +252,15 @@ impl World {
         true
     }
 
-    /// Whether everybody who is up takes it for a voter, and a majority is up.
+    /// Whether everybody who is up takes it for a voter, and a majority is up. Not while a
+    /// change is under way: that takes a majority of the old voters too, of which one may be
+    /// lost already.
     fn is_a_voter(&self, machine: &Machine) -> bool {
         let ups: Vec<_> = self.machines.iter().filter_map(|m| m.up.as_ref()).collect();
+        let settled = |m: &Membership| !m.is_joint() && m.voters.contains(&machine.id);
         !machine.away
             && ups.len() > self.machines.len() / 2
-            && ups.iter().all(|up| up.cell.membership().voters.contains(&machine.id))
+            && ups.iter().all(|up| settled(up.cell.membership()))
     }
 
     /// Everything that was broken works again.

@@ -5,32 +5,14 @@ mod common;
 #[path = "../../client/examples/election.rs"]
 mod example;
 
+use common::shell::{run, synod, until};
 use common::{Cluster, block_on};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use synod_client::{Candidacy, Client, Error, SessionOptions, Stop};
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::election_client::ElectionClient;
-
-fn synod(endpoints: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
-    // Before `--`, behind which all is the command's.
-    command.args([args[0], "--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
-    command
-}
-
-fn run(endpoints: &str, args: &[&str]) -> Output {
-    synod(endpoints, args).output().expect("synod runs")
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Notes when it begins and when it is asked to end.
 const WORK: &str = r#"

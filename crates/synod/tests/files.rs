@@ -7,22 +7,12 @@ mod common;
 mod example;
 
 use common::Cluster;
-use std::process::{Command, Output, Stdio};
+use common::shell::{run, synod};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use synod_client::{Client, Error, Expect, FileEventKind, Session, SessionOptions, SetOptions};
-
-fn synod(endpoints: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
-    // Before `--`, behind which all is the command's.
-    command.args([args[0], "--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
-    command
-}
-
-fn run(endpoints: &str, args: &[&str]) -> Output {
-    synod(endpoints, args).output().expect("synod runs")
-}
 
 fn said(endpoints: &str, args: &[&str]) -> String {
     let output = run(endpoints, args);

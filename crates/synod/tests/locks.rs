@@ -6,38 +6,16 @@ mod common;
 #[path = "../../client/examples/locks.rs"]
 mod example;
 
+use common::shell::{run, synod, text, until};
 use common::{Cluster, Etcd, block_on, etcdctls};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use synod_client::{
     Client, Error, LockOptions, Newest, Session, SessionOptions, SessionState, Wait,
 };
 use synod_etcd_proto::etcdserverpb as pb;
 use synod_etcd_proto::etcdserverpb::lease_client::LeaseClient;
-
-fn synod(endpoints: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
-    // Before `--`, behind which all is the command's.
-    command.args([args[0], "--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
-    command
-}
-
-fn run(endpoints: &str, args: &[&str]) -> Output {
-    synod(endpoints, args).output().expect("synod runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Signals a process group: the command and all that it started.
 fn signal_group(leader: u32, name: &str) {

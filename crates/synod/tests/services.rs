@@ -6,36 +6,14 @@ mod common;
 mod example;
 
 use common::http::http;
+use common::shell::{run, synod, text, until};
 use common::{Cluster, block_on};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use synod_etcd_proto::synod::v1;
 use synod_etcd_proto::synod::v1::lock_client::LockClient;
-
-fn synod(endpoints: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod"));
-    // Before `--`, behind which all is the command's.
-    command.arg(args[0]).args(["--endpoints", endpoints]).args(&args[1..]).stdin(Stdio::null());
-    command
-}
-
-fn run(endpoints: &str, args: &[&str]) -> Output {
-    synod(endpoints, args).output().expect("synod runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// An agent whose instance is healthy while its file is there, and which notes
 /// what becomes of it in a log that all agents share.

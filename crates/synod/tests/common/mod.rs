@@ -5,6 +5,7 @@ pub mod differ;
 pub mod http;
 pub mod load;
 pub mod net;
+pub mod shell;
 
 use net::Net;
 use std::fs::File;
