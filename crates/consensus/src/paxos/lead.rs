@@ -141,6 +141,12 @@ impl Lead {
         }
     }
 
+    /// Whether a quorum of these members has promised.
+    pub fn is_promised(&self, members: &Membership) -> bool {
+        planted("paxos: leads without a quorum of promises")
+            || members.quorum(|id| self.promised.contains(&id))
+    }
+
     /// Whether the peer has accepted that slot in this round.
     pub fn has_accepted(&self, peer: NodeId, slot: u64) -> bool {
         self.peers.get(&peer).is_some_and(|p| p.accepted.reach(slot) >= slot)
@@ -287,7 +293,7 @@ impl Paxos {
                 return;
             }
             let voters = self.eras.at(slot);
-            let promised = voters.quorum(|id| lead.promised.contains(&id));
+            let promised = lead.is_promised(voters);
             if slot > commit + WINDOW || !promised || !self.may_begin(slot) {
                 return;
             }

@@ -153,7 +153,7 @@ impl Paxos {
     /// Proposes again what may be, and then takes the lead.
     pub(super) fn drive_recovery(&mut self) {
         let Some(lead) = self.lead.as_ref().filter(|l| l.first.is_none()) else { return };
-        if !self.members.quorum(|id| lead.promised.contains(&id)) {
+        if !lead.is_promised(&self.members) {
             return;
         }
         let (from, commit) = (lead.next.max(self.slots.commit() + 1), self.slots.commit());
