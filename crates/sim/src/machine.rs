@@ -91,7 +91,7 @@ pub struct Machine {
     pub retiring: bool,
     /// It came back after that, and is to be promoted.
     pub joining: bool,
-    /// It is not started for now.
+    /// It stays down until the last fault ends.
     pub held_down: bool,
 }
 
